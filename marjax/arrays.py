@@ -1,0 +1,38 @@
+"""Axis glossary, and the array types used at every boundary.
+
+One letter per axis, the same in types, einsum strings and prose:
+
+    B  images of a batch            L  tokens of an image
+    K  known tokens (a prefix, in order space)
+    U  tokens to predict            P  slots = buffer slots + tokens
+    D  numbers of one token         W  width of the transformer (of z)
+    N  heads                        H  numbers of one head
+    R  repeats of a token in the loss
+    T  diffusion steps              S  autoregressive steps
+
+Order space: the tokens of each image permuted by its generation order, so that
+known tokens are a prefix and the tokens to predict come right after it.
+
+    order space   0 1 2 3 | 4 5 | 6 7 8 9 10 11 12 13 14 15
+                  known     next  unknown, not yet asked for
+"""
+
+from jaxtyping import Array, Float, Int, Key
+
+Images = Float[Array, "B height width C"]
+Latents = Float[Array, "B rows columns C"]
+Tokens = Float[Array, "B L D"]
+Order = Int[Array, "B L"]
+Labels = Int[Array, " B"]
+Counts = Int[Array, " B"]
+ImageIds = Int[Array, " B"]
+Conditions = Float[Array, "*batch W"]
+TokenRows = Float[Array, "*batch D"]
+Timesteps = Int[Array, "*batch"]
+Scalar = Float[Array, ""]
+RootKey = Key[Array, ""]
+ImageKeys = Key[Array, " B"]
+TokenKeys = Key[Array, "B L"]
+
+NO_LABEL = -1
+"""The label that means "no class": the backbone uses its `fake_latent`."""

@@ -1,0 +1,1 @@
+"""Known tokens and a label → z for every token."""

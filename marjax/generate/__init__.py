@@ -1,0 +1,1 @@
+"""The reveal loop: known tokens ▶ z ▶ new tokens."""

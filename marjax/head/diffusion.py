@@ -1,0 +1,211 @@
+"""The diffusion head: Diffusion Loss for training, a sampler for drawing.
+
+    loss    z, target ─▶ t, noise ─▶ x_t ─▶ denoiser ─▶ mse + vlb per token
+    sample  z ─▶ embed once ─▶ scan over timesteps ─▶ token
+
+It is usable on its own: any model that gives a vector z per position can train
+with `loss(z, target, key=...)` and draw with `sample(z, key=...)`.
+
+    head = DiffusionHead(DiffusionHeadConfig(token_dim=2, width=128, depth=3))
+    params = head.init(key, z, target, key=key)
+    loss, _ = head.apply(params, z, target, key=key)
+    drawn = head.apply(params, z, key=key, method="sample")
+
+Source: arXiv 2406.11838, equations 1 and 2; spec section 4.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from marjax.arrays import Conditions, Scalar, TokenRows
+from marjax.head import process as diffusion
+from marjax.head import reverse
+from marjax.head.denoiser import Denoiser
+from marjax.head.noise import (
+  KeyedNoise,
+  LossDraws,
+  Noise,
+  draw_for_loss,
+  keys_of_rows,
+)
+from marjax.head.process import Process
+from marjax.head.reverse import ReverseSettings
+from marjax.head.timesteps import NUM_TIMESTEPS
+from marjax.schema import check
+
+Guidance = tuple[Conditions, float | Float[Array, ""]]
+
+
+class HeadLoss(NamedTuple):
+  """Means over the weighted tokens: the loss and its two terms."""
+
+  loss: Scalar
+  mse: Scalar
+  vlb: Scalar
+
+
+@dataclass(frozen=True)
+class DiffusionHeadConfig:
+  """Shape of the head.
+
+  Attributes:
+    token_dim: D, numbers per token.
+    width: of the MLP. depth: residual blocks.
+    repeats: R, noise levels drawn per token in the loss.
+    dtype: of the matmuls, "float32" or "bfloat16".
+  """
+
+  token_dim: int
+  width: int = 1024
+  depth: int = 3
+  repeats: int = 4
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  kind: Literal["diffusion"] = "diffusion"
+
+  def __post_init__(self):
+    for name in ("token_dim", "width", "depth", "repeats"):
+      value = getattr(self, name)
+      check(value >= 1, f"head.{name} is {value}; expected 1 or more.")
+
+  def build(self) -> "DiffusionHead":
+    """The linen module of this shape."""
+    return DiffusionHead(self)
+
+
+class DiffusionHead(nn.Module):
+  """p(token | z) by diffusion; see the module docstring."""
+
+  config: DiffusionHeadConfig
+
+  def setup(self):
+    self.net = Denoiser(
+      token_dim=self.config.token_dim,
+      width=self.config.width,
+      depth=self.config.depth,
+      dtype=jnp.dtype(self.config.dtype),
+    )
+
+  def __call__(self, z: Conditions, target: TokenRows, **kwargs) -> HeadLoss:
+    """Same as `loss`."""
+    return self.loss(z, target, **kwargs)
+
+  def loss(
+    self,
+    z: Conditions,
+    target: TokenRows,
+    weights: Float[Array, "*batch"] | None = None,
+    *,
+    key: Key[Array, "*any"] | None = None,
+    draws: LossDraws | None = None,
+  ) -> HeadLoss:
+    """Diffusion Loss of the targets given z, in float32.
+
+    Args:
+      z: [*batch, W] from any model.
+      target: [*batch, D], about unit variance.
+      weights: [*batch], 0 leaves a token out; None for all 1.
+      key: one key, or one per token ([*batch]).
+      draws: recorded timesteps and noise instead of a key.
+
+    Returns:
+      Weighted means over tokens and repeats: loss = mse + vlb.
+
+    Raises:
+      ValueError: the last axis of target is not token_dim.
+    """
+    self._check_target(target)
+    if draws is None:
+      draws = draw_for_loss(
+        keys_of_rows(key, target.shape[:-1]),
+        self.config.repeats,
+        self.config.token_dim,
+        NUM_TIMESTEPS,
+      )
+    terms = self.loss_terms(z, target, draws)
+    mse, vlb = (jnp.mean(term, axis=-1) for term in terms)
+    if weights is None:
+      weights = jnp.ones_like(mse)
+    count = jnp.maximum(jnp.sum(weights), 1.0)
+    mse, vlb = jnp.sum(weights * mse) / count, jnp.sum(weights * vlb) / count
+    return HeadLoss(mse + vlb, mse, vlb)
+
+  def loss_terms(
+    self, z: Conditions, target: TokenRows, draws: LossDraws
+  ) -> diffusion.LossTerms:
+    """Both terms per token and repeat, [*batch, R] each.
+
+    embed(z) is computed once per token and shared by its repeats.
+    """
+    t = draws.timesteps
+    c = diffusion.at_timestep(Process().coefficients(), t)
+    x0 = target.astype(jnp.float32)[..., None, :]
+    xt = diffusion.diffuse(c, x0, draws.noise)
+    y = self.net.embed_time(t) + self.net.embed_z(z)[..., None, :]
+    output = self.net.denoise(xt, y)
+    return diffusion.loss_terms(c, t, x0, draws.noise, output)
+
+  def sample(
+    self,
+    z: Conditions,
+    settings: ReverseSettings | None = None,
+    *,
+    key: Key[Array, "*any"] | None = None,
+    noise: Noise | None = None,
+    temperature: float | Float[Array, ""] = 1.0,
+    guidance: Guidance | None = None,
+  ) -> TokenRows:
+    """Draws one token per z.
+
+    Args:
+      z: [*batch, W].
+      settings: steps, start and kind of the reverse process.
+      key: one key, or one per token ([*batch]); or `noise` instead.
+      noise: keyed or recorded noise.
+      temperature: >= 0, scales the noise of every step.
+      guidance: (z of the unconditional pass [*batch, W], scale): eps =
+        eps_uncond + scale · (eps_cond - eps_uncond) from the same x, variance
+        from the conditional pass. None for a single pass.
+
+    Returns:
+      [*batch, D] float32.
+    """
+    settings = settings or ReverseSettings()
+    if noise is None:
+      noise = KeyedNoise(keys_of_rows(key, z.shape[:-1]))
+    net, variables = self.net.unbind()
+    steps = jnp.asarray(settings.process().timesteps, jnp.int32)
+    z_embedded = [self.net.embed_z(z)]
+    if guidance is not None:
+      z_embedded.append(self.net.embed_z(guidance[0]))
+    z_embedded = jnp.stack(z_embedded)
+
+    def denoise(x, time_embedding):
+      """Conditional and unconditional pass in one call, sharing x."""
+      xs = jnp.broadcast_to(x, (z_embedded.shape[0], *x.shape))
+      y = z_embedded + time_embedding
+      output = net.apply(variables, xs, y, method="denoise")
+      eps, v = diffusion.split_output(output)
+      if guidance is None:
+        return eps[0], v[0]
+      return eps[1] + guidance[1] * (eps[0] - eps[1]), v[0]
+
+    return reverse.sample(
+      denoise,
+      noise,
+      settings,
+      token_dim=self.config.token_dim,
+      temperature=temperature,
+      per_step=self.net.embed_time(steps),
+    )
+
+  def _check_target(self, target):
+    dim = self.config.token_dim
+    check(
+      target.shape[-1] == dim,
+      f"target has {target.shape[-1]} numbers per token; this head was built"
+      f" with token_dim={dim}.",
+    )

@@ -1,0 +1,88 @@
+"""Where the random numbers of a head come from: addressed keys, or a recording.
+
+1. `KeyedNoise` holds one key per token; step t's noise is drawn from that key
+   and t alone, so a token's sample does not depend on its neighbours.
+2. `RecordedNoise` holds the draws themselves, to replay a run exactly.
+"""
+
+from dataclasses import dataclass
+
+import jax
+from jaxtyping import Array, Key
+
+from marjax import keys
+from marjax.arrays import TokenRows
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KeyedNoise:
+  """Noise drawn from one key per token.
+
+  Attributes:
+    row_keys: typed keys [*batch].
+  """
+
+  row_keys: Array
+
+  def initial(self, token_dim: int) -> TokenRows:
+    """x_T of every token, [*batch, D]."""
+    return keys.normal(keys.at(self.row_keys, 0), (token_dim,))
+
+  def at_step(self, index, token_dim: int) -> TokenRows:
+    """Noise added when leaving respaced timestep `index`, [*batch, D]."""
+    return keys.normal(keys.at(self.row_keys, index + 1), (token_dim,))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RecordedNoise:
+  """Noise recorded earlier.
+
+  Attributes:
+    start: x_T, [*batch, D].
+    steps: [T, *batch, D]; entry k is used at respaced timestep T - 1 - k.
+  """
+
+  start: Array
+  steps: Array
+
+  def initial(self, token_dim: int) -> TokenRows:
+    """x_T of every token, [*batch, D]."""
+    return self.start[..., :token_dim]
+
+  def at_step(self, index, token_dim: int) -> TokenRows:
+    """Noise added when leaving respaced timestep `index`, [*batch, D]."""
+    return self.steps[self.steps.shape[0] - 1 - index][..., :token_dim]
+
+
+Noise = KeyedNoise | RecordedNoise
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LossDraws:
+  """The random numbers of one loss evaluation.
+
+  Attributes:
+    timesteps: int [*batch, R] in 0 .. 999. noise: float [*batch, R, D].
+  """
+
+  timesteps: Array
+  noise: Array
+
+
+def keys_of_rows(key: Key[Array, "*any"], shape: tuple[int, ...]):
+  """One key per row: `key` itself if it has that shape, else split."""
+  if key.shape == shape:
+    return key
+  return jax.random.split(key, shape)
+
+
+def draw_for_loss(row_keys, repeats: int, token_dim: int, num_timesteps: int):
+  """Uniform timesteps and normal noise for each row, `repeats` of each."""
+  return LossDraws(
+    keys.integers(keys.at(row_keys, 0), (repeats,), num_timesteps),
+    keys.normal(keys.at(row_keys, 1), (repeats, token_dim)),
+  )
+

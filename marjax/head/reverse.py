@@ -1,0 +1,134 @@
+"""The reverse process: from noise to a token, one `lax.scan` over timesteps.
+
+For t = T-1 .. 0 of the visited timesteps, with eps, v = denoise(x, t):
+
+1. guidance, if any, has already mixed eps (see `marjax.head.diffusion`);
+2. ancestral: x ← mean + [t > 0] · exp(½ log-variance) · noise · temperature,
+   with the learned variance on the respaced betas (arXiv 2006.11239, 2102.09672);
+3. DDIM: x ← √abar' · x̂₀ + √(1 - abar' - σ²) · eps + [t > 0] · σ · noise ·
+   temperature, σ = eta · √((1-abar')/(1-abar)) · √(1 - abar/abar')
+   (arXiv 2010.02502, equations 12 and 16).
+
+x_T ~ N(0, I) is not scaled by the temperature, and x̂₀ is never clipped.
+DIFFERS(ddim-temperature) The published program's DDIM ignores temperature.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from marjax.arrays import TokenRows
+from marjax.head import process as diffusion
+from marjax.head.noise import Noise
+from marjax.head.process import Coefficients, Process
+from marjax.head.timesteps import NUM_TIMESTEPS, spaced
+
+Denoise = Callable[[TokenRows, Any], tuple[TokenRows, TokenRows]]
+
+
+@dataclass(frozen=True)
+class ReverseSettings:
+  """How to walk from noise to a token.
+
+  Attributes:
+    num_steps: T >= 2 network evaluations per token.
+    start: original index (0 .. 999) of the first one; 999 as published.
+    spacing: "even" or "stride", see `marjax.head.timesteps`.
+    sampler: "ancestral" or "ddim".
+    ddim_eta: 0 (deterministic) .. 1; only for "ddim".
+  """
+
+  num_steps: int = 100
+  start: int = NUM_TIMESTEPS - 1
+  spacing: str = "even"
+  sampler: str = "ancestral"
+  ddim_eta: float = 0.0
+
+  def __post_init__(self):
+    spaced(self.num_steps, self.start, self.spacing)
+    if self.sampler not in ("ancestral", "ddim"):
+      raise ValueError(
+        f"sampler is {self.sampler!r}; expected 'ancestral' or 'ddim'."
+      )
+    if not 0.0 <= self.ddim_eta <= 1.0:
+      raise ValueError(
+        f"ddim_eta is {self.ddim_eta}; expected a number in 0 .. 1."
+      )
+
+  def process(self) -> Process:
+    """The diffusion over the visited timesteps."""
+    return Process(spaced(self.num_steps, self.start, self.spacing))
+
+
+def sample(
+  denoise: Denoise,
+  noise: Noise,
+  settings: ReverseSettings,
+  *,
+  token_dim: int,
+  temperature: float | Float[Array, ""] = 1.0,
+  per_step: Any = None,
+) -> TokenRows:
+  """Draws one token per row.
+
+  Args:
+    denoise: (x [*batch, D], entry of per_step) to (eps, v), each [*batch, D].
+    noise: keyed or recorded draws.
+    settings: number, spacing and kind of steps.
+    token_dim: D.
+    temperature: scales the noise of every step, not the initial noise.
+    per_step: pytree with leading axis T, ascending in time, handed to
+      `denoise` entry by entry, e.g. time embeddings; None for the original
+      timesteps themselves.
+
+  Returns:
+    x_0, [*batch, D] float32.
+  """
+  process = settings.process()
+  if per_step is None:
+    per_step = jnp.asarray(process.timesteps, jnp.int32)
+  xs = (
+    jnp.arange(settings.num_steps),
+    process.coefficients(),
+    per_step,
+  )
+
+  def step(x, scanned):
+    """x holds the tokens at the noise level of the scanned timestep."""
+    index, c, entry = scanned
+    eps, v = denoise(x, entry)
+    if settings.sampler == "ancestral":
+      mean, spread = ancestral_step(c, x, eps, v)
+    else:
+      mean, spread = ddim_step(c, x, eps, settings.ddim_eta)
+    amount = jnp.where(index > 0, temperature, 0.0) * spread
+    return mean + amount * noise.at_step(index, token_dim), None
+
+  x, _ = jax.lax.scan(step, noise.initial(token_dim), xs, reverse=True)
+  return x
+
+
+def ancestral_step(
+  c: Coefficients, x: TokenRows, eps: TokenRows, v: TokenRows
+) -> tuple[TokenRows, TokenRows]:
+  """Mean and standard deviation of p(x_{t-1} | x_t)."""
+  model = diffusion.model_posterior(c, x, eps, v)
+  return model.mean, jnp.exp(0.5 * model.log_variance)
+
+
+def ddim_step(
+  c: Coefficients, x: TokenRows, eps: TokenRows, eta: float
+) -> tuple[TokenRows, Float[Array, "..."]]:
+  """Mean and standard deviation of the DDIM step."""
+  x0 = diffusion.predict_x0(c, x, eps)
+  sigma = (
+    eta
+    * jnp.sqrt((1 - c.alpha_bar_prev) / (1 - c.alpha_bar))
+    * jnp.sqrt(1 - c.alpha_bar / c.alpha_bar_prev)
+  )
+  direction = jnp.sqrt(1 - c.alpha_bar_prev - jnp.square(sigma))
+  return x0 * jnp.sqrt(c.alpha_bar_prev) + direction * eps, sigma

@@ -1,0 +1,62 @@
+"""Diffusion timesteps: which of the 1000 a sampler visits, and their embedding.
+
+1. "even": T indices from 0 to `start`, index = round-half-even(i · start/(T-1));
+   start = 999 is the published spacing.
+2. "stride": every (start + 1)/T-th index from 0, the spacing of the DDIM paper.
+3. `embed`: a sinusoid of 256 numbers, cosine half first (spec section 4).
+
+    start = 999, T = 5   0 ── 250 ── 500 ── 749 ── 999
+    start = 950, T = 5   0 ── 238 ── 475 ── 712 ── 950     first step is milder
+"""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from marjax.arrays import Timesteps
+
+NUM_TIMESTEPS = 1000
+EMBEDDING_SIZE = 256
+
+
+def spaced(
+  num_steps: int, start: int = NUM_TIMESTEPS - 1, spacing: str = "even"
+) -> tuple[int, ...]:
+  """Indices the reverse process visits, ascending; see the module's figure.
+
+  Args:
+    num_steps: T, at least 2.
+    start: the noisiest index allowed, T - 1 to 999.
+    spacing: "even" or "stride".
+
+  Raises:
+    ValueError: too few or too many steps, start out of range, bad spacing.
+  """
+  if not 2 <= num_steps <= NUM_TIMESTEPS:
+    raise ValueError(
+      f"num_diffusion_steps is {num_steps}; expected 2 to {NUM_TIMESTEPS}:"
+      " the reverse process needs a first and a last step."
+    )
+  if not num_steps - 1 <= start < NUM_TIMESTEPS:
+    raise ValueError(
+      f"start_timestep is {start}; expected {num_steps - 1} to"
+      f" {NUM_TIMESTEPS - 1} for {num_steps} diffusion steps."
+    )
+  if spacing == "even":
+    stride = start / (num_steps - 1)
+    return tuple(round(i * stride) for i in range(num_steps))
+  if spacing == "stride":
+    stride = (start + 1) // num_steps
+    return tuple(i * stride for i in range(num_steps))
+  raise ValueError(f"spacing is {spacing!r}; expected 'even' or 'stride'.")
+
+
+def embed(timesteps: Timesteps) -> Float[Array, "*batch 256"]:
+  """Sinusoid of the original 0 .. 999 indices, float32, cosine half first."""
+  half = EMBEDDING_SIZE // 2
+  exponent = np.float32(-math.log(10_000)) * np.arange(half, dtype=np.float32)
+  frequencies = np.exp(exponent / np.float32(half), dtype=np.float32)
+  angles = timesteps[..., None].astype(jnp.float32) * frequencies
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)

@@ -1,0 +1,75 @@
+"""Every random number has an address, so nothing depends on batch layout.
+
+1. `stream(root, name)` folds a stable hash of the purpose into the root key.
+2. `at(key, i, j, ...)` folds integers (step, image id, position) one by one;
+   arrays of integers give arrays of keys.
+3. A draw made from `stream ⊕ step ⊕ image id ⊕ position` is therefore the same
+   on any batch size, device count, padding or bucket plan.
+"""
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from marjax.arrays import RootKey
+
+
+def root(seed: int) -> RootKey:
+  """The key all streams of one run hang from. `seed`: 0 .. 2**32 - 1."""
+  if not 0 <= seed < 2**32:
+    raise ValueError(f"seed is {seed}; expected an integer in 0 .. 2**32 - 1.")
+  return jax.random.key(np.uint32(seed))
+
+
+def stream(key: RootKey, name: str) -> RootKey:
+  """The key of one purpose, e.g. "order" or "initial noise"."""
+  return jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
+
+
+def at(key, *addresses):
+  """Folds integers into a key; an integer array [B] turns one key into B keys.
+
+  Each address is a scalar, or an array whose shape extends that of the keys so
+  far: at(key, ids [B], positions [B, L]) has shape [B, L].
+  """
+  for address in addresses:
+    address = jnp.asarray(address, jnp.uint32)
+    key = jnp.broadcast_to(
+      key.reshape(key.shape + (1,) * (address.ndim - key.ndim)),
+      jnp.broadcast_shapes(
+        key.shape + (1,) * (address.ndim - key.ndim), address.shape
+      ),
+    )
+    fold = jax.random.fold_in
+    for _ in range(key.ndim):
+      fold = jax.vmap(fold)
+    key = fold(key, jnp.broadcast_to(address, key.shape))
+  return key
+
+
+def normal(keys, shape: tuple[int, ...]):
+  """Standard normal draws [*keys.shape, *shape], float32, one key each."""
+  return _vmapped(lambda key: jax.random.normal(key, shape), keys)
+
+
+def uniform(keys, shape: tuple[int, ...] = ()):
+  """Uniform draws in [0, 1) of shape [*keys.shape, *shape], float32."""
+  return _vmapped(lambda key: jax.random.uniform(key, shape), keys)
+
+
+def integers(keys, shape: tuple[int, ...], maximum: int):
+  """Uniform integers in 0 .. maximum - 1, [*keys.shape, *shape], int32."""
+  return _vmapped(lambda key: jax.random.randint(key, shape, 0, maximum), keys)
+
+
+def permutations(keys, length: int):
+  """One random permutation of 0 .. length - 1 per key, int32."""
+  return _vmapped(lambda key: jax.random.permutation(key, length), keys)
+
+
+def _vmapped(draw, keys):
+  for _ in range(keys.ndim):
+    draw = jax.vmap(draw)
+  return draw(keys)

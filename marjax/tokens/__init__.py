@@ -1,0 +1,1 @@
+"""Latents ↔ tokens: patches, generation order, which tokens are known."""
