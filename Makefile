@@ -1,0 +1,61 @@
+# Every target works on a bare checkout with Python >= 3.11, pip and make.
+#
+#   make demo    train on handwritten digits, generate, score: out/digits
+#   make test    format check, lint, every test
+#   make core    the tests that are not slow
+#   make lint    format check and lint only
+#   make format  rewrite the sources in the house's format
+#   make clean   remove the environment and the caches
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+DEMO := out/digits
+# One worker per core, no more than eight: each runs eight fake devices.
+WORKERS ?= logical
+TESTS ?= tests
+PYTEST = $(BIN)/python -m pytest $(TESTS) -n $(WORKERS) --maxprocesses 8 \
+  --dist loadfile --durations 15
+
+.PHONY: demo test core lint format clean
+
+demo: $(STAMP)
+	@start=$$(date +%s); set -e; \
+	$(BIN)/marjax train --config configs/digits.py --workdir $(DEMO); \
+	$(BIN)/marjax evaluate --checkpoint $(DEMO) --out $(DEMO) --overwrite; \
+	seconds=$$(( $$(date +%s) - start )); \
+	echo "demo: $$((seconds / 60)) min $$((seconds % 60)) s;" \
+	  "see $(DEMO)/samples.png, reveal.png, loss.png, report.json"
+
+test: lint
+	$(PYTEST)
+
+core: $(STAMP)
+	$(PYTEST) -m "not slow"
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache
+
+# The first interpreter that runs, is new enough and can make environments.
+$(STAMP): setup.py pyproject.toml marjax/version.py
+	@set -e; for python in $(PYTHON) python3 python3.11 python3.12 python3.13; do \
+	  if $$python -c 'import ensurepip, sys; assert sys.version_info >= (3, 11)' \
+	    2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "make: no Python >= 3.11 with venv found; install one, or name it:" \
+	    "make PYTHON=/path/to/python3" >&2; exit 2; \
+	fi; \
+	echo "environment: $(VENV), $$($$found --version)"; \
+	$$found -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[demo,test]"
+	@touch $@

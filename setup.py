@@ -1,0 +1,64 @@
+"""marjax: MAR, image generation with continuous tokens, in JAX and Flax."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+  r'__version__ = "(.+)"', (HERE / "marjax/version.py").read_text()
+).group(1)
+
+setuptools.setup(
+  name="marjax",
+  version=VERSION,
+  description="Autoregressive image generation with continuous tokens (MAR)",
+  long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  author="The marjax authors",
+  license="Apache-2.0",
+  license_files=["LICENSE"],
+  python_requires=">=3.11",
+  packages=setuptools.find_packages(include=["marjax", "marjax.*"]),
+  entry_points={"console_scripts": ["marjax = marjax.cli.main:main"]},
+  # Lower bounds are the oldest versions that the tests ran on.
+  install_requires=[
+    "jax>=0.10",  # arrays, gradients, compilation, many devices
+    "flax>=0.12.8",  # linen: modules with named axes
+    "optax>=0.2.8",  # AdamW, schedules, gradient clipping
+    "orbax-checkpoint>=0.12",  # asynchronous, sharded checkpoints
+    "clu>=0.0.12",  # metrics, and the table of parameters
+    "ml_collections>=1.1",  # config files
+    "tensorflow-datasets>=4.9.10",  # data sets; needs no TensorFlow here
+    "grain>=0.2.18",  # shuffled, sharded, resumable input
+    "array_record>=0.8.1",  # the file format of data sets and latent caches
+    "numpy>=2",  # tables in float64, data on the host
+    "pillow>=11",  # reading images, writing grids
+    "tensorboard>=2.19",  # writes event files without TensorFlow
+    "jaxtyping>=0.3",  # shapes in signatures
+    "absl-py>=2.1",  # logging, and flags that grain's workers read
+  ],
+  extras_require={
+    "demo": [
+      "scikit-learn>=1.6",  # the handwritten digits, and their classifier
+      "matplotlib>=3.10",  # the loss curve
+    ],
+    "test": [
+      "pytest>=8.3",  # the test runner
+      "pytest-xdist>=3.6",  # one worker per core: compiling is most of it
+      "beartype>=0.20",  # checks the jaxtyping signatures
+      "ruff>=0.12",  # formatter and linter
+    ],
+    "tpu": ["jax[tpu]"],  # libtpu
+    "cuda": ["jax[cuda12]"],  # CUDA wheels
+    "tensorflow": ["tensorflow"],  # tfrecord data sets, clu's own writers
+  },
+  classifiers=[
+    "Development Status :: 3 - Alpha",
+    "Intended Audience :: Science/Research",
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+  ],
+)
