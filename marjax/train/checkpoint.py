@@ -1,0 +1,202 @@
+"""Checkpoints: what a killed run needs to go on as if nothing had happened.
+
+1. `save` copies the state off the device and returns; a thread writes
+   `STEP.orbax-checkpoint-tmp/`, lists the size of every file in it, and renames
+   it to `STEP/`. A kill before the rename leaves no step, a kill after it a
+   whole one.
+2. The oldest steps beyond `keep` are deleted only after that rename.
+3. `restore` compares the sizes first, so a truncated copy is one sentence, and
+   puts every array where its abstract value says it lives.
+
+This is the only module that saves through Orbax.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+FILE_SIZES = "files.json"
+
+
+class Checkpointer:
+  """Saves and restores (state, data state) pairs under WORKDIR/checkpoints.
+
+  With several processes every method is called by all of them. A context
+  manager: leaving it waits for the save under way.
+  """
+
+  def __init__(self, workdir: str | os.PathLike, keep: int = 2):
+    """`keep`: how many of the newest checkpoints stay on disk, at least 1."""
+    import orbax.checkpoint as ocp
+
+    if keep < 1:
+      raise ValueError(f"keep_checkpoints is {keep}; expected at least 1.")
+    self.directory = Path(workdir).absolute() / "checkpoints"
+    self._saving = None
+    if jax.process_index() == 0:
+      self.directory.mkdir(parents=True, exist_ok=True)
+      for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    logging.getLogger("absl").addFilter(_is_not_orbax)
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=keep,
+      async_options=ocp.AsyncOptions(
+        post_finalization_callback=self._list_files
+      ),
+    )
+    self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+  def __enter__(self) -> "Checkpointer":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+  def steps(self) -> list[int]:
+    """The steps on disk, oldest first; unfinished ones are not among them."""
+    names = (path.name for path in self.directory.iterdir())
+    return sorted(int(name) for name in names if name.isdecimal())
+
+  def latest_step(self) -> int | None:
+    """The newest step on disk, None before the first save."""
+    return max(self.steps(), default=None)
+
+  def save(self, step: int, state: Any, data_state: dict) -> None:
+    """Copies `state` to the host and returns; writing goes on in a thread.
+
+    Args:
+      step: number of updates in `state`.
+      state: a pytree of arrays; may be donated as soon as this returns.
+      data_state: JSON-able, small.
+
+    Raises:
+      OSError: this save, or the one before it, could not be written; the
+        checkpoints already on disk are intact.
+    """
+    import orbax.checkpoint as ocp
+
+    self.wait()
+    self._saving = step
+    items = ocp.args.Composite(
+      state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data_state)
+    )
+    # The copy off the device is this function's purpose, not an accident.
+    with self._one_sentence(), jax.transfer_guard("allow"):
+      self._manager.save(step, args=items)
+
+  def restore(self, abstract_state: Any) -> tuple[Any, dict]:
+    """The newest (state, data state).
+
+    Args:
+      abstract_state: the state's pytree of `jax.ShapeDtypeStruct` with
+        shardings; they need not be those of the run that saved.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint.
+      ValueError: it is damaged, or belongs to another model.
+    """
+    import orbax.checkpoint as ocp
+
+    step = self.latest_step()
+    if step is None:
+      raise FileNotFoundError(
+        f"{self.directory} has no checkpoint; train first, or name the work"
+        " directory of a run that has saved one."
+      )
+    self._check_files(step)
+    items = ocp.args.Composite(
+      state=ocp.args.StandardRestore(abstract_state),
+      data=ocp.args.JsonRestore(),
+    )
+    try:
+      restored = self._manager.restore(step, args=items)
+    except Exception as error:
+      raise ValueError(
+        f"The checkpoint {self.directory / str(step)} does not fit this model"
+        f" or is damaged ({_cause(error)}); {self._way_out(step)}."
+      ) from None
+    return restored.state, restored.data
+
+  def wait(self) -> None:
+    """Blocks until the save under way is on disk; OSError if that fails."""
+    with self._one_sentence():
+      self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits and ends Orbax's threads; the checkpointer cannot be used after."""
+    try:
+      self.wait()
+      self._manager.close()
+    finally:
+      logging.getLogger("absl").removeFilter(_is_not_orbax)
+
+  def _list_files(self) -> None:
+    """Runs in the saving thread, after the last write, before the rename."""
+    if jax.process_index() > 0:
+      return
+    (root,) = self.directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+    sizes = {
+      path.relative_to(root).as_posix(): path.stat().st_size
+      for item in ("state", "data")
+      for path in sorted((root / item).rglob("*"))
+      if path.is_file()
+    }
+    (root / FILE_SIZES).write_text(json.dumps(sizes, indent=1))
+
+  def _check_files(self, step: int) -> None:
+    root = self.directory / str(step)
+    try:
+      sizes = json.loads((root / FILE_SIZES).read_text())
+      faults = (_fault(root / name, size) for name, size in sizes.items())
+      fault = next(filter(None, faults), None)
+    except (OSError, ValueError, AttributeError):
+      fault = f"{FILE_SIZES} is missing or unreadable"
+    if fault:
+      raise ValueError(
+        f"The checkpoint {root} is damaged: {fault}; {self._way_out(step)}."
+      )
+
+  def _way_out(self, step: int) -> str:
+    older = [other for other in self.steps() if other < step]
+    goal = f"go on from step {older[-1]}" if older else "start again"
+    return f"restore its files, or move it away to {goal}"
+
+  @contextlib.contextmanager
+  def _one_sentence(self) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:
+      good = [step for step in self.steps() if step != self._saving]
+      last = f"step {good[-1]} is intact" if good else "there is no earlier one"
+      raise OSError(
+        f"The checkpoint of step {self._saving} could not be written to"
+        f" {self.directory} ({_cause(error)}); {last}: make room and run"
+        " the same command again."
+      ) from None
+
+
+def _is_not_orbax(record: logging.LogRecord) -> bool:
+  """Orbax logs a failure four times with tracebacks; here it is raised once."""
+  return "orbax" not in record.pathname
+
+
+def _fault(path: Path, size: int) -> str | None:
+  if not path.is_file():
+    return f"{path.name} is missing"
+  if path.stat().st_size != size:
+    return f"{path.name} has {path.stat().st_size} bytes, expected {size}"
+  return None
+
+
+def _cause(error: Exception) -> str:
+  """Both ends of a first line: TensorStore puts the cause last, after paths."""
+  line = (str(error).splitlines() or [""])[0]
+  shown = line if len(line) <= 200 else f"{line[:60]} ... {line[-140:]}"
+  return f"{type(error).__name__}: {shown}"
