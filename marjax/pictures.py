@@ -1,0 +1,310 @@
+"""Pictures of results, legible at the size of a README.
+
+1. `grid`: images in rows, enlarged without smoothing, with captions.
+2. `comparison`: generated images beside real ones, one class per row.
+3. `reveal_strip`: one image after each step; hatching where it is unknown.
+4. `loss_curve`: the training loss and its two terms, from a metrics file.
+
+Every function but the last returns an array, uint8 [height, width, 3];
+`save_png` writes one. Grids are drawn on white with the image's own pixels
+repeated, never interpolated.
+"""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from marjax import outputs
+
+Captions = Sequence | np.ndarray
+
+_PAPER = (255, 255, 255)
+_INK = (38, 38, 38)
+_HATCH = ((232, 232, 232), (205, 205, 205))
+_MARGIN = 12
+
+
+def grid(
+  images: np.ndarray,
+  columns: int,
+  *,
+  scale: int = 1,
+  labels: Captions | None = None,
+  row_labels: Captions | None = None,
+  title: str | None = None,
+) -> np.ndarray:
+  """Images in reading order, `columns` to a row.
+
+  Args:
+    images: uint8 [N, H, W, C], C = 1 or 3, N at least 1.
+    columns: images per row.
+    scale: each pixel becomes scale × scale pixels.
+    labels: N captions, one under each image.
+    row_labels: one caption to the left of each row.
+    title: one line above.
+
+  Raises:
+    ValueError: wrong shape or dtype, or captions that do not count up.
+  """
+  cells = _enlarged(images, scale)
+  num_images, height, width, _ = cells.shape
+  if columns < 1:
+    raise ValueError(f"columns is {columns}; expected 1 or more.")
+  rows = -(-num_images // columns)
+  _check_count("labels", labels, num_images)
+  _check_count("row_labels", row_labels, rows)
+  columns = min(columns, num_images)
+  gap = max(2, min(height, width) // 12)
+  font, big = _font(max(11, min(18, width // 3))), _font(20)
+  left = _MARGIN + _width_of(row_labels, font)
+  top = _MARGIN + (30 if title else 0)
+  caption = int(font.size * 1.5) if labels is not None else 0
+  step_x, step_y = width + gap, height + gap + caption
+  size = (
+    left + columns * step_x - gap + _MARGIN,
+    top + rows * step_y - gap + _MARGIN,
+  )
+  page = Image.new("RGB", size, _PAPER)
+  draw = ImageDraw.Draw(page)
+  if title:
+    draw.text((left, _MARGIN), title, _INK, big)
+  for i, cell in enumerate(cells):
+    x, y = left + i % columns * step_x, top + i // columns * step_y
+    page.paste(Image.fromarray(cell), (x, y))
+    if labels is not None:
+      below = (x + width / 2, y + height + 2)
+      draw.text(below, str(labels[i]), _INK, font, anchor="ma")
+  for row, label in enumerate([] if row_labels is None else row_labels):
+    beside = (left - 10, top + row * step_y + height / 2)
+    draw.text(beside, str(label), _INK, font, anchor="rm")
+  return np.asarray(page)
+
+
+def comparison(
+  generated: np.ndarray,
+  real: np.ndarray,
+  labels: Captions,
+  *,
+  scale: int | None = None,
+  titles: tuple[str, str] = ("generated", "real"),
+) -> np.ndarray:
+  """Generated images (left) beside real ones (right), one class per row.
+
+  Args:
+    generated: uint8 [N, H, W, C], the same number of images of each class.
+    real: uint8 [N, H, W, C]; real[i] is of the class of generated[i].
+    labels: class of each pair, N of them, in any order; sorted for the rows.
+    scale: enlargement; by default an image is about 48 pixels high.
+    titles: what stands above each half.
+
+  Raises:
+    ValueError: shapes differ, or classes have different numbers of images.
+  """
+  if generated.shape != real.shape:
+    raise ValueError(
+      f"generated images have shape {generated.shape}, real ones {real.shape};"
+      " expected as many of each, of the same size."
+    )
+  labels = np.asarray(labels)
+  _check_count("labels", labels, len(generated))
+  classes, counts = np.unique(labels, return_counts=True)
+  if len(set(counts.tolist())) != 1:
+    raise ValueError(
+      f"classes have {counts.min()} to {counts.max()} images; expected the"
+      " same number of each, because a class fills a row."
+    )
+  order = np.argsort(labels, kind="stable")
+  scale = scale or max(1, round(48 / generated.shape[1]))
+  halves = [
+    grid(
+      images[order],
+      int(counts[0]),
+      scale=scale,
+      row_labels=classes.tolist(),
+      title=title,
+    )
+    for images, title in zip((generated, real), titles, strict=True)
+  ]
+  return np.concatenate(halves, axis=1)
+
+
+def reveal_strip(
+  images: np.ndarray,
+  is_known: np.ndarray,
+  *,
+  scale: int | None = None,
+  columns: int = 9,
+  max_frames: int = 18,
+  title: str | None = None,
+) -> np.ndarray:
+  """One image as its tokens become known, captioned with how many are.
+
+  Args:
+    images: uint8 [S, H, W, C], the decoded image after each step.
+    is_known: bool [S, rows, columns of tokens]; H and W are multiples.
+    scale: enlargement; by default a frame is about 96 pixels high.
+    columns: frames per row.
+    max_frames: with more steps than this, evenly chosen ones are shown.
+    title: one line above.
+
+  Raises:
+    ValueError: shapes that do not fit each other.
+  """
+  steps, height, width, _ = images.shape
+  rows, across = is_known.shape[1:]
+  if len(is_known) != steps or height % rows or width % across:
+    raise ValueError(
+      f"is_known has shape {is_known.shape} for images of shape"
+      f" {images.shape}; expected one entry per step and per whole token."
+    )
+  shown = np.arange(steps)
+  if steps > max_frames:
+    shown = np.unique(np.linspace(0, steps - 1, max_frames).round().astype(int))
+  scale = scale or max(1, round(96 / height))
+  frames = _enlarged(images[shown], scale)
+  size = (height // rows * scale, width // across * scale)
+  pixels = np.repeat(np.repeat(is_known[shown], size[0], 1), size[1], 2)
+  hatch = _hatch(frames.shape[1], frames.shape[2], max(3, size[0] // 4))
+  frames = np.where(pixels[..., None], frames, hatch)
+  counts = is_known[shown].sum((1, 2))
+  captions = [f"{count} of {rows * across}" for count in counts]
+  return grid(frames, columns, labels=captions, title=title)
+
+
+def save_png(
+  path: str | Path, image: np.ndarray, overwrite: bool = False
+) -> None:
+  """Writes uint8 [H, W, 3] as PNG, whole or not at all.
+
+  Raises:
+    FileExistsError: the path exists and `overwrite` is false.
+    OSError: the path cannot be written.
+  """
+  buffer = io.BytesIO()
+  Image.fromarray(image).save(buffer, format="PNG")
+  outputs.write(path, buffer.getvalue(), overwrite)
+
+
+def loss_curve(
+  metrics: str | Path, out: str | Path, overwrite: bool = False
+) -> None:
+  """Draws loss, mse and vlb against steps: points faint, their trend strong.
+
+  The vertical axis is logarithmic where the values span a factor of ten.
+
+  Args:
+    metrics: JSON lines with "step" and "loss", perhaps "mse" and "vlb".
+    out: the PNG to write, as in `save_png`.
+
+  Raises:
+    ValueError: no line of the file holds a loss.
+  """
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  curves = {name: read_curve(metrics, name) for name in ("loss", "mse", "vlb")}
+  curves = {name: curve for name, curve in curves.items() if len(curve)}
+  if "loss" not in curves:
+    raise ValueError(
+      f"{metrics} holds no line with a step and a loss; expected the"
+      " metrics.jsonl of a training run."
+    )
+  figure = Figure(figsize=(7.2, 4.0), dpi=130, layout="constrained")
+  axes = figure.add_subplot()
+  words = {"loss": "loss", "mse": "squared error", "vlb": "variational bound"}
+  trends = {}
+  for (name, curve), colour in zip(
+    curves.items(), ("#1f3a68", "#2a8c82", "#c8742c"), strict=False
+  ):
+    steps, values = curve.T
+    trends[name] = _trend(values)
+    axes.plot(steps, values, ".", color=colour, alpha=0.18, markersize=3)
+    axes.plot(steps, trends[name], color=colour, lw=1.8, label=words[name])
+  _style(axes, np.concatenate(list(trends.values())))
+  axes.set_title("Training loss", loc="left")
+  canvas, buffer = FigureCanvasAgg(figure), io.BytesIO()
+  canvas.print_png(buffer)
+  outputs.write(out, buffer.getvalue(), overwrite)
+
+
+def read_curve(metrics: str | Path, name: str) -> np.ndarray:
+  """(step, value) rows of one metric, float64 [N, 2], by step.
+
+  A step that was trained twice, after a restart, keeps its last value; a line
+  that a kill cut short is skipped.
+  """
+  values = {}
+  for line in Path(metrics).read_text().splitlines():
+    try:
+      row = json.loads(line)
+    except json.JSONDecodeError:
+      continue
+    if "step" in row and name in row:
+      values[row["step"]] = row[name]
+  return np.array(sorted(values.items()), np.float64).reshape(-1, 2)
+
+
+def _enlarged(images: np.ndarray, scale: int) -> np.ndarray:
+  """uint8 [N, H, W, 1 or 3] → uint8 [N, scale·H, scale·W, 3]."""
+  shape, dtype = np.shape(images), np.asarray(images).dtype
+  if len(shape) != 4 or shape[3] not in (1, 3) or dtype != np.uint8:
+    raise ValueError(
+      f"images are {dtype} of shape {shape}; expected uint8 [N, H, W, C] with"
+      " C = 1 or 3."
+    )
+  if not shape[0] or scale < 1:
+    raise ValueError(
+      f"{shape[0]} images at scale {scale}; expected at least one of each."
+    )
+  colour = np.broadcast_to(images, (*shape[:3], 3))
+  return np.repeat(np.repeat(colour, scale, axis=1), scale, axis=2)
+
+
+def _check_count(name: str, captions: Captions | None, count: int) -> None:
+  if captions is not None and len(captions) != count:
+    raise ValueError(f"{name} has {len(captions)} entries; expected {count}.")
+
+
+def _font(size: int):
+  return ImageFont.load_default(size)
+
+
+def _width_of(captions: Captions | None, font) -> int:
+  """Pixels to keep free on the left for the captions of rows."""
+  if captions is None or not len(captions):
+    return 0
+  return int(max(font.getlength(str(caption)) for caption in captions)) + 10
+
+
+def _hatch(height: int, width: int, period: int) -> np.ndarray:
+  """Diagonal stripes in two greys, uint8 [height, width, 3]."""
+  diagonal = np.add.outer(np.arange(height), np.arange(width)) // period % 2
+  return np.array(_HATCH, np.uint8)[diagonal]
+
+
+def _trend(values: np.ndarray) -> np.ndarray:
+  """Moving average over a tenth of the run, shorter at both ends.
+
+  It stays centred at the start, where the curve is steep; at the end, where it
+  is flat, it looks back only, so that one noisy step does not bend it.
+  """
+  total = np.concatenate([[0.0], np.cumsum(values)])
+  here = np.arange(len(values))
+  reach = np.minimum(max(1, len(values) // 20), here)
+  first, last = here - reach, np.minimum(here + reach + 1, len(values))
+  return (total[last] - total[first]) / (last - first)
+
+
+def _style(axes, values: np.ndarray) -> None:
+  if values.min() > 0 and values.max() / values.min() > 10:
+    axes.set_yscale("log")
+  else:
+    axes.set_ylim(bottom=min(0, values.min()), top=1.05 * values.max())
+  axes.set_xlabel("training step")
+  axes.grid(alpha=0.25, lw=0.6)
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.legend(frameon=False)
