@@ -6,6 +6,8 @@
 3. Initialisation: xavier-uniform kernels, zero biases, unless told otherwise.
 """
 
+import math
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -18,32 +20,56 @@ def small_normal(key, shape, dtype=jnp.float32):
   return nn.initializers.normal(0.02)(key, shape, dtype)
 
 
-def linear(
-  features: int | tuple[int, ...],
-  axes: tuple[str | None, ...],
-  *,
-  dtype=jnp.float32,
-  kernel_init=xavier,
-  axis: int | tuple[int, ...] = -1,
-) -> nn.DenseGeneral:
-  """A biased linear layer.
+class Linear(nn.Module):
+  """A biased linear layer over one or several axes.
 
-  Args:
-    features: output size(s).
+  It is `nn.DenseGeneral`, but initialised outside the box that carries the
+  axis names: linen's own constrains the flattened kernel to the axes of the
+  unflattened one, which fails under a mesh.
+
+  Attributes:
+    features: output sizes.
     axes: logical names of the kernel's axes, inputs first; the bias takes
       those of the outputs.
-    dtype: of the matmul and its result.
+    dtype: of the matmul and its result; parameters are float32.
     kernel_init: initializer of the kernel, which sees it as one matrix.
-    axis: input axes that are contracted.
   """
-  num_inputs = 1 if isinstance(axis, int) else len(axis)
-  return nn.DenseGeneral(
-    features=features,
-    axis=axis,
-    dtype=dtype,
-    kernel_init=nn.with_logical_partitioning(kernel_init, axes),
-    bias_init=nn.with_logical_partitioning(zeros, axes[num_inputs:]),
-  )
+
+  features: tuple[int, ...]
+  axes: tuple[str | None, ...]
+  dtype: jnp.dtype = jnp.float32
+  kernel_init: nn.initializers.Initializer = xavier
+
+  @nn.compact
+  def __call__(self, x):
+    num_inputs = len(self.axes) - len(self.features)
+    shape = (*x.shape[-num_inputs:], *self.features)
+
+    def init(key, shape):
+      matrix = (math.prod(shape[:num_inputs]), math.prod(self.features))
+      return self.kernel_init(key, matrix, jnp.float32).reshape(shape)
+
+    kernel = self.param(
+      "kernel", nn.with_logical_partitioning(init, self.axes), shape
+    )
+    bias = self.param(
+      "bias",
+      nn.with_logical_partitioning(zeros, self.axes[num_inputs:]),
+      self.features,
+    )
+    y = jnp.tensordot(
+      x.astype(self.dtype), kernel.astype(self.dtype), axes=num_inputs
+    )
+    return y + bias.astype(self.dtype)
+
+
+def linear(
+  features: int | tuple[int, ...], axes: tuple[str | None, ...], **kwargs
+) -> Linear:
+  """A `Linear`; `features` may be a single size."""
+  if isinstance(features, int):
+    features = (features,)
+  return Linear(features, axes, **kwargs)
 
 
 def layer_norm(axis: str = "embed", *, affine: bool = True) -> nn.LayerNorm:

@@ -1,0 +1,59 @@
+"""Learned tables: one vector per class, per slot, and for what is missing.
+
+In order space a token's position embedding travels with it: the table is
+looked up by the generation order once, and from then on only sliced.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from marjax.arrays import Labels, Order
+from marjax.linear import small_normal
+
+
+class ClassEmbedding(nn.Module):
+  """Label to vector; a negative label gives `fake_latent`, "no class"."""
+
+  num_classes: int
+  width: int
+
+  @nn.compact
+  def __call__(self, labels: Labels) -> Float[Array, "B W"]:
+    """Labels [B] in -1 .. num_classes - 1 to [B, W]."""
+    fake = self.param(
+      "fake_latent",
+      nn.with_logical_partitioning(small_normal, (None, "embed")),
+      (1, self.width),
+    )
+    if self.num_classes == 0:
+      return jnp.broadcast_to(fake, (labels.shape[0], self.width))
+    table = self.param(
+      "table",
+      nn.with_logical_partitioning(small_normal, (None, "embed")),
+      (self.num_classes, self.width),
+    )
+    rows = table[jnp.maximum(labels, 0)]
+    return jnp.where((labels < 0)[:, None], fake, rows)
+
+
+class PositionEmbedding(nn.Module):
+  """A table over buffer slots (first) and tokens, looked up in order space."""
+
+  num_buffer: int
+  num_tokens: int
+  width: int
+
+  @nn.compact
+  def __call__(self, order: Order) -> Float[Array, "B P W"]:
+    """Order [B, L] to embeddings [B, num_buffer + L, W]."""
+    table = self.param(
+      "table",
+      nn.with_logical_partitioning(small_normal, (None, "embed")),
+      (self.num_buffer + self.num_tokens, self.width),
+    )
+    buffer = jnp.broadcast_to(
+      table[: self.num_buffer],
+      (order.shape[0], self.num_buffer, self.width),
+    )
+    return jnp.concatenate([buffer, table[self.num_buffer + order]], axis=1)

@@ -1,0 +1,191 @@
+"""The masked encoder–decoder of MAR, in order space: known tokens → z.
+
+    order space     | buffer slots | known tokens | padding |
+    encoder              ×               ×                        length mask
+    decoder              ×               ×         mask token …   all 64 + L
+    z                                    ×              ×         L
+
+1. Encoder: linear(token), buffer slots hold the class embedding, add positions,
+   norm, blocks over the valid prefix, norm.
+2. Decoder: linear, mask token from the first unknown position on, add positions,
+   blocks over all slots, norm, drop the buffer, add the head's positions.
+
+Known tokens are a prefix, so unknown tokens never enter: the prefix is a slice
+of static length, and its padding is a suffix hidden by a length mask. Attention
+is bidirectional and positions travel with their tokens, so z is that of raster
+order. Source: arXiv 2406.11838 section 4.1; spec section 3.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from marjax.arrays import Counts, Labels, Order, Tokens
+from marjax.backbone.embeddings import ClassEmbedding, PositionEmbedding
+from marjax.backbone.layers import SLOT_AXES, BlockConfig, Stack
+from marjax.linear import layer_norm, linear, small_normal
+from marjax.schema import check
+
+
+@dataclass(frozen=True)
+class MaskedConfig:
+  """Shape of the masked backbone; the defaults are MAR-B at 256².
+
+  Attributes:
+    num_tokens: L. token_dim: D. width: W, also the size of z.
+    encoder_depth, decoder_depth: blocks. num_heads: attention heads.
+    num_buffer: slots that hold the class. num_classes: 0 for no classes.
+    label_dropout: share of training images whose class is hidden.
+    attention_dropout, projection_dropout: see `marjax.backbone.layers`.
+    dtype: of the matmuls. is_rematerialised: recompute blocks in backward.
+  """
+
+  num_tokens: int = 256
+  token_dim: int = 16
+  width: int = 768
+  encoder_depth: int = 12
+  decoder_depth: int = 12
+  num_heads: int = 12
+  mlp_ratio: int = 4
+  num_buffer: int = 64
+  num_classes: int = 1000
+  label_dropout: float = 0.1
+  attention_dropout: float = 0.1
+  projection_dropout: float = 0.1
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  is_rematerialised: bool = True
+  kind: Literal["masked"] = "masked"
+
+  def __post_init__(self):
+    check(
+      self.width % self.num_heads == 0,
+      f"backbone.width is {self.width}; expected a multiple of num_heads"
+      f" = {self.num_heads}.",
+    )
+    for name in ("label_dropout", "attention_dropout", "projection_dropout"):
+      rate = getattr(self, name)
+      check(
+        0.0 <= rate < 1.0,
+        f"backbone.{name} is {rate}; expected a share in [0, 1).",
+      )
+    least = {"num_classes": 0}
+    for name in (
+      *("num_tokens", "token_dim", "width", "encoder_depth", "decoder_depth"),
+      *("num_heads", "mlp_ratio", "num_buffer", "num_classes"),
+    ):
+      value, minimum = getattr(self, name), least.get(name, 1)
+      check(
+        value >= minimum,
+        f"backbone.{name} is {value}; expected {minimum} or more.",
+      )
+
+  def block(self) -> BlockConfig:
+    """The part of the shape that one transformer block needs."""
+    return BlockConfig(
+      self.width,
+      self.num_heads,
+      self.mlp_ratio,
+      self.attention_dropout,
+      self.projection_dropout,
+      self.dtype,
+    )
+
+
+class MaskedBackbone(nn.Module):
+  """Known tokens, their order and a label → z; see the module docstring."""
+
+  config: MaskedConfig
+
+  def setup(self):
+    c = self.config
+    dtype = jnp.dtype(c.dtype)
+    self.class_embedding = ClassEmbedding(c.num_classes, c.width)
+    self.encoder_positions = self._positions(c.num_buffer)
+    self.decoder_positions = self._positions(c.num_buffer)
+    self.head_positions = self._positions(0)
+    self.embed_token = linear(c.width, (None, "embed"), dtype=dtype)
+    self.embed_norm = layer_norm()
+    self.encoder = Stack(c.block(), c.encoder_depth, c.is_rematerialised)
+    self.encoder_norm = layer_norm()
+    self.embed_encoded = linear(c.width, ("embed", None), dtype=dtype)
+    self.mask_token = self.param(
+      "mask_token",
+      nn.with_logical_partitioning(small_normal, (None, None, "embed")),
+      (1, 1, c.width),
+    )
+    self.decoder = Stack(c.block(), c.decoder_depth, c.is_rematerialised)
+    self.decoder_norm = layer_norm()
+
+  def _positions(self, num_buffer: int) -> PositionEmbedding:
+    c = self.config
+    return PositionEmbedding(num_buffer, c.num_tokens, c.width)
+
+  def __call__(
+    self,
+    known: Float[Array, "B K D"],
+    num_known: Counts,
+    order: Order,
+    labels: Labels,
+    *,
+    deterministic: bool = True,
+  ) -> Float[Array, "B L W"]:
+    """z of every token, in order space.
+
+    Args:
+      known: the first K tokens in order space; entries from num_known on are
+        ignored, whatever they hold.
+      num_known: known tokens of each image, 0 .. K.
+      order: generation order of each image.
+      labels: class of each image, -1 for "no class".
+      deterministic: False turns dropout on (needs the "dropout" stream).
+    """
+    encoded = self.encode(
+      known, num_known, order, labels, deterministic=deterministic
+    )
+    return self.decode(encoded, num_known, order, deterministic=deterministic)
+
+  def encode(
+    self,
+    known: Float[Array, "B K D"],
+    num_known: Counts,
+    order: Order,
+    labels: Labels,
+    *,
+    deterministic: bool = True,
+  ) -> Float[Array, "B P W"]:
+    """Buffer slots and known prefix to [B, num_buffer + K, W]."""
+    c = self.config
+    batch, length, _ = known.shape
+    classes = self.class_embedding(labels)[:, None]
+    buffer = jnp.broadcast_to(classes, (batch, c.num_buffer, c.width))
+    x = jnp.concatenate([buffer, self.embed_token(known)], axis=1)
+    x = x + self.encoder_positions(order)[:, : c.num_buffer + length]
+    x = self.embed_norm(x).astype(c.dtype)
+    x = nn.with_logical_constraint(x, SLOT_AXES)
+    is_valid = jnp.arange(x.shape[1]) < c.num_buffer + num_known[:, None]
+    return self.encoder_norm(self.encoder(x, is_valid, deterministic))
+
+  def decode(
+    self,
+    encoded: Float[Array, "B P W"],
+    num_known: Counts,
+    order: Order,
+    *,
+    deterministic: bool = True,
+  ) -> Float[Array, "B L W"]:
+    """The encoder's output to z of every token, in order space."""
+    c = self.config
+    num_slots = c.num_buffer + c.num_tokens
+    x = self.embed_encoded(encoded.astype(c.dtype))
+    x = jnp.pad(x, ((0, 0), (0, num_slots - x.shape[1]), (0, 0)))
+    is_filled = jnp.arange(num_slots) < c.num_buffer + num_known[:, None]
+    x = jnp.where(is_filled[..., None], x, self.mask_token)
+    x = (x + self.decoder_positions(order)).astype(c.dtype)
+    x = nn.with_logical_constraint(x, SLOT_AXES)
+    is_valid = jnp.ones(x.shape[:2], bool)
+    x = self.decoder_norm(self.decoder(x, is_valid, deterministic))
+    z = x[:, c.num_buffer :] + self.head_positions(order)
+    return nn.with_logical_constraint(z, SLOT_AXES)

@@ -1,0 +1,160 @@
+"""What one training run is: the meaning of a config file, as dataclasses.
+
+A config file returns a nested mapping; `marjax.schema.from_dict` turns it into
+an `Experiment`. Below this line there are only frozen, hashable dataclasses,
+and a work directory's config.json is the same mapping.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from marjax.latents.pixels import PixelsConfig
+from marjax.model import ModelConfig
+from marjax.schema import check
+from marjax.settings import Settings
+
+
+@dataclass(frozen=True)
+class DataConfig:
+  """Where images come from.
+
+  Attributes:
+    source: "digits" (scikit-learn's), "tfds" (any dataset by `name`),
+      "folder" (class subfolders below `data_dir`) or "synthetic".
+    name: TFDS name. data_dir: folder of prepared datasets or of images.
+    image_size, channels, num_classes: what every image must be cropped to.
+    flip: mirror half of the training images.
+    seed: of the shuffle. num_examples: size of the synthetic set.
+    num_threads: that prepare batches.
+  """
+
+  source: Literal["digits", "tfds", "folder", "synthetic"]
+  image_size: int
+  num_classes: int
+  channels: int = 3
+  name: str = ""
+  data_dir: str = ""
+  train_split: str = "train"
+  test_split: str = "test"
+  flip: bool = False
+  seed: int = 0
+  num_examples: int = 1024
+  num_threads: int = 2
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+  """The training recipe (spec section 6).
+
+  Attributes:
+    batch_size: images per step over all devices.
+    num_steps, total_epochs: give exactly one.
+    base_learning_rate: per 256 images of batch; `learning_rate`, if given,
+      is the absolute peak instead.
+    warmup_steps, warmup_epochs: linear warm-up; give at most one.
+    schedule: after the warm-up, "constant" or "cosine" to 0.
+    ema_rate: of the averaged parameters that are evaluated.
+    ema_warmup: average faster in the first steps, min(rate, (1+n)/(10+n)).
+    log_every, checkpoint_every, sample_every: in steps; 0 turns sampling off.
+    keep_checkpoints: newest checkpoints kept.
+  """
+
+  batch_size: int
+  num_steps: int | None = None
+  total_epochs: float | None = None
+  base_learning_rate: float = 1e-4
+  learning_rate: float | None = None
+  warmup_steps: int | None = None
+  warmup_epochs: float | None = None
+  schedule: Literal["constant", "cosine"] = "constant"
+  adam_b1: float = 0.9
+  adam_b2: float = 0.95
+  weight_decay: float = 0.02
+  clip_norm: float = 3.0
+  ema_rate: float = 0.9999
+  ema_warmup: bool = False
+  log_every: int = 100
+  checkpoint_every: int = 1000
+  sample_every: int = 0
+  keep_checkpoints: int = 2
+
+  def __post_init__(self):
+    check(
+      (self.num_steps is None) != (self.total_epochs is None),
+      "training.num_steps and training.total_epochs: give exactly one.",
+    )
+    check(
+      self.warmup_steps is None or self.warmup_epochs is None,
+      "training.warmup_steps and training.warmup_epochs: give at most one.",
+    )
+    for name in ("batch_size", "log_every", "checkpoint_every"):
+      value = getattr(self, name)
+      check(value >= 1, f"training.{name} is {value}; expected 1 or more.")
+
+  def steps(self, num_examples: int) -> int:
+    """Steps of the whole run, for a training set of that size."""
+    if self.num_steps is not None:
+      return self.num_steps
+    return round(self.total_epochs * num_examples / self.batch_size)
+
+  def warmup(self, num_examples: int) -> float:
+    """Steps of warm-up, for a training set of that size."""
+    if self.warmup_epochs is not None:
+      return self.warmup_epochs * num_examples / self.batch_size
+    return float(self.warmup_steps or 0)
+
+  def peak_learning_rate(self) -> float:
+    """Learning rate after the warm-up."""
+    if self.learning_rate is not None:
+      return self.learning_rate
+    return self.base_learning_rate * self.batch_size / 256
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+  """Devices along each mesh axis; -1 takes all that are left."""
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+
+@dataclass(frozen=True)
+class Experiment:
+  """One training run, and the checkpoint it makes."""
+
+  name: str
+  codec: PixelsConfig
+  model: ModelConfig
+  data: DataConfig
+  training: TrainingConfig
+  sampling: Settings = field(default_factory=Settings)
+  mesh: MeshConfig = field(default_factory=MeshConfig)
+  seed: int = 0
+
+  def __post_init__(self):
+    codec, backbone = self.codec, self.model.backbone
+    check(
+      backbone.num_tokens == codec.num_tokens
+      and backbone.token_dim == codec.token_dim,
+      f"the codec makes {codec.num_tokens} tokens of {codec.token_dim} numbers"
+      f" but model.backbone expects {backbone.num_tokens} of"
+      f" {backbone.token_dim}; make them equal.",
+    )
+    check(
+      (self.data.image_size, self.data.channels)
+      == (codec.image_size, codec.channels),
+      f"data has {self.data.image_size} pixels and {self.data.channels}"
+      f" channels, the codec {codec.image_size} and {codec.channels}; make"
+      " them equal.",
+    )
+    check(
+      backbone.num_classes in (0, self.data.num_classes),
+      f"model.backbone.num_classes is {backbone.num_classes}; expected 0 or"
+      f" data.num_classes = {self.data.num_classes}.",
+    )
+    check(
+      self.training.batch_size % self.model.masking.num_strata == 0,
+      f"training.batch_size is {self.training.batch_size}; expected a multiple"
+      f" of model.masking.num_strata = {self.model.masking.num_strata}.",
+    )

@@ -1,0 +1,103 @@
+"""Training masks: how many tokens of each image are known.
+
+1. Mask ratio: a normal of mean 1.0 and std 0.25, cut to [0.7, 1.0]; unknown
+   tokens = ceil(L · ratio), so at most L - ceil(0.7 L) tokens are known.
+2. The batch is dealt into G strata: image b takes its ratio from quantiles
+   [g/G, (g+1)/G) with g = b mod G. Batches are shuffled, so the distribution
+   per image is that of step 1, but each stratum's counts are bounded:
+
+     G = 1   known 0 ........................ 76        of 256 tokens
+     G = 4   known 52 .. 76 | 33 .. 52 | 16 .. 33 | 0 .. 16
+
+   Encoder length (upper bound) and unknown tokens of the loss (from the lower
+   bound on) are then static slices with little padding.
+
+DIFFERS(mask-ratio) The published program draws one ratio for a whole batch;
+here each image has its own. `MaskConfig(per="batch")` gives the published way.
+"""
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from marjax import keys
+from marjax.arrays import Counts, ImageKeys
+from marjax.schema import check
+
+_MEAN, _STD, _LOWEST = 1.0, 0.25, 0.7
+_NORMAL = statistics.NormalDist()
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+  """How training masks are drawn.
+
+  Attributes:
+    per: "image" for one ratio per image, "batch" for one per batch.
+    num_strata: G; the batch size must be a multiple of it.
+  """
+
+  per: Literal["image", "batch"] = "image"
+  num_strata: int = 1
+
+  def __post_init__(self):
+    check(
+      self.num_strata >= 1 and (self.per == "image" or self.num_strata == 1),
+      f"masking.num_strata is {self.num_strata}; expected 1 or more, and 1"
+      ' with per="batch".',
+    )
+
+  def known_bounds(self, num_tokens: int) -> tuple[tuple[int, int], ...]:
+    """(fewest, most) known tokens of each stratum, G pairs."""
+    edges = [
+      num_tokens - _num_unknown(num_tokens, g / self.num_strata)
+      for g in range(self.num_strata + 1)
+    ]
+    return tuple(
+      (fewest, most)
+      for most, fewest in zip(edges[:-1], edges[1:], strict=True)
+    )
+
+  def draw_num_known(self, image_keys: ImageKeys, num_tokens: int) -> Counts:
+    """Known tokens of each image [B], int32.
+
+    Raises:
+      ValueError: the batch is not a multiple of num_strata.
+    """
+    batch = image_keys.shape[0]
+    check(
+      batch % self.num_strata == 0,
+      f"the batch has {batch} images; expected a multiple of"
+      f" masking.num_strata = {self.num_strata}.",
+    )
+    u = keys.uniform(image_keys)
+    if self.per == "batch":
+      u = jnp.broadcast_to(u[:1], u.shape)
+    stratum = jnp.arange(batch) % self.num_strata
+    ratio = mask_ratio((stratum + u) / self.num_strata)
+    num_known = num_tokens - jnp.ceil(num_tokens * ratio).astype(jnp.int32)
+    bounds = jnp.asarray(self.known_bounds(num_tokens))[stratum]
+    return jnp.clip(num_known, bounds[:, 0], bounds[:, 1])
+
+
+def mask_ratio(
+  quantile: Float[Array, "*batch"],
+) -> Float[Array, "*batch"]:
+  """The truncated normal's inverse CDF at a quantile in [0, 1]."""
+  lowest = _NORMAL.cdf((_LOWEST - _MEAN) / _STD)
+  probability = lowest + (0.5 - lowest) * quantile
+  ratio = _MEAN + _STD * jax.scipy.stats.norm.ppf(probability)
+  return jnp.clip(ratio, _LOWEST, 1.0)
+
+
+def _num_unknown(num_tokens: int, quantile: float) -> int:
+  """ceil(L · ratio) at a quantile, on the host in float64."""
+  lowest = _NORMAL.cdf((_LOWEST - _MEAN) / _STD)
+  probability = lowest + (0.5 - lowest) * quantile
+  ratio = min(1.0, max(_LOWEST, _MEAN + _STD * _NORMAL.inv_cdf(probability)))
+  return math.ceil(round(num_tokens * ratio, 9))

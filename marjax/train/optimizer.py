@@ -1,0 +1,69 @@
+"""AdamW as MAR trains: clip, decay mask, warm-up, EMA (spec section 6).
+
+1. Clip the global gradient norm.
+2. AdamW; weight decay on kernels, tables and tokens of the backbone, none on
+   biases, norms and everything in the head.
+3. Learning rate: linear from 0 over the warm-up, then constant or cosine to 0.
+4. EMA of the parameters after each update.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from marjax.experiment import TrainingConfig
+
+_UNDECAYED = ("bias", "scale")
+
+
+def learning_rate(config: TrainingConfig, num_examples: int) -> optax.Schedule:
+  """Step to learning rate, for a training set of num_examples images."""
+  peak = config.peak_learning_rate()
+  warmup = config.warmup(num_examples)
+  total = config.steps(num_examples)
+
+  def schedule(step):
+    ramp = jnp.minimum(step / warmup, 1.0) if warmup else 1.0
+    if config.schedule == "constant":
+      return peak * ramp
+    share = jnp.clip((step - warmup) / max(total - warmup, 1.0), 0.0, 1.0)
+    return peak * ramp * 0.5 * (1.0 + jnp.cos(jnp.pi * share))
+
+  return schedule
+
+
+def is_decayed(params: PyTree) -> PyTree:
+  """For each parameter: does weight decay apply to it?"""
+
+  def decide(path, _):
+    names = [entry.key for entry in path]
+    return names[0] != "head" and names[-1] not in _UNDECAYED
+
+  return jax.tree_util.tree_map_with_path(decide, params)
+
+
+def make_optimizer(
+  config: TrainingConfig, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+  """Clip, then AdamW with the decay mask, at the schedule's learning rate."""
+  return optax.chain(
+    optax.clip_by_global_norm(config.clip_norm),
+    optax.adamw(
+      schedule,
+      b1=config.adam_b1,
+      b2=config.adam_b2,
+      weight_decay=config.weight_decay,
+      mask=is_decayed,
+    ),
+  )
+
+
+def update_ema(config: TrainingConfig, ema: PyTree, params: PyTree, step):
+  """The moving average after optimizer step number `step` (from 0)."""
+  rate = config.ema_rate
+  if config.ema_warmup:
+    rate = jnp.minimum(rate, (1.0 + step) / (10.0 + step))
+  return jax.tree.map(
+    lambda old, new: rate * old + (1.0 - rate) * new, ema, params
+  )

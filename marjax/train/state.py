@@ -1,0 +1,29 @@
+"""The state of a run: one plain pytree.
+
+Randomness is not part of it: every draw is addressed by seed, step and image
+id, so a run resumes from (state, step) alone.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+  """What a training step maps to its successor.
+
+  Attributes:
+    step: int32 scalar, optimizer steps done.
+    params: float32 parameters.
+    ema_params: their exponential moving average, used for evaluation.
+    opt_state: of the optax optimizer.
+  """
+
+  step: Array
+  params: Any
+  ema_params: Any
+  opt_state: Any
