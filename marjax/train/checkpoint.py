@@ -5,8 +5,9 @@
    it to `STEP/`. A kill before the rename leaves no step, a kill after it a
    whole one.
 2. The oldest steps beyond `keep` are deleted only after that rename.
-3. `restore` compares the sizes first, so a truncated copy is one sentence, and
-   puts every array where its abstract value says it lives.
+3. `restore` compares file sizes and array shapes first, so that a truncated
+   copy or another model is one sentence; then it puts every array where its
+   abstract value says it lives.
 
 This is the only module that saves through Orbax.
 """
@@ -51,7 +52,13 @@ class Checkpointer:
         post_finalization_callback=self._list_files
       ),
     )
-    self._manager = ocp.CheckpointManager(self.directory, options=options)
+    handlers = {
+      "state": ocp.StandardCheckpointHandler(),
+      "data": ocp.JsonCheckpointHandler(),
+    }
+    self._manager = ocp.CheckpointManager(
+      self.directory, options=options, item_handlers=handlers
+    )
 
   def __enter__(self) -> "Checkpointer":
     return self
@@ -116,11 +123,12 @@ class Checkpointer:
       data=ocp.args.JsonRestore(),
     )
     try:
+      self._check_shapes(step, abstract_state)
       restored = self._manager.restore(step, args=items)
     except Exception as error:
       raise ValueError(
-        f"The checkpoint {self.directory / str(step)} does not fit this model"
-        f" or is damaged ({_cause(error)}); {self._way_out(step)}."
+        f"The checkpoint {self.directory / str(step)} cannot be restored"
+        f" ({_cause(error)}); {self._way_out(step)}."
       ) from None
     return restored.state, restored.data
 
@@ -162,6 +170,23 @@ class Checkpointer:
       raise ValueError(
         f"The checkpoint {root} is damaged: {fault}; {self._way_out(step)}."
       )
+
+  def _check_shapes(self, step: int, abstract_state: Any) -> None:
+    import orbax.checkpoint as ocp
+
+    there, here = (
+      {
+        name: f"{leaf.dtype}{list(leaf.shape)}"
+        for name, leaf in ocp.tree.to_flat_dict(tree, sep=".").items()
+      }
+      for tree in (self._manager.item_metadata(step).state, abstract_state)
+    )
+    for name in sorted(there.keys() | here.keys()):
+      if there.get(name) != here.get(name):
+        raise ValueError(
+          f"{name} is {there.get(name, 'absent')} there and"
+          f" {here.get(name, 'absent')} in this model"
+        )
 
   def _way_out(self, step: int) -> str:
     older = [other for other in self.steps() if other < step]

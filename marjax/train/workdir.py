@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 
+from marjax import outputs
 from marjax.schema import from_dict, to_dict
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,6 @@ FREE_KEYS = (
   "training.checkpoint_every",
   "training.keep_checkpoints",
   "training.sample_every",
-  "training.num_samples",
   "sampling",
   "mesh",
 )
@@ -79,16 +79,6 @@ def claim_workdir(workdir: str | os.PathLike, experiment: Any) -> Iterator:
     yield workdir
 
 
-def write_atomically(path: Path, text: str) -> None:
-  """Writes a whole file or, on any failure, nothing."""
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  with open(temporary, "w") as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
-
-
 def flatten(mapping: Mapping, prefix: str = "") -> dict[str, Any]:
   """{"a": {"b": 1}} → {"a.b": 1}; lists count as values."""
   flat = {}
@@ -124,7 +114,7 @@ def _write_or_compare(workdir: Path, experiment: Any) -> None:
         f"{workdir} has checkpoints but no config.json, so what they belong to"
         " is unknown; restore that file or choose another --workdir."
       )
-    write_atomically(path, wanted)
+    outputs.write(path, wanted.encode(), overwrite=True)
     return
   differences = _differences(_read_config(path, type(experiment)), wanted)
   changed = {key for key in differences if not _is_free(key, experiment)}
@@ -134,7 +124,7 @@ def _write_or_compare(workdir: Path, experiment: Any) -> None:
     log.info(
       "config.json follows: %s", _shown(sorted(differences), differences)
     )
-    write_atomically(path, wanted)
+    outputs.write(path, wanted.encode(), overwrite=True)
 
 
 def _read_config(path: Path, cls: type) -> str:

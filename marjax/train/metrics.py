@@ -1,0 +1,122 @@
+"""What a report says: means of the steps since the last one, and rates.
+
+1. `Averages` collects the metrics of single steps.
+2. `Stopwatch` times them: images per second, time left, share of the time spent
+   waiting for data, arithmetic per second. Saving and sampling do not count.
+3. `marjax.train.writers` writes both where people look.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+PEAK_TFLOPS = {
+  "NVIDIA A100-SXM4-40GB": 312.0,
+  "NVIDIA A100-SXM4-80GB": 312.0,
+  "NVIDIA H100 80GB HBM3": 989.0,
+  "NVIDIA H200": 989.0,
+  "TPU v4": 275.0,
+  "TPU v5 lite": 197.0,
+  "TPU v5": 459.0,
+  "TPU v6 lite": 918.0,
+}
+"""Dense bfloat16 peak of one device, by its `device_kind`.
+
+From the makers' data sheets. Utilisation is reported against these only: a
+CPU's peak depends on its clock and vector units, so there it is left out.
+"""
+
+
+def peak_tflops(device: Any) -> float | None:
+  """Dense bfloat16 TFLOP/s of one device, None where it is not known."""
+  return PEAK_TFLOPS.get(device.device_kind)
+
+
+def parameter_table(params: Any) -> str:
+  """Name, shape and size of each (unboxed) parameter, and their total."""
+  from clu import parameter_overview
+
+  return parameter_overview.get_parameter_overview(params, include_stats=False)
+
+
+class Averages:
+  """Means of scalar metrics since the last report, in float64 on the host."""
+
+  def __init__(self):
+    self._sums = {}
+
+  def add(self, metrics: Mapping[str, Any]) -> None:
+    """Takes in one step: name to a number on the host."""
+    from clu.metrics import Average
+
+    for name, value in metrics.items():
+      one = Average(total=np.float64(value), count=1)
+      total = self._sums.get(name)
+      self._sums[name] = total.merge(one) if total else one
+
+  def pop(self) -> dict[str, float]:
+    """The means; starts anew."""
+    means = {name: float(s.compute()) for name, s in self._sums.items()}
+    self._sums = {}
+    return means
+
+
+class Stopwatch:
+  """Rates since the last report; starts with the first `tick`.
+
+  That first step compiles, so it is counted nowhere.
+  """
+
+  def __init__(self, batch_size: int, num_steps: int, flops_per_step: float):
+    """`flops_per_step`: of the whole batch, forward and backward."""
+    self._batch_size, self._num_steps = batch_size, num_steps
+    self._flops = flops_per_step
+    peak = peak_tflops(jax.devices()[0])
+    self._peak = peak and 1e12 * peak * jax.device_count()
+    self._start = None
+    self._waited = 0.0
+
+  def tick(self, step: int) -> None:
+    """Update number `step` is known to be finished."""
+    if self._start is None:
+      self._restart(step)
+    self._step = step
+
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """Time inside is counted as waiting for data."""
+    start = time.perf_counter()
+    yield
+    self._waited += time.perf_counter() - start
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Time inside is not counted."""
+    start = time.perf_counter()
+    yield
+    if self._start is not None:
+      self._start += time.perf_counter() - start
+
+  def pop(self) -> dict[str, float]:
+    """The rates, empty when no step was timed; starts anew."""
+    steps = self._step - self._first
+    seconds = time.perf_counter() - self._start
+    if not steps:
+      return {}
+    rates = {
+      "images_per_second": steps * self._batch_size / seconds,
+      "seconds_left": (self._num_steps - self._step) * seconds / steps,
+      "data_wait_share": min(1.0, self._waited / seconds),
+      "tflops_per_second": steps * self._flops / seconds / 1e12,
+    }
+    if self._peak:
+      rates["flop_utilization"] = steps * self._flops / seconds / self._peak
+    self._restart(self._step)
+    return rates
+
+  def _restart(self, step: int) -> None:
+    self._start, self._first, self._waited = time.perf_counter(), step, 0.0

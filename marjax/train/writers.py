@@ -1,0 +1,230 @@
+"""Writers: where scalars and images of a run go.
+
+1. A writer has the method names of clu's MetricWriter, so clu's own fit in.
+2. `open_writer` gives one that fans out to the console, to metrics.jsonl and to
+   TensorBoard's event files. None of them needs TensorFlow.
+3. Opened at the step that a run resumes from, the files forget what came after
+   it: a curve has each step once, however often the run was killed.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from marjax import outputs
+
+log = logging.getLogger(__name__)
+
+Scalars = Mapping[str, float]
+Images = Mapping[str, np.ndarray]
+
+
+class Writer:
+  """Takes everything and writes nothing; writers override what they write."""
+
+  def write_scalars(self, step: int, scalars: Scalars) -> None:
+    """Writes one step's numbers, name to finite value."""
+
+  def write_images(self, step: int, images: Images) -> None:
+    """Writes one step's images, name to uint8 [N, H, W, C], C = 1 or 3."""
+
+  def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+    """Writes the settings of the run, flat, once."""
+
+  def flush(self) -> None:
+    """Leaves nothing in this process's memory."""
+
+  def close(self) -> None:
+    """Flushes and closes; nothing can be written after."""
+
+
+class ConsoleWriter(Writer):
+  """One line per report, through logging."""
+
+  def __init__(self, num_steps: int):
+    self._num_steps = num_steps
+
+  def write_scalars(self, step: int, scalars: Scalars) -> None:
+    """Logs what a person watching wants to know."""
+    log.info("%s", console_line(step, self._num_steps, scalars))
+
+
+_FORMS = {
+  "loss": "loss {:.4f}",
+  "grad_norm": "gradient {:.3f}",
+  "images_per_second": "{:.4g} images/s",
+  "tflops_per_second": "{:.3g} TFLOP/s",
+  "flop_utilization": "{:.1%} of peak",
+  "data_wait_share": "data {:.0%}",
+}
+
+
+def console_line(step: int, num_steps: int, scalars: Scalars) -> str:
+  """For example: step 200/4500  loss 0.3100  ...  410 images/s  0:03:10 left"""
+  parts = [f"step {step}/{num_steps}"]
+  parts += [
+    form.format(scalars[name])
+    for name, form in _FORMS.items()
+    if name in scalars
+  ]
+  if "seconds_left" in scalars:
+    minutes, seconds = divmod(round(scalars["seconds_left"]), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts.append(f"{hours}:{minutes:02}:{seconds:02} left")
+  return "  ".join(parts)
+
+
+class JsonLinesWriter(Writer):
+  """metrics.jsonl: one JSON object per report, scalars only."""
+
+  def __init__(self, path: Path, resumed_from: int):
+    """Keeps the lines of an existing file up to step `resumed_from`."""
+    if path.exists():
+      outputs.write(path, _lines_until(path, resumed_from), overwrite=True)
+    self._file = open(path, "ab", buffering=0)
+
+  def write_scalars(self, step: int, scalars: Scalars) -> None:
+    """Appends one line, in one write: a kill cuts at most the last one."""
+    line = json.dumps({"step": step, **scalars}, allow_nan=False)
+    self._file.write(line.encode() + b"\n")
+
+  def close(self) -> None:
+    """Closes the file."""
+    self._file.close()
+
+
+def _lines_until(path: Path, step: int) -> bytes:
+  kept = []
+  for line in path.read_bytes().splitlines(keepends=True):
+    # A line without its newline was cut by a kill.
+    with contextlib.suppress(ValueError, KeyError):
+      if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+        kept.append(line)
+  return b"".join(kept)
+
+
+class TensorBoardWriter(Writer):
+  """Event files, through TensorBoard's own writer."""
+
+  def __init__(self, logdir: Path, resumed_from: int):
+    """Tells TensorBoard to forget the steps after `resumed_from`."""
+    from tensorboard.compat.proto import event_pb2
+    from tensorboard.summary.writer import event_file_writer
+
+    self._writer = event_file_writer.EventFileWriter(os.fspath(logdir))
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._add(resumed_from + 1, session_log=start)
+
+  def write_scalars(self, step: int, scalars: Scalars) -> None:
+    """One curve per name."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    values = [
+      Summary.Value(tag=name, simple_value=value)
+      for name, value in scalars.items()
+    ]
+    self._add(step, summary=Summary(value=values))
+
+  def write_images(self, step: int, images: Images) -> None:
+    """One picture per image."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    values = [
+      Summary.Value(tag=f"{name}/{i}", image=_encoded(image))
+      for name, batch in images.items()
+      for i, image in enumerate(batch)
+    ]
+    self._add(step, summary=Summary(value=values))
+
+  def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+    """What is no number, bool or string is written as a string."""
+    from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+    plain = {
+      name: value if isinstance(value, bool | int | float | str) else str(value)
+      for name, value in hparams.items()
+    }
+    self._add(0, summary=hparams_pb(plain))
+
+  def flush(self) -> None:
+    """Hands all events to the operating system."""
+    self._writer.flush()
+
+  def close(self) -> None:
+    """Flushes and closes the file."""
+    self._writer.close()
+
+  def _add(self, step: int, **what) -> None:
+    from tensorboard.compat.proto import event_pb2
+
+    event = event_pb2.Event(wall_time=time.time(), step=step, **what)
+    self._writer.add_event(event)
+
+
+def _encoded(image: np.ndarray):
+  """uint8 [H, W, C] → TensorBoard's image message."""
+  from PIL import Image
+  from tensorboard.compat.proto.summary_pb2 import Summary
+
+  height, width, channels = image.shape
+  buffer = io.BytesIO()
+  picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+  picture.save(buffer, format="PNG")
+  return Summary.Image(
+    height=height,
+    width=width,
+    colorspace=channels,
+    encoded_image_string=buffer.getvalue(),
+  )
+
+
+class FanOut(Writer):
+  """Calls every writer in turn."""
+
+  def __init__(self, *writers: Writer):
+    self._writers = writers
+
+  def write_scalars(self, step: int, scalars: Scalars) -> None:
+    """As in `Writer`."""
+    for writer in self._writers:
+      writer.write_scalars(step, scalars)
+
+  def write_images(self, step: int, images: Images) -> None:
+    """As in `Writer`."""
+    for writer in self._writers:
+      writer.write_images(step, images)
+
+  def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+    """As in `Writer`."""
+    for writer in self._writers:
+      writer.write_hparams(hparams)
+
+  def flush(self) -> None:
+    """As in `Writer`."""
+    for writer in self._writers:
+      writer.flush()
+
+  def close(self) -> None:
+    """As in `Writer`."""
+    for writer in self._writers:
+      writer.close()
+
+
+def open_writer(workdir: Path, num_steps: int, resumed_from: int) -> FanOut:
+  """The writer of a run; with several processes only the first one writes."""
+  if jax.process_index() > 0:
+    return FanOut()
+  return FanOut(
+    ConsoleWriter(num_steps),
+    JsonLinesWriter(workdir / "metrics.jsonl", resumed_from),
+    TensorBoardWriter(workdir, resumed_from),
+  )

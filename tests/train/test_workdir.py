@@ -1,0 +1,111 @@
+"""A work directory belongs to one configuration and to one process."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+
+import pytest
+
+from marjax.train.workdir import claim_workdir
+
+
+@dataclass(frozen=True)
+class Model:
+  width: int = 8
+
+
+@dataclass(frozen=True)
+class Training:
+  num_steps: int = 10
+  batch_size: int = 4
+  log_every: int = 5
+  schedule: str = "constant"
+
+
+@dataclass(frozen=True)
+class Run:
+  """Stands in for an Experiment."""
+
+  name: str = "run"
+  seed: int = 0
+  model: Model = field(default_factory=Model)
+  training: Training = field(default_factory=Training)
+
+
+def with_training(**changes):
+  return Run(training=dataclasses.replace(Training(), **changes))
+
+
+def claim(workdir, experiment):
+  with claim_workdir(workdir, experiment):
+    return json.loads((workdir / "config.json").read_text())
+
+
+def test_the_first_claim_writes_the_configuration(tmp_path):
+  workdir = tmp_path / "new" / "run"
+  assert claim(workdir, Run(seed=3)) == dataclasses.asdict(Run(seed=3))
+
+
+def test_the_same_configuration_may_come_back(tmp_path):
+  claim(tmp_path, Run())
+  claim(tmp_path, Run())
+
+
+def test_another_model_is_one_sentence_naming_the_keys(tmp_path):
+  claim(tmp_path, Run())
+  other = Run(seed=1, model=Model(width=16))
+  with pytest.raises(ValueError, match="made with another conf") as caught:
+    claim(tmp_path, other)
+  message = str(caught.value)
+  assert "model.width is 8 there and 16 here" in message
+  assert "seed is 0 there and 1 here" in message
+  assert "\n" not in message
+  assert claim(tmp_path, Run()) == dataclasses.asdict(Run())
+
+
+def test_batch_size_is_part_of_what_was_trained(tmp_path):
+  claim(tmp_path, Run())
+  with pytest.raises(ValueError, match=r"training\.batch_size is 4 there"):
+    claim(tmp_path, with_training(batch_size=8))
+
+
+def test_length_and_habits_may_change_and_are_kept(tmp_path):
+  claim(tmp_path, Run())
+  longer = with_training(num_steps=100, log_every=1)
+  assert claim(tmp_path, longer) == dataclasses.asdict(longer)
+
+
+def test_length_is_fixed_where_the_schedule_depends_on_it(tmp_path):
+  claim(tmp_path, with_training(schedule="cosine"))
+  with pytest.raises(ValueError, match=r"training\.num_steps is 10 there"):
+    claim(tmp_path, with_training(schedule="cosine", num_steps=20))
+
+
+def test_an_unreadable_configuration_is_one_sentence(tmp_path):
+  (tmp_path / "config.json").write_text('{"name": "ru')
+  with pytest.raises(ValueError, match=r"config\.json cannot be read"):
+    claim(tmp_path, Run())
+  (tmp_path / "config.json").write_text('{"nome": "run"}')
+  with pytest.raises(ValueError, match="did you mean name"):
+    claim(tmp_path, Run())
+
+
+def test_checkpoints_without_configuration_are_refused(tmp_path):
+  (tmp_path / "checkpoints" / "10").mkdir(parents=True)
+  with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+    claim(tmp_path, Run())
+
+
+def test_a_file_in_the_way_is_one_sentence(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(OSError, match="cannot be written"):
+    claim(tmp_path / "file", Run())
+
+
+def test_two_runs_cannot_share_a_directory(tmp_path):
+  with (
+    claim_workdir(tmp_path, Run()),
+    pytest.raises(BlockingIOError, match="Another process is training"),
+  ):
+    claim(tmp_path, Run())
+  claim(tmp_path, Run())
