@@ -1,0 +1,80 @@
+"""Handwritten digits: the whole of MAR in minutes, on a laptop.
+
+Data      scikit-learn's 1 797 digits, 8 × 8 grey pixels, 10 classes; no network
+Tokens    16 patches of 2 × 2 raw pixels
+Command   marjax train --config configs/digits.py --workdir out/digits
+          marjax evaluate --checkpoint out/digits --out out/digits
+Cost      at most 6 minutes of training on 2 CPU cores
+Expected  label_accuracy >= 0.97, frechet_ratio <= 2.0, near_copy_rate <= 0.05
+Variants  :laptop      a few seconds, to see that everything runs
+          :regression  the control: plain L2 loss instead of Diffusion Loss
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "") -> ConfigDict:
+  """The run above, or a variant of it."""
+  config = ConfigDict()
+  config.name = "digits"
+  config.seed = 0
+  config.data = {
+    "source": "digits",
+    "image_size": 8,
+    "channels": 1,
+    "num_classes": 10,
+  }
+  config.codec = {
+    "image_size": 8,
+    "channels": 1,
+    "patch": 2,
+    "mean": -0.39,  # of the training pixels, in [-1, 1]
+    "std": 0.75,
+  }
+  config.model = {
+    "backbone": {
+      "num_tokens": 16,
+      "token_dim": 4,
+      "width": 96,
+      "encoder_depth": 2,
+      "decoder_depth": 2,
+      "num_heads": 4,
+      "num_buffer": 4,
+      "num_classes": 10,
+    },
+    "head": {"kind": "diffusion", "token_dim": 4, "width": 128, "depth": 3},
+    "masking": {"num_strata": 4},
+  }
+  config.training = {
+    "batch_size": 64,
+    "num_steps": 4500,
+    "learning_rate": 1e-3,
+    "warmup_steps": 200,
+    "schedule": "cosine",
+    "ema_rate": 0.999,
+    "checkpoint_every": 1000,
+    "sample_every": 1000,
+  }
+  # The first step of the published spacing is ill-conditioned; a head trained
+  # this briefly draws far better when the reverse process starts later.
+  config.sampling = {
+    "num_ar_steps": 16,
+    "num_diffusion_steps": 50,
+    "start_timestep": 950,
+    "guidance_scale": 1.0,
+  }
+  config.lock()
+  if variant == "laptop":
+    config.training.update(num_steps=4, batch_size=16, warmup_steps=2)
+    config.training.update(checkpoint_every=2, sample_every=2)
+    config.model.backbone.update(width=32, encoder_depth=1, decoder_depth=1)
+    config.model.head.update(width=32, depth=1)
+    config.sampling.update(num_ar_steps=4, num_diffusion_steps=4)
+  elif variant == "regression":
+    config.model.head.kind = "regression"
+  elif variant:
+    raise ValueError(
+      f"configs/digits.py has no variant {variant!r}; expected laptop or"
+      " regression."
+    )
+  return config

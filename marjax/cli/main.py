@@ -1,0 +1,120 @@
+"""`marjax VERB`: one parser, one place where errors become sentences.
+
+1. `--config.KEY=VALUE` flags are set apart: their names are open.
+2. argparse reads the rest; each verb's module declares its own flags.
+3. The verb runs. What a user can mend comes out as one sentence on stderr with
+   exit code 2; --debug, or MARJAX_DEBUG=1, shows where it was raised.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from marjax.cli import evaluate, generate, train
+from marjax.version import __version__
+
+VERBS = {"train": train, "generate": generate, "evaluate": evaluate}
+
+# Raised with a message for users. The same kinds of error from inside another
+# library are a defect of ours and keep their traceback, but for OSError: files
+# are the user's.
+USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError)
+
+EPILOG = """\
+example:
+  marjax train --config configs/digits.py --workdir out/digits
+  marjax generate --checkpoint out/digits --labels 0,1,2 --out grid.png
+  marjax evaluate --checkpoint out/digits --out out/digits
+
+marjax VERB --help lists the flags of a verb.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+  """An ArgumentParser whose errors are one sentence and a hint."""
+
+  def error(self, message: str):
+    """Prints the message and exits with code 2."""
+    self.exit(2, f"{self.prog}: {message}; see {self.prog} --help.\n")
+
+
+def build_parser() -> Parser:
+  """The parser of every verb."""
+  parser = Parser(
+    prog="marjax",
+    description="Image generation with continuous tokens (MAR).",
+    epilog=EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    "--version", action="version", version=f"marjax {__version__}"
+  )
+  verbs = parser.add_subparsers(
+    title="verbs", dest="verb", metavar="VERB", required=True
+  )
+  for name, module in VERBS.items():
+    summary, _, details = module.__doc__.partition("\n\n")
+    verb = verbs.add_parser(
+      name,
+      help=summary.rstrip(".").lower(),
+      description=f"{summary}\n\n{details}",
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
+    )
+    module.add_flags(verb)
+    verb.add_argument(
+      "--debug", action="store_true", help="show a traceback with an error"
+    )
+  return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+  """Flags of one command; wrong ones exit with code 2.
+
+  `overrides` of the result holds the `--config.KEY=VALUE` flags.
+  """
+  overrides = [flag for flag in argv if flag.startswith("--config.")]
+  parser = build_parser()
+  args = parser.parse_args([flag for flag in argv if flag not in overrides])
+  args.overrides = [flag.removeprefix("--") for flag in overrides]
+  if overrides and args.verb != "train":
+    parser.error(f"{overrides[0]} is not a flag of {args.verb}")
+  return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one command; returns its exit code: 0, or 2 after a user's error."""
+  args = parse(sys.argv[1:] if argv is None else argv)
+  logging.basicConfig(format="%(message)s")
+  logging.getLogger("marjax").setLevel(logging.INFO)
+  try:
+    VERBS[args.verb].run(args)
+  except KeyboardInterrupt:
+    print("marjax: interrupted.", file=sys.stderr)
+    return 130
+  except USER_ERRORS as error:
+    is_debugging = args.debug or os.environ.get("MARJAX_DEBUG") == "1"
+    if is_debugging or not is_for_users(error):
+      raise
+    print(f"marjax: {sentence(error)}", file=sys.stderr)
+    return 2
+  return 0
+
+
+def is_for_users(error: Exception) -> bool:
+  """Whether the error concerns a file, or was raised by marjax or a config."""
+  last = error.__traceback__
+  while last.tb_next:
+    last = last.tb_next
+  module = last.tb_frame.f_globals.get("__name__", "")
+  return isinstance(error, OSError) or module.startswith(("marjax", "config_"))
+
+
+def sentence(error: Exception) -> str:
+  """An error's message as one line."""
+  if isinstance(error, OSError) and error.strerror and error.filename:
+    return f"{error.filename}: {error.strerror.lower()}."
+  return " ".join(str(error).split()) or type(error).__name__

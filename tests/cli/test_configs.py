@@ -1,0 +1,93 @@
+"""Config files and overrides: what is accepted, and what is said otherwise."""
+
+import math
+
+import pytest
+
+from marjax.cli import configs
+
+DIGITS = "configs/digits.py"
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch, pytestconfig):
+  monkeypatch.chdir(pytestconfig.rootpath)
+
+
+def test_an_override_sets_a_key():
+  experiment = configs.load(
+    f"{DIGITS}:laptop", ["config.training.num_steps=7", "config.seed=3"]
+  )
+  assert experiment.training.num_steps == 7
+  assert experiment.seed == 3
+
+
+def test_an_override_reaches_fields_that_the_file_leaves_out():
+  experiment = configs.load(
+    DIGITS, ["config.mesh.fsdp=2", "config.sampling.temperature=1"]
+  )
+  assert experiment.mesh.fsdp == 2
+  assert experiment.sampling.temperature == 1.0
+
+
+def test_text_stays_text():
+  assert configs.load(DIGITS, ["config.name=123"]).name == "123"
+
+
+@pytest.mark.parametrize(
+  ("text", "value"),
+  [
+    ("3", 3),
+    ("1e-4", 1e-4),
+    ("true", True),
+    ("False", False),
+    ("none", None),
+    ("(1, 2)", (1, 2)),
+    ("cosine", "cosine"),
+    ("a.b/c", "a.b/c"),
+    ("inf", math.inf),
+  ],
+)
+def test_literals(text, value):
+  assert configs.literal(text) == value
+
+
+@pytest.mark.parametrize(
+  ("override", "message"),
+  [
+    ("config.training.num_step=3", r"num_step is not .* did you mean num_st"),
+    ("config.trainin.num_steps=3", r"trainin is not .* did you mean training"),
+    ("config.training.num_steps=x", r"num_steps is 'x' \(str\); expected int"),
+    ("config.training.num_steps=1.5", r"num_steps is 1.5 .*; expected int"),
+    ("config.training.schedule=up", r"schedule is 'up'; expected one of 'cons"),
+    ("config.name.x=3", r"config.name is a value without keys"),
+    ("config.name", r"--config.name has no value; write --config.name=VALUE"),
+  ],
+)
+def test_a_wrong_override_is_explained(override, message):
+  with pytest.raises(ValueError, match=message):
+    configs.load(DIGITS, [override])
+
+
+def test_an_unknown_variant_is_explained():
+  with pytest.raises(ValueError, match="no variant 'huge'; expected laptop"):
+    configs.load(f"{DIGITS}:huge")
+
+
+def test_a_missing_file_is_explained():
+  with pytest.raises(FileNotFoundError, match=r"digit.py does not exist; expe"):
+    configs.load("configs/digit.py")
+
+
+@pytest.mark.parametrize(
+  ("name", "source", "message"),
+  [
+    ("a.py", "x = (", r"a.py is not valid Python: line 1"),
+    ("a.py", "x = 1", r"has no get_config\(variant\)"),
+    ("a.txt", "x = 1", r"is no Python file"),
+  ],
+)
+def test_a_file_that_is_no_config_is_explained(tmp_path, name, source, message):
+  (tmp_path / name).write_text(source)
+  with pytest.raises(ValueError, match=message):
+    configs.load(str(tmp_path / name))

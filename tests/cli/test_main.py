@@ -1,0 +1,187 @@
+"""Verbs, flags, exit codes, and errors as one sentence."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import marjax
+from marjax.cli import generate, main, settings, train
+from marjax.settings import Settings
+
+GENERATE = ["generate", "--checkpoint", "x", "--labels", "0,1"]
+
+
+@pytest.fixture
+def fails(capsys):
+  """Runs a command that must fail; returns its one line on stderr."""
+
+  def run(*argv: str) -> str:
+    try:
+      code = main.main(argv)
+    except SystemExit as stop:
+      code = stop.code
+    lines = capsys.readouterr().err.splitlines()
+    assert code == 2
+    assert len(lines) == 1
+    return lines[0]
+
+  return run
+
+
+class FakePipeline:
+  """Draws images whose value is their label, and remembers its settings."""
+
+  def generate(self, labels, seed, settings):
+    self.seed, self.settings = seed, settings
+    values = np.array(labels).astype(np.uint8)
+    return np.broadcast_to(values[:, None, None, None], (len(labels), 8, 8, 1))
+
+
+@pytest.fixture
+def pipeline(monkeypatch):
+  fake = FakePipeline()
+  monkeypatch.setattr(marjax, "load", lambda folder: fake, raising=False)
+  return fake
+
+
+@pytest.mark.parametrize("argv", [[], ["train"], ["generate"], ["evaluate"]])
+def test_help_is_pleasant(argv, capsys):
+  with pytest.raises(SystemExit) as stop:
+    main.main([*argv, "--help"])
+  shown = capsys.readouterr().out
+  assert stop.value.code == 0
+  assert shown.startswith(f"usage: {' '.join(['marjax', *argv])}")
+  assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_python_dash_m_is_the_same_program():
+  command = [sys.executable, "-m", "marjax", "--version"]
+  shown = subprocess.run(command, check=True, capture_output=True, text=True)
+  assert shown.stdout == f"marjax {main.__version__}\n"
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    ([], "VERB"),
+    (["fly"], "invalid choice: 'fly'"),
+    (["train"], "required: --config, --workdir"),
+    ([*GENERATE, "--out", "a.png", "--temperatur", "1"], "--temperatur"),
+    ([*GENERATE, "--out", "a.png", "--config.seed=1"], "not a flag of gener"),
+  ],
+)
+def test_wrong_flags_are_explained(argv, message, fails):
+  line = fails(*argv)
+  assert message in line
+  assert "--help" in line
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--out", "a.jpg"], "--out is a.jpg; expected a name that ends in .png"),
+    (["--out", "a.png", "--labels", "0,a"], "--labels is '0,a'; expected"),
+    (["--out", "a.png", "--num_images", "0"], "--num_images is 0; expected"),
+    (["--out", "a.png", "--temperature", "nan"], "temperature is nan; expect"),
+    (["--out", "a.png", "--sampler", "euler"], "sampler is 'euler'; expected"),
+    (["--out", "a.png", "--num_diffusion_steps", "1"], "2"),
+  ],
+)
+def test_wrong_values_are_explained(flags, message, fails, monkeypatch):
+  assert message in fails(*GENERATE, *flags)
+
+
+def test_an_existing_result_is_kept(fails, tmp_path, pipeline):
+  out = tmp_path / "a.npy"
+  out.write_text("precious")
+  line = fails(*GENERATE, "--out", str(out))
+  assert f"{out} already exists" in line
+  assert "--overwrite" in line
+  assert out.read_text() == "precious"
+  assert main.main([*GENERATE, "--out", str(out), "--overwrite"]) == 0
+  assert np.load(out).shape == (2, 8, 8, 1)
+
+
+def test_flags_become_settings(pipeline, tmp_path):
+  flags = ["--temperature", "1", "--sampler", "ddim", "--num_ar_steps", "4"]
+  flags += ["--seed", "5", "--out", str(tmp_path / "a.npy")]
+  assert main.main([*GENERATE, *flags]) == 0
+  assert pipeline.seed == 5
+  assert pipeline.settings == Settings(
+    temperature=1.0, sampler="ddim", num_ar_steps=4
+  )
+
+
+def test_results_are_written_in_each_format(pipeline, tmp_path):
+  labels = ["--labels", "3,none", "--num_images", "5"]
+  for name in ("a.npz", "a.png"):
+    assert main.main([*GENERATE, *labels, "--out", str(tmp_path / name)]) == 0
+  with np.load(tmp_path / "a.npz") as file:
+    assert file["labels"].tolist() == [3, -1, 3, -1, 3]
+    assert file["images"].shape == (5, 8, 8, 1)
+  with Image.open(tmp_path / "a.png") as picture:
+    assert picture.width > 5 * 64
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "a.png"]
+
+
+def test_every_setting_has_a_flag_with_help():
+  described = settings.describe(Settings)
+  assert set(described) == {
+    field.name for field in dataclasses.fields(Settings)
+  }
+  assert all(described.values())
+
+
+def test_labels_are_read():
+  assert generate.read_labels("0, 12,none", None) == [0, 12, -1]
+  assert generate.read_labels("4,5", 3) == [4, 5, 4]
+
+
+def raising(error):
+  def run(args):
+    raise error
+
+  return run
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    ValueError("one\n  two"),
+    FileExistsError("one two"),
+    FloatingPointError("one two"),
+  ],
+)
+def test_an_error_is_one_sentence(error, fails, monkeypatch):
+  monkeypatch.setattr(train, "run", raising(error))
+  monkeypatch.setitem(globals(), "__name__", "marjax.pretended")
+  argv = ["train", "--config", "a.py", "--workdir", "b"]
+  assert fails(*argv) == "marjax: one two"
+  with pytest.raises(type(error)):
+    main.main([*argv, "--debug"])
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch):
+  def defect(args):
+    np.zeros(2).reshape(3)
+
+  monkeypatch.setattr(train, "run", defect)
+  with pytest.raises(ValueError, match="cannot reshape"):
+    main.main(["train", "--config", "a.py", "--workdir", "b"])
+
+
+def test_an_interrupt_is_quiet(monkeypatch, capsys):
+  monkeypatch.setattr(train, "run", raising(KeyboardInterrupt()))
+  assert main.main(["train", "--config", "a.py", "--workdir", "b"]) == 130
+  assert capsys.readouterr().err == "marjax: interrupted.\n"
+
+
+def test_a_missing_file_is_named(tmp_path):
+  missing = tmp_path / "absent"
+  with pytest.raises(FileNotFoundError) as caught:
+    missing.read_text()
+  assert main.sentence(caught.value) == f"{missing}: no such file or directory."
