@@ -19,8 +19,11 @@ VERBS = {"train": train, "generate": generate, "evaluate": evaluate}
 
 # Raised with a message for users. The same kinds of error from inside another
 # library are a defect of ours and keep their traceback, but for OSError: files
-# are the user's.
-USER_ERRORS = (ValueError, OSError, FloatingPointError, ImportError)
+# are the user's, and so is what is installed.
+USER_ERRORS = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)
+
+# Modules that only an extra of the package installs.
+EXTRAS = {"sklearn": "demo", "matplotlib": "demo", "tensorflow": "tensorflow"}
 
 EPILOG = """\
 example:
@@ -105,16 +108,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def is_for_users(error: Exception) -> bool:
-  """Whether the error concerns a file, or was raised by marjax or a config."""
+  """Whether the error is of the user's machine, or raised by marjax's check."""
+  if isinstance(error, OSError):
+    return True
+  if isinstance(error, ModuleNotFoundError):
+    return not error.name or error.name.split(".")[0] in EXTRAS
   last = error.__traceback__
   while last.tb_next:
     last = last.tb_next
   module = last.tb_frame.f_globals.get("__name__", "")
-  return isinstance(error, OSError) or module.startswith(("marjax", "config_"))
+  return module.startswith(("marjax", "config_"))
 
 
 def sentence(error: Exception) -> str:
   """An error's message as one line."""
   if isinstance(error, OSError) and error.strerror and error.filename:
     return f"{error.filename}: {error.strerror.lower()}."
+  if isinstance(error, ModuleNotFoundError) and error.name:
+    module = error.name.split(".")[0]
+    return (
+      f"{module} is not installed; install it with"
+      f' pip install "marjax[{EXTRAS[module]}]".'
+    )
   return " ".join(str(error).split()) or type(error).__name__

@@ -1,6 +1,7 @@
 """Verbs, flags, exit codes, and errors as one sentence."""
 
 import dataclasses
+import importlib
 import subprocess
 import sys
 
@@ -178,6 +179,23 @@ def test_an_interrupt_is_quiet(monkeypatch, capsys):
   monkeypatch.setattr(train, "run", raising(KeyboardInterrupt()))
   assert main.main(["train", "--config", "a.py", "--workdir", "b"]) == 130
   assert capsys.readouterr().err == "marjax: interrupted.\n"
+
+
+def test_a_missing_extra_is_named(fails, monkeypatch):
+  def run(args):
+    return importlib.import_module("sklearn.svm")
+
+  monkeypatch.setitem(sys.modules, "sklearn", None)
+  monkeypatch.setattr(train, "run", run)
+  line = fails("train", "--config", "a.py", "--workdir", "b")
+  assert 'sklearn is not installed; install it with pip install "mar' in line
+
+
+def test_a_missing_module_of_our_own_is_a_defect(monkeypatch):
+  error = ModuleNotFoundError("No module named 'marjax.x'", name="marjax.x")
+  monkeypatch.setattr(train, "run", raising(error))
+  with pytest.raises(ModuleNotFoundError):
+    main.main(["train", "--config", "a.py", "--workdir", "b"])
 
 
 def test_a_missing_file_is_named(tmp_path):
