@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from marjax import keys
 from marjax.arrays import NO_LABEL, ImageIds, Labels, RootKey, Tokens
@@ -104,7 +104,7 @@ def generate(
   settings: Settings,
   is_guided: bool,
   keep_steps: bool = False,
-) -> tuple[Tokens, Tokens | None]:
+) -> tuple[Tokens, Float[Array, "S B L D"] | None]:
   """Labels to tokens; a pure function, to be jitted by the caller.
 
   Args:
