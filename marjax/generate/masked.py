@@ -28,6 +28,7 @@ from marjax.arrays import NO_LABEL, ImageIds, Labels, RootKey, Tokens
 from marjax.generate import guidance
 from marjax.generate.plan import Plan, Segment, make_plan
 from marjax.head.noise import KeyedNoise, Noise, RecordedNoise
+from marjax.head.reverse import ReverseSettings
 from marjax.model import ModelConfig
 from marjax.settings import Settings
 from marjax.tokens.order import random_orders, to_order_space, to_raster
@@ -92,93 +93,111 @@ def plan_for(config: ModelConfig, settings: Settings) -> Plan:
   )
 
 
+@dataclass(frozen=True)
+class Static:
+  """What is fixed when a generation is traced; hashable.
+
+  Attributes:
+    config: of the model. plan: see `plan_for`.
+    reverse: of each token. is_guided: also run the pass without a label.
+  """
+
+  config: ModelConfig
+  plan: Plan
+  reverse: ReverseSettings
+  is_guided: bool
+
+
+def static_for(config: ModelConfig, settings: Settings) -> Static:
+  """The static part of a generation with resolved settings."""
+  return Static(
+    config,
+    plan_for(config, settings),
+    settings.reverse(),
+    guidance.is_guided(settings.guidance_scale),
+  )
+
+
 def generate(
-  config: ModelConfig,
+  static: Static,
   params: PyTree,
   labels: Labels,
   draws: Draws,
-  scales: Array,
-  temperature: Array,
+  scales: Float[Array, " S"],
+  temperature: Float[Array, ""],
   *,
-  plan: Plan,
-  settings: Settings,
-  is_guided: bool,
   keep_steps: bool = False,
 ) -> tuple[Tokens, Float[Array, "S B L D"] | None]:
   """Labels to tokens; a pure function, to be jitted by the caller.
 
   Args:
-    config: of the model. params: its parameters.
+    static: from `static_for`.
+    params: of the model.
     labels: [B], -1 for "no class".
     draws: order and noise of each image.
-    scales: guidance scale of each step [S]. temperature: scalar.
-    plan: from `plan_for`. settings: resolved; only its reverse process is used.
-    is_guided: False runs the conditional pass alone.
+    scales: guidance scale of each step, see `step_scales`.
+    temperature: of the reverse process.
     keep_steps: also return the tokens after every step.
 
   Returns:
     Tokens [B, L, D] in raster order, and, if kept, [S, B, L, D] in raster
     order with unknown tokens as 0.
   """
-  model = config.build()
-  order = draws.order
-  noise = _pad(_noise_in_order(draws.noise, order), plan.widest)
+  plan, order = static.plan, draws.order
   batch, length = order.shape
-  dim = config.backbone.token_dim
+  noise = _pad(_noise_in_order(draws.noise, order), plan.widest)
+  dim = static.config.backbone.token_dim
   carry = Carry(jnp.zeros((batch, length + plan.widest, dim)))
   kept = []
-
-  def z_of(known, num_known, for_labels):
-    counts = jnp.broadcast_to(num_known, for_labels.shape)
-    repeats = for_labels.shape[0] // batch
-    return model.apply(
-      {"params": params},
-      jnp.tile(known, (repeats, 1, 1)),
-      counts,
-      jnp.tile(order, (repeats, 1)),
-      for_labels,
-      method="z",
-    )
-
-  def run_step(segment: Segment, carry: Carry, step: Step):
-    """Tokens before step.num_known are final and are never written."""
-    width = segment.head_width
-    known = carry.tokens[:, : segment.encoder_length]
-    for_labels = labels
-    if is_guided:
-      nothing = jnp.full_like(labels, NO_LABEL)
-      for_labels = jnp.concatenate([labels, nothing])
-    z = z_of(known, step.num_known, for_labels)
-    z = _pad(z, plan.widest)
-    z = jax.lax.dynamic_slice_in_dim(z, step.num_known, width, axis=1)
-    new = model.apply(
-      {"params": params},
-      z[:batch],
-      settings.reverse(),
-      noise=_slice(noise, step.num_known, width),
-      temperature=temperature,
-      guidance=(z[batch:], step.guidance_scale) if is_guided else None,
-      method="sample",
-    )
-    tokens = jax.lax.dynamic_update_slice_in_dim(
-      carry.tokens, new, step.num_known, axis=1
-    )
-    return Carry(tokens), tokens[:, :length] if keep_steps else None
-
   for segment in plan.segments:
     end = segment.first_step + len(segment.num_known)
     steps = Step(
       jnp.asarray(segment.num_known, jnp.int32),
       scales[segment.first_step : end],
     )
-    carry, after = jax.lax.scan(
-      lambda carry, step, segment=segment: run_step(segment, carry, step),
-      carry,
-      steps,
-    )
+
+    def run(carry, step, segment=segment):
+      """Reveals the next tokens; those before step.num_known are final."""
+      z, z_uncond = _next_z(static, params, segment, carry, step, labels, order)
+      new = static.config.build().apply(
+        {"params": params},
+        z,
+        static.reverse,
+        noise=_slice(noise, step.num_known, segment.head_width),
+        temperature=temperature,
+        guidance=(z_uncond, step.guidance_scale) if static.is_guided else None,
+        method="sample",
+      )
+      tokens = jax.lax.dynamic_update_slice_in_dim(
+        carry.tokens, new, step.num_known, axis=1
+      )
+      return Carry(tokens), tokens[:, :length] if keep_steps else None
+
+    carry, after = jax.lax.scan(run, carry, steps)
     kept.append(after)
   tokens = to_raster(carry.tokens[:, :length], order)
   return tokens, _kept_in_raster(kept, order, plan) if keep_steps else None
+
+
+def _next_z(static, params, segment, carry, step, labels, order):
+  """z at the positions of this step, with and without the label."""
+  known = carry.tokens[:, : segment.encoder_length]
+  if static.is_guided:
+    known, order = jnp.tile(known, (2, 1, 1)), jnp.tile(order, (2, 1))
+    labels = jnp.concatenate([labels, jnp.full_like(labels, NO_LABEL)])
+  z = static.config.build().apply(
+    {"params": params},
+    known,
+    jnp.broadcast_to(step.num_known, labels.shape),
+    order,
+    labels,
+    method="z",
+  )
+  z = jax.lax.dynamic_slice_in_dim(
+    _pad(z, static.plan.widest), step.num_known, segment.head_width, axis=1
+  )
+  batch = carry.tokens.shape[0]
+  return z[:batch], z[batch:]
 
 
 def step_scales(plan: Plan, settings: Settings) -> np.ndarray:

@@ -92,8 +92,12 @@ def test_one_reverse_step(golden, name, timesteps):
   assert_close(mean, theirs["mean"], 2e-6)
   assert_close(2 * jnp.log(std), theirs["log_variance"], 2e-6)
   for temperature in ("1", "0.9"):
-    drawn = mean + is_later * std * float(temperature) * (
-      theirs[f"noise_temp{temperature}"]
+    drawn = (
+      mean
+      + is_later
+      * std
+      * float(temperature)
+      * (theirs[f"noise_temp{temperature}"])
     )
     assert_close(drawn, theirs[f"p_sample_temp{temperature}"], 2e-6)
   for eta in ("0", "0.5", "1"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from parity.published import TINY, assert_close, reveal_order
 
-from marjax.generate.masked import Draws, generate, plan_for, step_scales
+from marjax.generate.masked import Draws, generate, static_for, step_scales
 from marjax.head.noise import RecordedNoise
 from marjax.settings import Settings
 
@@ -38,7 +38,7 @@ def test_whole_sample(golden, model_params, ema_params, name, num_buckets):
     spacing=spacing,
     num_buckets=num_buckets,
   ).resolved()
-  plan = plan_for(TINY, settings)
+  static = static_for(TINY, settings)
   draws = Draws(
     reveal_order(theirs["orders"]),
     RecordedNoise(
@@ -46,21 +46,18 @@ def test_whole_sample(golden, model_params, ema_params, name, num_buckets):
       jnp.asarray(theirs["dense_step_noise"]),
     ),
   )
-  scales = step_scales(plan, settings)
+  scales = step_scales(static.plan, settings)
   if scale != 1.0:
     np.testing.assert_allclose(scales, theirs["cfg_iter"], rtol=1e-6)
   params = ema_params if name.startswith("ema") else model_params
   tokens, after = jax.jit(
     lambda params, labels: generate(
-      TINY,
+      static,
       params,
       labels,
       draws,
       jnp.asarray(scales),
       jnp.asarray(temperature),
-      plan=plan,
-      settings=settings,
-      is_guided=scale != 1.0,
       keep_steps=True,
     )
   )(params, jnp.asarray(theirs["labels"], jnp.int32))

@@ -21,9 +21,7 @@ THEIRS = json.loads(GOLDEN.read_text())
 )
 def test_reveal_schedule(name):
   theirs = THEIRS[name]
-  length, steps = (
-    int(part.lstrip("seqiter")) for part in name.split("_")
-  )
+  length, steps = (int(part.lstrip("seqiter")) for part in name.split("_"))
   known = num_known_before(length, steps)
   assert [length - k for k in known[:-1]] == theirs["masked_before"]
   assert np.diff(known).tolist() == theirs["num_predicted"]
