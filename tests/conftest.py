@@ -21,30 +21,26 @@ ENVIRONMENT = {
   "JAX_PLATFORMS": "cpu",
   "JAX_NUM_CPU_DEVICES": "8",
   "JAX_COMPILATION_CACHE_DIR": str(TESTS.parent / ".cache" / "jax"),
-  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   "JAX_DEFAULT_MATMUL_PRECISION": "highest",
 }
 
 
-def pytest_configure():
-  """Prepares the process; a variable set by the caller wins."""
+def _prepare():
+  """A variable set by the caller wins."""
   for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)
-  _check_types()
-  _parse_flags()
-
-
-def _check_types():
+  from absl import flags
   from jaxtyping import install_import_hook
 
+  flags.FLAGS.mark_as_parsed()
   if os.environ.get("MARJAX_CHECK_TYPES", "1") != "0":
     install_import_hook("marjax", "beartype.beartype")
 
 
-def _parse_flags():
-  from absl import flags
-
-  flags.FLAGS.mark_as_parsed()
+# Now, not in a pytest hook: conftest files of subfolders, which import marjax,
+# are read before any hook is called.
+_prepare()
 
 
 @pytest.fixture(scope="session")
