@@ -32,12 +32,11 @@ setuptools.setup(
     "ml_collections>=1.1",  # config files
     "tensorflow-datasets>=4.9.10",  # data sets; needs no TensorFlow here
     "grain>=0.2.18",  # shuffled, sharded, resumable input
-    "array_record>=0.8.1",  # the file format of data sets and latent caches
     "numpy>=2",  # tables in float64, data on the host
     "pillow>=11",  # reading images, writing grids
     "tensorboard>=2.19",  # writes event files without TensorFlow
     "jaxtyping>=0.3",  # shapes in signatures
-    "absl-py>=2.1",  # logging, and flags that grain's workers read
+    "tqdm>=4.66",  # rate and time left while generating
   ],
   extras_require={
     "demo": [
@@ -47,6 +46,7 @@ setuptools.setup(
     "test": [
       "pytest>=8.3",  # the test runner
       "pytest-xdist>=3.6",  # one worker per core: compiling is most of it
+      "absl-py>=2.1",  # parsed flags, which grain's workers read
       "beartype>=0.20",  # checks the jaxtyping signatures
       "ruff>=0.12",  # formatter and linter
     ],

@@ -25,10 +25,10 @@ ORDER = [
   "settings",
   "model",
   "experiment",
+  "parallel",
   "release",
   "generate",
   "pipeline",
-  "parallel",
   "data",
   "evaluate",
   "convert",
@@ -36,8 +36,13 @@ ORDER = [
   "cli",
 ]
 
-# They meet in `model` only.
-STRANGERS = {("head", "backbone"), ("backbone", "head")}
+# Head and backbone meet in `model` only; models only name their axes, and where
+# arrays live is settled by those who load, train and generate.
+STRANGERS = {
+  ("head", "backbone"),
+  ("backbone", "head"),
+  ("generate", "parallel"),
+}
 
 HEAVY = ("tensorflow", "torch", "orbax", "grain", "tensorflow_datasets")
 HEAVY += ("matplotlib", "sklearn", "scipy", "PIL", "tensorboard")
