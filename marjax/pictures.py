@@ -135,6 +135,7 @@ def comparison(
 def reveal_strip(
   images: np.ndarray,
   is_known: np.ndarray,
+  num_known: Captions,
   *,
   scale: int | None = None,
   columns: int = 9,
@@ -144,8 +145,9 @@ def reveal_strip(
   """One image as its tokens become known, captioned with how many are.
 
   Args:
-    images: uint8 [S, H, W, C], the decoded image after each step.
-    is_known: bool [S, rows, columns of tokens]; H and W are multiples.
+    images: uint8 [S, H, W, C], the image after each step.
+    is_known: bool [S, H, W], pixels that are final; the others are hatched.
+    num_known: known tokens after each step, S integers; the last is all.
     scale: enlargement; by default a frame is about 96 pixels high.
     columns: frames per row.
     max_frames: with more steps than this, evenly chosen ones are shown.
@@ -155,23 +157,21 @@ def reveal_strip(
     ValueError: shapes that do not fit each other.
   """
   steps, height, width, _ = images.shape
-  rows, across = is_known.shape[1:]
-  if len(is_known) != steps or height % rows or width % across:
+  if is_known.shape != (steps, height, width) or len(num_known) != steps:
     raise ValueError(
-      f"is_known has shape {is_known.shape} for images of shape"
-      f" {images.shape}; expected one entry per step and per whole token."
+      f"is_known has shape {is_known.shape} and num_known {len(num_known)}"
+      f" entries; expected {(steps, height, width)} and {steps}, for images of"
+      f" shape {images.shape}."
     )
   shown = np.arange(steps)
   if steps > max_frames:
-    shown = np.unique(np.linspace(0, steps - 1, max_frames).round().astype(int))
+    shown = np.linspace(0, steps - 1, max_frames).round().astype(int)
   scale = scale or max(1, round(96 / height))
   frames = _enlarged(images[shown], scale)
-  size = (height // rows * scale, width // across * scale)
-  pixels = np.repeat(np.repeat(is_known[shown], size[0], 1), size[1], 2)
-  hatch = _hatch(frames.shape[1], frames.shape[2], max(3, size[0] // 4))
+  pixels = np.repeat(np.repeat(is_known[shown], scale, 1), scale, 2)
+  hatch = _hatch(frames.shape[1], frames.shape[2], max(3, height * scale // 16))
   frames = np.where(pixels[..., None], frames, hatch)
-  counts = is_known[shown].sum((1, 2))
-  captions = [f"{count} of {rows * across}" for count in counts]
+  captions = [f"{num_known[i]} of {num_known[-1]}" for i in shown]
   return grid(frames, columns, labels=captions, title=title)
 
 

@@ -91,14 +91,14 @@ def test_comparison_refuses_uneven_classes():
 
 def test_reveal_strip_hatches_exactly_the_unknown_tokens():
   images = np.full((5, 4, 4, 1), 77, np.uint8)
-  is_known = np.zeros((5, 2, 2), bool)
-  for step, (row, column) in enumerate([(0, 1), (1, 1), (1, 0), (0, 0)]):
-    is_known[step + 1 :, row, column] = True
-  strip = pictures.reveal_strip(images, is_known, scale=24, columns=5)
+  is_known = np.zeros((5, 4, 4), bool)
+  for step, (row, column) in enumerate([(0, 2), (2, 2), (2, 0), (0, 0)]):
+    is_known[step + 1 :, row : row + 2, column : column + 2] = True
+  strip = pictures.reveal_strip(images, is_known, range(5), scale=24, columns=5)
   for step in range(5):
     x = 12 + step * (96 + 8)
     frame = strip[12:108, x : x + 96]
-    known = np.repeat(np.repeat(is_known[step], 48, 0), 48, 1)
+    known = np.repeat(np.repeat(is_known[step], 24, 0), 24, 1)
     assert (frame[known] == 77).all()
     assert (frame[~known] > 200).all()
     # Stripes, not a plain grey, so that no image looks like them.
@@ -107,16 +107,16 @@ def test_reveal_strip_hatches_exactly_the_unknown_tokens():
 
 def test_reveal_strip_thins_out_many_steps():
   images = np.zeros((65, 4, 4, 1), np.uint8)
-  is_known = np.zeros((65, 2, 2), bool)
-  strip = pictures.reveal_strip(images, is_known, columns=9, max_frames=18)
+  is_known = np.zeros((65, 4, 4), bool)
+  strip = pictures.reveal_strip(images, is_known, range(65), max_frames=18)
   rows = (strip.shape[0] - 24 + 8) // (96 + 8)
   assert rows == 2
 
 
-def test_reveal_strip_refuses_tokens_that_do_not_tile():
+def test_reveal_strip_refuses_shapes_that_do_not_fit():
   images = np.zeros((2, 4, 4, 1), np.uint8)
-  with pytest.raises(ValueError, match="whole token"):
-    pictures.reveal_strip(images, np.zeros((2, 3, 3), bool))
+  with pytest.raises(ValueError, match=re.escape("expected (2, 4, 4) and 2")):
+    pictures.reveal_strip(images, np.zeros((2, 2, 2), bool), [1, 4])
 
 
 def test_save_png_is_lossless_and_never_overwrites(tmp_path):

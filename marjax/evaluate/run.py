@@ -1,0 +1,305 @@
+"""Generate, draw and score: what a checkpoint is worth, in four files.
+
+1. List the files to write and refuse, before anything long, those that exist.
+2. Load the checkpoint and the real images of its configuration.
+3. Generate the same number of images of every class, with one seed and one set
+   of settings for all scores.
+4. Score them (see `marjax.evaluate.scores`), draw them, write report.json.
+
+    OUT/samples.png   generated digits beside real ones, a class per row
+    OUT/reveal.png    one image, token by token
+    OUT/loss.png      the training curve, if the checkpoint has its metrics
+    OUT/report.json   scores, settings, seconds, versions, device
+"""
+
+import dataclasses
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from marjax import outputs, pictures
+from marjax.data import batches
+from marjax.evaluate import environment, scores
+from marjax.experiment import DataConfig
+from marjax.pipeline import Pipeline, Trajectory, load
+from marjax.settings import Settings
+
+ROW = 10
+"""Images per class in samples.png."""
+
+FRAMES_LIMIT = 2**28
+"""Bytes of frames up to which all images are generated with their frames."""
+
+
+@dataclass(frozen=True, eq=False)
+class Real:
+  """Real images to score against, and the classifier fit on the training ones.
+
+  Attributes:
+    train, test: images uint8, labels, ids; see `marjax.data.examples.Columns`.
+  """
+
+  train: Any
+  test: Any
+  classifier: Any
+
+
+def load_real(config: DataConfig) -> Real:
+  """Reads both splits and fits the classifier, a second for the digits.
+
+  Raises:
+    ModuleNotFoundError: scikit-learn is not installed.
+  """
+  train, test = (
+    batches.load_all(config, split)
+    for split in (config.train_split, config.test_split)
+  )
+  try:
+    classifier = scores.fit_classifier(train.images, train.labels)
+  except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+      "scikit-learn is not installed, and the classifier that scores images is"
+      " its: pip install 'marjax[demo]'."
+    ) from error
+  return Real(train, test, classifier)
+
+
+def score(images: np.ndarray, labels: np.ndarray, real: Real) -> dict[str, Any]:
+  """All scores of generated images uint8 [N, H, W, C] with labels [N]."""
+  ratio = scores.frechet_ratio(images, real.train.images, real.test.images)
+  return {
+    "label_accuracy": scores.label_accuracy(real.classifier, images, labels),
+    "real_test_accuracy": scores.label_accuracy(
+      real.classifier, real.test.images, real.test.labels
+    ),
+    "frechet_ratio": ratio.ratio,
+    "near_copy_rate": scores.near_copy_rate(
+      images, real.train.images, real.test.images
+    ),
+    "label_accuracy_by_class": scores.accuracy_by_class(
+      real.classifier, images, labels
+    ),
+    "frechet": ratio._asdict(),
+  }
+
+
+def evaluate(
+  checkpoint: str | os.PathLike,
+  out: str | os.PathLike,
+  num_images: int = 1000,
+  seed: int = 0,
+  overwrite: bool = False,
+  settings: Settings | None = None,
+) -> dict[str, Any]:
+  """Writes the four files and returns the report.
+
+  Args:
+    checkpoint: a work directory.
+    out: folder of the results, made when missing; may be the same.
+    num_images: to generate, a multiple of the number of classes.
+    seed: of the generation.
+    overwrite: replace those of the four files that exist.
+    settings: what differs from the checkpoint's own settings.
+
+  Raises:
+    FileExistsError: a file exists and `overwrite` is false.
+    FileNotFoundError, ValueError: see `marjax.load`; or a bad num_images.
+  """
+  paths = _free_paths(Path(checkpoint), Path(out), overwrite)
+  pipe = load(checkpoint)
+  real = load_real(pipe.experiment.data)
+  labels = balanced_labels(num_images, pipe.experiment.data.num_classes)
+  start = time.perf_counter()
+  images, trajectory = _generate(pipe, labels, seed, settings)
+  seconds = time.perf_counter() - start
+  report = {
+    **score(images, labels, real),
+    **_context(pipe, Path(checkpoint), real, labels),
+    "settings": dataclasses.asdict(pipe.settings(settings)),
+    "seed": seed,
+    "generation_seconds": seconds,
+    "images_per_second": num_images / seconds,
+  }
+  pngs = {
+    "samples": _samples(images, labels, real),
+    "reveal": _reveal(trajectory),
+  }
+  for name, png in pngs.items():
+    pictures.save_png(paths[name], png, overwrite)
+  if "loss" in paths:
+    metrics = Path(checkpoint) / "metrics.jsonl"
+    pictures.loss_curve(metrics, paths["loss"], overwrite)
+  content = json.dumps(report, indent=2) + "\n"
+  outputs.write(paths["report"], content.encode(), overwrite)
+  print(summary(report, list(paths.values())))
+  return report
+
+
+def balanced_labels(num_images: int, num_classes: int) -> np.ndarray:
+  """0, 1, 2, ... again and again, so that each class comes equally often.
+
+  Raises:
+    ValueError: num_images is not a positive multiple of num_classes.
+  """
+  if num_images < 1 or num_images % num_classes:
+    raise ValueError(
+      f"num_images is {num_images}; expected a multiple of {num_classes}, the"
+      " same number of each class."
+    )
+  return np.arange(num_images, dtype=np.int32) % num_classes
+
+
+def training_record(pipe: Pipeline, checkpoint: Path) -> dict[str, Any]:
+  """Steps behind a checkpoint and, if its metrics are there, their seconds.
+
+  The seconds are those of training steps: compiling, saving and drawing
+  samples are not among them.
+  """
+  record = {"steps": pipe.step, "seconds": None, "loss": None}
+  metrics = checkpoint / "metrics.jsonl"
+  if not metrics.exists():
+    return record
+  rates = pictures.read_curve(metrics, "images_per_second")
+  rates = rates[rates[:, 0] <= pipe.step]
+  if len(rates):
+    steps = np.diff(rates[:, 0], prepend=0)
+    batch_size = pipe.experiment.training.batch_size
+    record["seconds"] = float(np.sum(steps * batch_size / rates[:, 1]))
+  losses = pictures.read_curve(metrics, "loss")
+  losses = losses[losses[:, 0] <= pipe.step]
+  if len(losses):
+    record["loss"] = float(losses[-1, 1])
+  return record
+
+
+def _context(
+  pipe: Pipeline, checkpoint: Path, real: Real, labels: np.ndarray
+) -> dict[str, Any]:
+  """What the scores have to be read with."""
+  mean, spread = scores.repeated_ratio(
+    real.train.images, real.train.labels, real.test.images, labels
+  )
+  return {
+    "frechet_ratio_of_repeated_training_images": {
+      "mean": mean,
+      "standard_deviation": spread,
+    },
+    "num_images": len(labels),
+    "num_real_images": {
+      "train": len(real.train.images),
+      "test": len(real.test.images),
+    },
+    "training": training_record(pipe, checkpoint),
+    "device": environment.device(),
+    "versions": environment.versions("scikit-learn"),
+  }
+
+
+def summary(report: dict[str, Any], paths: list[Path]) -> str:
+  """What a person wants to know of a report, in a few lines."""
+  repeated = report["frechet_ratio_of_repeated_training_images"]
+  training = report["training"]
+  took = training["seconds"]
+  device = report["device"]
+  trained = f"{training['steps']} steps"
+  if took is not None:
+    trained += f" in {took:.0f} s"
+  return "\n".join(
+    [
+      f"label accuracy   {report['label_accuracy']:.3f}"
+      f"  (real test images {report['real_test_accuracy']:.3f})",
+      f"Fréchet ratio    {report['frechet_ratio']:.2f}"
+      f"   (repeated training images {repeated['mean']:.2f}"
+      f" ± {repeated['standard_deviation']:.2f})",
+      f"near copies      {report['near_copy_rate']:.3f}"
+      "  (unseen real images 0.010)",
+      f"trained          {trained}",
+      f"generated        {report['num_images']} images in"
+      f" {report['generation_seconds']:.0f} s with compiling, on"
+      f" {device['count']} {device['kind']} ({device['processor']},"
+      f" {device['cores']} cores)",
+      f"written          {', '.join(map(str, paths))}",
+    ]
+  )
+
+
+def _free_paths(
+  checkpoint: Path, out: Path, overwrite: bool
+) -> dict[str, Path]:
+  """The files to write, by name, after making sure that they can be."""
+  paths = {
+    "samples": out / "samples.png",
+    "reveal": out / "reveal.png",
+    "loss": out / "loss.png",
+    "report": out / "report.json",
+  }
+  if not (checkpoint / "metrics.jsonl").exists():
+    del paths["loss"]
+  outputs.check_free(paths.values(), overwrite)
+  return paths
+
+
+def _generate(
+  pipe: Pipeline, labels: np.ndarray, seed: int, settings: Settings | None
+) -> tuple[np.ndarray, Trajectory]:
+  """All images, and the trajectory of one of them.
+
+  Small images come with all their frames, which saves compiling twice.
+  """
+  codec, steps = pipe.experiment.codec, pipe.settings(settings).num_ar_steps
+  frame = codec.image_size**2 * codec.channels
+  shown = len(np.unique(labels)) // 3
+  if 4 * frame * steps * len(labels) <= FRAMES_LIMIT:
+    whole = pipe.generate(
+      labels, seed, settings, return_trajectory=True, progress=True
+    )
+    return whole.images, _one(whole, shown)
+  images = pipe.generate(labels, seed, settings, progress=True)
+  one = pipe.generate(labels[[shown]], seed, settings, return_trajectory=True)
+  return images, _one(one, 0)
+
+
+def _one(trajectory: Trajectory, index: int) -> Trajectory:
+  """The trajectory of one image of several."""
+  pick = slice(index, index + 1)
+  return dataclasses.replace(
+    trajectory,
+    images=trajectory.images[pick],
+    frames=trajectory.frames[:, pick],
+    is_known=trajectory.is_known[:, pick],
+  )
+
+
+def _samples(images: np.ndarray, labels: np.ndarray, real: Real) -> np.ndarray:
+  """The first images of each class beside the first real test ones."""
+  classes = np.unique(labels)[:ROW]
+  each = min(
+    ROW,
+    *(np.sum(labels == label) for label in classes),
+    *(np.sum(real.test.labels == label) for label in classes),
+  )
+
+  def first(of_labels):
+    rows = [np.flatnonzero(of_labels == label)[:each] for label in classes]
+    return np.concatenate(rows)
+
+  made, found = first(labels), first(real.test.labels)
+  return pictures.comparison(
+    images[made], real.test.images[found], labels[made]
+  )
+
+
+def _reveal(trajectory: Trajectory) -> np.ndarray:
+  """A strip from the empty image to the whole one."""
+  frames, is_known = trajectory.frames[:, 0], trajectory.is_known[:, 0]
+  return pictures.reveal_strip(
+    np.concatenate([frames[:1], frames]),
+    np.concatenate([np.zeros_like(is_known[:1]), is_known]),
+    (0, *trajectory.num_known),
+    title="one image, revealed step by step: tokens known",
+  )
