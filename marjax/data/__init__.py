@@ -1,0 +1,1 @@
+"""Images with labels and ids, in an order that one integer describes."""

@@ -1,0 +1,308 @@
+"""Where images come from: four kinds of random access source.
+
+    kind        data_dir    what is there
+    digits      datasets    scikit-learn's digits, prepared when missing
+    tfds        datasets    any TFDS dataset in array_record files, by name
+    folder      ROOT        ROOT/SPLIT/CLASS/*.png, jpg, ...
+    synthetic   unused      nothing: images are computed
+
+Every source has a length, and source[i] is {"image": uint8 [H, W, C],
+"label": int, "id": int}; i and id stay with an image for good. Datasets lie in
+`data_dir`, else in $MARJAX_DATA, else in ~/.cache/marjax/datasets.
+
+Folders. The split's name is a folder below ROOT; "." means ROOT itself. Classes
+are the class folders of the train split, sorted by name as text, so every split
+numbers them alike. A missing split is an error, never another split's images.
+"""
+
+import io
+import os
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from marjax.experiment import DataConfig
+
+KINDS = ("digits", "tfds", "folder", "synthetic")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+@runtime_checkable
+class Source(Protocol):
+  """Random access to images."""
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> dict: ...
+
+
+def open_source(config: DataConfig, split: str) -> Source:
+  """The images of one split, as the module's docstring describes them.
+
+  Args:
+    config: a DataConfig.
+    split: a name the source knows, e.g. config.train_split; TFDS slices such
+      as "train[:90%]" work for digits and tfds.
+
+  Raises:
+    ValueError: the source does not fit the config, or is damaged.
+    FileNotFoundError: there is no such dataset, folder or split.
+  """
+  match config.source:
+    case "digits":
+      return _open_digits(config, split)
+    case "tfds":
+      return _open_tfds(config, split)
+    case "folder":
+      return FolderSource(config, split)
+    case "synthetic":
+      return _open_synthetic(config, split)
+  raise ValueError(
+    f"data.source is {config.source!r}; expected one of {', '.join(KINDS)}."
+  )
+
+
+def dataset_dir(data_dir: str) -> Path:
+  """Where prepared datasets lie."""
+  chosen = data_dir or os.environ.get("MARJAX_DATA", "")
+  return Path(chosen or "~/.cache/marjax/datasets").expanduser()
+
+
+class TfdsSource:
+  """One split of a TFDS dataset that lies in array_record files.
+
+  Args:
+    folder: of one version of the dataset, e.g. DATA_DIR/cifar10/3.0.2.
+    split: its name, or a slice of it.
+    num_classes: of the config; the dataset may not have more.
+    cure: what to do when the files are damaged, a clause for messages.
+    id_name: the feature that is an image's id; "" takes its position.
+  """
+
+  def __init__(
+    self,
+    folder: Path,
+    split: str,
+    num_classes: int,
+    cure: str,
+    id_name: str = "",
+  ):
+    self._folder, self._cure, self._id_name = folder, cure, id_name
+    builder = self._restored()
+    features = builder.info.features
+    missing = {"image", "label"} - set(features)
+    if missing:
+      raise ValueError(
+        f"{folder} has the features {', '.join(features)}; expected image and"
+        " label: choose a dataset of labelled images."
+      )
+    known = getattr(features["label"], "num_classes", None) or 0
+    if known > num_classes:
+      raise ValueError(
+        f"{folder} has {known} classes, and data.num_classes is {num_classes};"
+        f" set data.num_classes to {known}."
+      )
+    self._records, self._mode = self._opened(builder, split)
+
+  def _restored(self):
+    import tensorflow_datasets as tfds
+
+    try:
+      builder = tfds.builder_from_directory(self._folder)
+    except Exception as error:
+      raise _damaged(self._folder, error, self._cure) from error
+    found = builder.info.file_format
+    if found is not tfds.core.FileFormat.ARRAY_RECORD:
+      raise ValueError(
+        f"{self._folder} holds {found.value} files; expected array_record:"
+        f" {self._cure}."
+      )
+    return builder
+
+  def _opened(self, builder, split: str) -> tuple:
+    """The records, and the mode of images that are encoded files, else None."""
+    import tensorflow_datasets as tfds
+
+    decoders, mode = None, None
+    feature = builder.info.features["image"]
+    if isinstance(feature, tfds.features.Image):
+      # TFDS would give a palette's indices as pixels, and decode with OpenCV,
+      # to slightly other pixels, wherever that is installed.
+      decoders = {"image": tfds.decode.SkipDecoding()}
+      mode = {1: "L", 4: "RGBA"}.get(feature.shape[-1], "RGB")
+    try:
+      return builder.as_data_source(split, decoders=decoders), mode
+    except Exception as error:
+      raise ValueError(
+        f"{self._folder} has no split {split!r}; expected one of"
+        f" {', '.join(builder.info.splits)}, or a slice such as 'train[:90%]'."
+      ) from error
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> dict:
+    """{"image": uint8 [H, W, C], "label": int, "id": int}."""
+    if not 0 <= index < len(self):
+      raise IndexError(f"example {index} of {len(self)}.")
+    try:
+      example = self._records[index]
+      image = example["image"]
+      if self._mode:
+        image = _decode(io.BytesIO(image), self._mode)
+    except Exception as error:
+      raise _damaged(self._folder, error, self._cure) from error
+    return {
+      "image": image,
+      "label": int(example["label"]),
+      "id": int(example[self._id_name]) if self._id_name else index,
+    }
+
+
+class FolderSource:
+  """Image files in class folders; see the module's docstring.
+
+  Images are read as grey or RGB, as config.channels says. Hidden folders are
+  no classes.
+  """
+
+  def __init__(self, config: DataConfig, split: str):
+    if config.channels not in (1, 3):
+      raise ValueError(
+        f"data.channels is {config.channels}; expected 1 (grey) or 3 (RGB) for"
+        " an image folder."
+      )
+    if not config.data_dir:
+      raise ValueError(
+        "data.data_dir is empty; expected the folder that holds"
+        " SPLIT/CLASS/*.png."
+      )
+    self._mode = "L" if config.channels == 1 else "RGB"
+    root = Path(config.data_dir).expanduser()
+    folder = root / split
+    if not folder.is_dir():
+      raise FileNotFoundError(
+        f"{folder} is no folder; expected {root}/SPLIT/CLASS/*.png: set the"
+        " split to '.' if the class folders lie directly in data.data_dir."
+      )
+    train = root / config.train_split
+    names = _class_names(train if train.is_dir() else folder)
+    if len(names) > config.num_classes:
+      raise ValueError(
+        f"{folder} has {len(names)} class folders, and data.num_classes is"
+        f" {config.num_classes}; set data.num_classes to {len(names)}."
+      )
+    self._files = _labelled_files(folder, names)
+
+  def __len__(self) -> int:
+    return len(self._files)
+
+  def __getitem__(self, index: int) -> dict:
+    """{"image": uint8 [H, W, C], "label": int, "id": int}."""
+    path, label = self._files[index]
+    try:
+      image = _decode(path, self._mode)
+    except Exception as error:
+      raise ValueError(
+        f"{path} cannot be read as an image ({type(error).__name__}); expected"
+        " a whole image file: replace or remove it."
+      ) from error
+    return {"image": image, "label": label, "id": index}
+
+
+def _decode(file: str | io.BytesIO, mode: str) -> UInt8[np.ndarray, "H W C"]:
+  from PIL import Image
+
+  with Image.open(file) as picture:
+    pixels = np.asarray(picture.convert(mode))
+  return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _damaged(folder: Path, error: Exception, cure: str) -> ValueError:
+  reason = str(error).split(";")[0].strip() or type(error).__name__
+  reason = reason.splitlines()[0].rstrip(".")
+  return ValueError(
+    f"{folder} is damaged ({reason}); expected a whole dataset: {cure}."
+  )
+
+
+def _class_names(folder: Path) -> list[str]:
+  return sorted(
+    entry.name
+    for entry in os.scandir(folder)
+    if entry.is_dir() and not entry.name.startswith(".")
+  )
+
+
+def _labelled_files(folder: Path, names: list[str]) -> list[tuple[str, int]]:
+  """(path, label) of every image, by class, then by file name."""
+  strange = sorted(set(_class_names(folder)) - set(names))
+  if strange:
+    raise ValueError(
+      f"{folder / strange[0]} is a class that the train split does not have;"
+      " expected the same class folders in every split."
+    )
+  files = []
+  for label, name in enumerate(names):
+    if not (folder / name).is_dir():
+      continue
+    entries = sorted(os.scandir(folder / name), key=lambda entry: entry.name)
+    images = [
+      (entry.path, label)
+      for entry in entries
+      if entry.name.lower().endswith(SUFFIXES)
+    ]
+    files += images
+  if not files:
+    raise FileNotFoundError(
+      f"{folder} holds no images; expected CLASS/*.png below it"
+      f" ({', '.join(SUFFIXES)})."
+    )
+  return files
+
+
+def _open_digits(config: DataConfig, split: str) -> TfdsSource:
+  from marjax.data import digits
+
+  folder = digits.prepare(dataset_dir(config.data_dir))
+  cure = "delete that folder and run again, it is prepared anew in a second"
+  return TfdsSource(folder, split, config.num_classes, cure, id_name="id")
+
+
+def _open_tfds(config: DataConfig, split: str) -> TfdsSource:
+  import tensorflow_datasets as tfds
+  from tensorflow_datasets.core import read_only_builder
+
+  if not config.name:
+    raise ValueError("data.name is empty; expected a TFDS dataset's name.")
+  data_dir = dataset_dir(config.data_dir)
+  command = (
+    'python -c "import tensorflow_datasets as tfds; tfds.builder('
+    f"'{config.name}', data_dir='{data_dir}', file_format='array_record')"
+    '.download_and_prepare()" (preparing may need TensorFlow, reading does not)'
+  )
+  cure = f"delete that folder and prepare it again with {command}"
+  try:
+    builder = read_only_builder.builder_from_files(
+      config.name, data_dir=str(data_dir)
+    )
+  except tfds.core.DatasetNotFoundError as error:
+    raise FileNotFoundError(
+      f"{data_dir} holds no prepared dataset {config.name}; prepare it with"
+      f" {command}."
+    ) from error
+  except Exception as error:
+    raise _damaged(data_dir / config.name, error, cure) from error
+  folder = Path(builder.data_dir)
+  return TfdsSource(folder, split, config.num_classes, cure)
+
+
+def _open_synthetic(config: DataConfig, split: str) -> Source:
+  from marjax.data import synthetic
+
+  shape = (config.image_size, config.image_size, config.channels)
+  return synthetic.SyntheticSource(
+    shape, config.num_classes, config.num_examples, config.seed, split
+  )
