@@ -128,8 +128,8 @@ class TfdsSource:
     decoders, mode = None, None
     feature = builder.info.features["image"]
     if isinstance(feature, tfds.features.Image):
-      # TFDS would give a palette's indices as pixels, and decode with OpenCV,
-      # to slightly other pixels, wherever that is installed.
+      # TFDS would give a palette's indices as pixels, and would use another
+      # decoder, OpenCV, on machines where that is installed.
       decoders = {"image": tfds.decode.SkipDecoding()}
       mode = {1: "L", 4: "RGBA"}.get(feature.shape[-1], "RGB")
     try:
