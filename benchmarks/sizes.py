@@ -1,0 +1,102 @@
+"""The models that are timed, by name.
+
+    tiny     a few thousand parameters: what calling and scanning cost
+    digits   that of configs/digits.py
+    base, large, huge   MAR-B, L, H at 256²: 256 tokens of 16 numbers
+
+The big ones are timed without the autoencoder: grey 64 × 64 images in patches
+of 4 × 4 give the same 256 tokens of 16 numbers as KL-16's latents, at no cost.
+"""
+
+import dataclasses
+
+from marjax.backbone.masked import MaskedConfig
+from marjax.experiment import DataConfig, Experiment, TrainingConfig
+from marjax.head.diffusion import DiffusionHeadConfig
+from marjax.latents.pixels import PixelsConfig
+from marjax.model import ModelConfig
+from marjax.settings import PUBLISHED, Settings
+from marjax.tokens.masking import MaskConfig
+
+_SMALL_SAMPLING = Settings(
+  num_ar_steps=16, num_diffusion_steps=50, start_timestep=950
+).resolved()
+
+
+def _small(name: str, width: int, depth: int, head: tuple) -> Experiment:
+  backbone = MaskedConfig(
+    num_tokens=16,
+    token_dim=4,
+    width=width,
+    encoder_depth=depth,
+    decoder_depth=depth,
+    num_heads=4,
+    num_buffer=4,
+    num_classes=10,
+  )
+  codec = PixelsConfig(image_size=8, channels=1, patch=2)
+  return _experiment(name, backbone, codec, head, batch_size=64)
+
+
+def _published(name, width, depth, num_heads, head, guidance) -> Experiment:
+  backbone = MaskedConfig(
+    width=width, encoder_depth=depth, decoder_depth=depth, num_heads=num_heads
+  )
+  codec = PixelsConfig(image_size=64, channels=1, patch=4)
+  experiment = _experiment(name, backbone, codec, head, batch_size=32)
+  sampling = dataclasses.replace(PUBLISHED, guidance_scale=guidance)
+  return dataclasses.replace(experiment, sampling=sampling)
+
+
+def _experiment(name, backbone, codec, head, batch_size) -> Experiment:
+  head_width, head_depth = head
+  return Experiment(
+    name=name,
+    codec=codec,
+    model=ModelConfig(
+      backbone,
+      DiffusionHeadConfig(backbone.token_dim, head_width, head_depth),
+      MaskConfig(num_strata=4),
+    ),
+    data=DataConfig(
+      source="synthetic",
+      image_size=codec.image_size,
+      channels=codec.channels,
+      num_classes=backbone.num_classes,
+    ),
+    training=TrainingConfig(batch_size=batch_size, num_steps=1000),
+    sampling=_SMALL_SAMPLING,
+  )
+
+
+SIZES = {
+  "tiny": _small("tiny", width=16, depth=1, head=(16, 1)),
+  "digits": _small("digits", width=96, depth=2, head=(128, 3)),
+  "base": _published("base", 768, 12, 12, (1024, 6), guidance=2.9),
+  "large": _published("large", 1024, 16, 16, (1280, 8), guidance=3.0),
+  "huge": _published("huge", 1280, 20, 16, (1536, 12), guidance=3.2),
+}
+
+
+def experiment(
+  size: str, batch_size: int | None = None, dtype: str = "float32"
+) -> Experiment:
+  """The experiment of a size, with another batch size or matmul dtype.
+
+  Raises:
+    ValueError: there is no such size.
+  """
+  if size not in SIZES:
+    raise ValueError(
+      f"there is no size {size!r}; expected one of {', '.join(SIZES)}."
+    )
+  found, replace = SIZES[size], dataclasses.replace
+  model = replace(
+    found.model,
+    backbone=replace(found.model.backbone, dtype=dtype),
+    head=replace(found.model.head, dtype=dtype),
+  )
+  training = replace(
+    found.training, batch_size=batch_size or found.training.batch_size
+  )
+  return replace(found, model=model, training=training)

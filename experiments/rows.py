@@ -1,0 +1,54 @@
+"""Rows of results: JSON lines, one per measurement, appended as they are made.
+
+A run that is stopped and started again skips the rows it finds, told apart by
+the values of some of their keys. A line that a kill cut short is written anew.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def read(path: Path) -> list[Row]:
+  """All whole rows of a file, none if there is no file.
+
+  Raises:
+    ValueError: a line that is not the last is no JSON object.
+  """
+  if not path.exists():
+    return []
+  lines = path.read_text().splitlines()
+  rows = []
+  for number, line in enumerate(lines, start=1):
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError as error:
+      if number == len(lines):
+        break
+      raise ValueError(
+        f"{path}:{number} is no JSON object; expected one on every line:"
+        " correct or remove it."
+      ) from error
+  return rows
+
+
+def append(path: Path, row: Row) -> None:
+  """Adds one row at the end, after removing a cut line there."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with open(path, "a+b") as file:
+    file.seek(0)
+    content = file.read()
+    # Appending goes to the end whatever the position; truncating makes the
+    # end the last whole line.
+    file.truncate(content.rfind(b"\n") + 1)
+    file.write(json.dumps(row).encode() + b"\n")
+
+
+def find(rows: list[Row], **wanted: Any) -> Row | None:
+  """The first row whose keys have these values, if any."""
+  for row in rows:
+    if all(row.get(key) == value for key, value in wanted.items()):
+      return row
+  return None

@@ -1,0 +1,150 @@
+"""What the settings of the sampler are worth, for one trained checkpoint.
+
+    python -m experiments.samplers --checkpoint out/digits
+
+1. For each setting below: generate 1 000 images of balanced classes from the
+   same seed, and score them as `marjax evaluate` does.
+2. Append a row; a row already there, of the same parameters, is skipped.
+3. `python -m experiments.tables` makes the table.
+
+Seconds are those of generating, after compiling.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import rows
+from marjax.evaluate import environment, run
+from marjax.pipeline import Pipeline, load
+from marjax.settings import PUBLISHED, Settings
+
+RESULTS = Path("experiments/results/samplers.jsonl")
+
+LATE = Settings(num_diffusion_steps=20, start_timestep=950)
+
+VARIANTS = {
+  "published spacing, 100 steps": Settings(
+    num_diffusion_steps=100, start_timestep=999
+  ),
+  "published spacing, 50 steps": Settings(
+    num_diffusion_steps=50, start_timestep=999
+  ),
+  "start at 980, 50 steps": Settings(
+    num_diffusion_steps=50, start_timestep=980
+  ),
+  "start at 980, 20 steps": Settings(
+    num_diffusion_steps=20, start_timestep=980
+  ),
+  "start at 950, 50 steps": Settings(
+    num_diffusion_steps=50, start_timestep=950
+  ),
+  "start at 950, 20 steps": LATE,
+  "start at 950, 20 steps, temperature 0.9": dataclasses.replace(
+    LATE, temperature=0.9
+  ),
+  "start at 950, 20 steps, guidance 2": dataclasses.replace(
+    LATE, guidance_scale=2.0
+  ),
+  "published spacing, 100 steps, guidance 2": Settings(
+    num_diffusion_steps=100, start_timestep=999, guidance_scale=2.0
+  ),
+  "DDIM, published spacing, 100 steps": Settings(
+    num_diffusion_steps=100, start_timestep=999, sampler="ddim"
+  ),
+  "DDIM, start at 950, 20 steps": dataclasses.replace(LATE, sampler="ddim"),
+  "DDIM, start at 950, 50 steps": Settings(
+    num_diffusion_steps=50, start_timestep=950, sampler="ddim"
+  ),
+}
+"""Unguided and at temperature 1 unless they say otherwise."""
+
+
+def settings_of(pipe: Pipeline, variant: Settings) -> Settings:
+  """A variant on the checkpoint's AR steps; the rest as published."""
+  num_ar_steps = pipe.settings().num_ar_steps
+  return dataclasses.replace(variant.over(PUBLISHED), num_ar_steps=num_ar_steps)
+
+
+def measure(
+  pipe: Pipeline, real: run.Real, settings: Settings, num_images: int, seed: int
+) -> dict[str, Any]:
+  """Scores and seconds of one setting."""
+  labels = run.balanced_labels(num_images, pipe.experiment.data.num_classes)
+  size = min(num_images, 64)
+  pipe.generate(labels[:size], seed, settings, batch_size=size)
+  start = time.perf_counter()
+  images = pipe.generate(labels, seed, settings, batch_size=size)
+  seconds = time.perf_counter() - start
+  return {
+    **run.score(images, labels, real),
+    "seconds": seconds,
+    "images_per_second": num_images / seconds,
+  }
+
+
+def fingerprint(params: Any) -> int:
+  """A number that changes with the parameters, the same on any machine."""
+  sums = [zlib.crc32(np.asarray(leaf)) for leaf in jax.tree.leaves(params)]
+  return zlib.crc32(np.asarray(sums, np.uint32))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Measures what is missing in the file of results."""
+  args = _flags(argv)
+  pipe = load(args.checkpoint)
+  real = run.load_real(pipe.experiment.data)
+  for name, variant in VARIANTS.items():
+    settings = settings_of(pipe, variant)
+    asked = {
+      "name": name,
+      "settings": dataclasses.asdict(settings),
+      "num_images": args.num_images,
+      "seed": args.seed,
+      "steps_trained": pipe.step,
+      "parameters": fingerprint(pipe.params),
+    }
+    row = rows.find(rows.read(args.out), **asked)
+    if row is None:
+      print(f"{name} ...", end=" ", flush=True)
+      row = {
+        **asked,
+        **measure(pipe, real, settings, args.num_images, args.seed),
+        "device": environment.device(),
+        "versions": environment.versions("scikit-learn"),
+      }
+      rows.append(args.out, row)
+    else:
+      print(f"{name}: already there,", end=" ")
+    print(
+      f"accuracy {row['label_accuracy']:.3f},"
+      f" Fréchet ratio {row['frechet_ratio']:.2f},"
+      f" near copies {row['near_copy_rate']:.3f}, {row['seconds']:.1f} s",
+      flush=True,
+    )
+
+
+def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog="python -m experiments.samplers",
+    description=__doc__.partition("\n")[0],
+  )
+  parser.add_argument("--checkpoint", required=True, help="a work directory")
+  parser.add_argument("--num_images", type=int, default=1000)
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument(
+    "--out", type=Path, default=RESULTS, help="default: %(default)s"
+  )
+  return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

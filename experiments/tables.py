@@ -1,0 +1,120 @@
+"""Markdown tables of the committed results.
+
+    python -m experiments.tables            print them
+    python -m experiments.tables --write    and write results/tables.md
+
+Each table is a list of columns: heading, and how a row fills it. Numbers are
+printed here only, so a table never says more digits than it should.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from experiments import rows
+from marjax import outputs
+
+RESULTS = Path("experiments/results")
+BENCHMARKS = Path("benchmarks/results/rows.jsonl")
+
+Columns = dict[str, Callable[[rows.Row], str]]
+
+SCORES: Columns = {
+  "label accuracy": lambda row: f"{row['label_accuracy']:.3f}",
+  "Fréchet ratio": lambda row: f"{row['frechet_ratio']:.2f}",
+  "near copies": lambda row: f"{row['near_copy_rate']:.3f}",
+}
+
+SAMPLERS: Columns = {
+  "sampler": lambda row: row["name"],
+  **SCORES,
+  "seconds": lambda row: f"{row['seconds']:.1f}",
+}
+
+CONTROL: Columns = {
+  "head": lambda row: {
+    "diffusion": "diffusion",
+    "regression": "L2 (control)",
+  }[row["head"]],
+  "steps": lambda row: str(row["steps_trained"]),
+  **SCORES,
+}
+
+SPEED: Columns = {
+  "task": lambda row: row["task"],
+  "model": lambda row: row["size"],
+  "parameters": lambda row: _short(row["parameters"]["all"]),
+  "batch": lambda row: str(row["batch_size"]),
+  "dtype": lambda row: row["dtype"],
+  "ms": lambda row: f"{1e3 * row['seconds']:.3g}",
+  "images/s": lambda row: f"{row['images_per_second']:.3g}",
+  "TFLOP/s": lambda row: f"{row['tflops_per_second']:.3g}",
+  "device": lambda row: device(row),
+  "jax": lambda row: row["versions"]["jax"],
+}
+
+
+def markdown(columns: Columns, table: Sequence[rows.Row]) -> str:
+  """A markdown table with one line per row."""
+  lines = [list(columns), ["---"] * len(columns)]
+  lines += [[fill(row) for fill in columns.values()] for row in table]
+  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def device(row: rows.Row) -> str:
+  """Where a row was measured, in a few words."""
+  found = row["device"]
+  if found["platform"] == "cpu":
+    return f"{found['cores']} cores of {found['processor']}"
+  return f"{found['count']} × {found['kind']}"
+
+
+def tables(results: Path, benchmarks: Path) -> str:
+  """Every table whose rows are there, with what it shows above it."""
+  parts = []
+  for name, columns in (("samplers", SAMPLERS), ("control_l2", CONTROL)):
+    table = rows.read(results / f"{name}.jsonl")
+    if table:
+      parts.append(f"{_caption(table)}\n\n{markdown(columns, table)}")
+  speed = rows.read(benchmarks)
+  if speed:
+    parts.append(
+      "Medians after warm-up; see benchmarks/README.md.\n\n"
+      f"{markdown(SPEED, speed)}"
+    )
+  return "\n".join(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Prints the tables, and writes them if asked."""
+  parser = argparse.ArgumentParser(
+    prog="python -m experiments.tables",
+    description=__doc__.partition("\n")[0],
+  )
+  parser.add_argument("--write", action="store_true", help="write tables.md")
+  args = parser.parse_args(argv)
+  text = tables(RESULTS, BENCHMARKS)
+  print(text, end="")
+  if args.write:
+    # Generated from the committed rows, so nothing is lost.
+    outputs.write(RESULTS / "tables.md", text.encode(), overwrite=True)
+
+
+def _caption(table: Sequence[rows.Row]) -> str:
+  first = table[0]
+  steps = sorted({row["steps_trained"] for row in table})
+  return (
+    f"{first['num_images']} digits, seed {first['seed']},"
+    f" {' or '.join(map(str, steps))} steps of training; the classifier's"
+    f" accuracy on real test images is {first['real_test_accuracy']:.3f};"
+    f" {device(first)}, jax {first['versions']['jax']}."
+  )
+
+
+def _short(count: int) -> str:
+  return f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count / 1e3:.1f} k"
+
+
+if __name__ == "__main__":
+  sys.exit(main())

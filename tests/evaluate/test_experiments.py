@@ -1,0 +1,192 @@
+"""Experiments resume, skip what they have, and print what was measured."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import sizes
+from experiments import control_l2, rows, samplers, tables
+from marjax.evaluate import environment
+from marjax.parallel.mesh import make_mesh
+from marjax.pipeline import Pipeline
+
+SCORES = {
+  "label_accuracy": 0.9764,
+  "real_test_accuracy": 0.9867,
+  "frechet_ratio": 1.7049,
+  "near_copy_rate": 0.0,
+}
+
+
+@pytest.fixture
+def pipe():
+  params = {"weights": np.arange(6, dtype=np.float32)}
+  return Pipeline(sizes.experiment("digits"), params, make_mesh(), step=300)
+
+
+def test_rows_survive_a_kill_in_the_middle_of_a_line(tmp_path):
+  path = tmp_path / "new" / "rows.jsonl"
+  assert rows.read(path) == []
+  rows.append(path, {"a": 1})
+  with open(path, "a") as file:
+    file.write('{"a": 2, "b"')
+  assert rows.read(path) == [{"a": 1}]
+  rows.append(path, {"a": 3})
+  assert rows.read(path) == [{"a": 1}, {"a": 3}]
+  assert path.read_text() == '{"a": 1}\n{"a": 3}\n'
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path):
+  path = tmp_path / "rows.jsonl"
+  path.write_text('{"a": 1}\nnot json\n{"a": 2}\n')
+  with pytest.raises(ValueError, match=r"rows\.jsonl:2 is no JSON object"):
+    rows.read(path)
+
+
+def test_find_compares_all_that_was_asked_for():
+  table = [{"a": 1, "b": 2}, {"a": 1, "b": 3}]
+  assert rows.find(table, a=1, b=3) == table[1]
+  assert rows.find(table, a=2) is None
+  assert rows.find(table, c=1) is None
+
+
+def test_variants_differ_and_keep_the_checkpoints_ar_steps(pipe):
+  settings = {
+    samplers.settings_of(pipe, variant)
+    for variant in samplers.VARIANTS.values()
+  }
+  assert len(settings) == len(samplers.VARIANTS)
+  assert {one.num_ar_steps for one in settings} == {16}
+  for name, variant in samplers.VARIANTS.items():
+    full = samplers.settings_of(pipe, variant)
+    assert f"{full.num_diffusion_steps} steps" in name
+    assert (full.sampler == "ddim") == name.startswith("DDIM")
+    assert (full.start_timestep == 999) == ("published" in name)
+    assert (full.temperature == 0.9) == ("temperature 0.9" in name)
+    assert (full.guidance_scale == 2.0) == ("guidance 2" in name)
+
+
+def test_samplers_measure_only_what_is_missing(
+  pipe, tmp_path, monkeypatch, capsys
+):
+  measured = []
+
+  def measure(pipe, real, settings, num_images, seed):
+    if len(measured) == 5:
+      raise KeyboardInterrupt
+    measured.append(settings)
+    return {**SCORES, "seconds": 9.96}
+
+  monkeypatch.setattr(samplers, "load", lambda directory: pipe)
+  monkeypatch.setattr(samplers.run, "load_real", lambda data: None)
+  monkeypatch.setattr(samplers, "measure", measure)
+  out = tmp_path / "samplers.jsonl"
+  flags = ["--checkpoint", "work", "--out", str(out)]
+  with pytest.raises(KeyboardInterrupt):
+    samplers.main(flags)
+  assert len(rows.read(out)) == 5
+  measured[:] = measured[:0]
+  monkeypatch.setattr(
+    samplers, "measure", lambda *args: {**SCORES, "seconds": 1.0}
+  )
+  samplers.main(flags)
+  found = rows.read(out)
+  assert [row["name"] for row in found] == list(samplers.VARIANTS)
+  assert [row["seconds"] for row in found[:6]] == [9.96] * 5 + [1.0]
+  assert capsys.readouterr().out.count("already there") == 5
+  # Other parameters are another experiment.
+  pipe.params["weights"][0] = 7
+  samplers.main(flags)
+  assert len(rows.read(out)) == 2 * len(samplers.VARIANTS)
+
+
+def test_the_control_is_trained_for_as_long(tmp_path, monkeypatch, pipe):
+  trained = []
+  monkeypatch.setattr(control_l2, "load", lambda directory: pipe)
+  monkeypatch.setattr(
+    "marjax.train.loop.train", lambda *args: trained.append(args)
+  )
+  control_l2.train_control(tmp_path / "digits", tmp_path / "l2")
+  ((experiment, workdir),) = trained
+  assert workdir == tmp_path / "l2"
+  assert experiment.training.num_steps == pipe.step
+  assert experiment.model.head.kind == "regression"
+  assert experiment.model.backbone == pipe.experiment.model.backbone
+
+
+def test_the_control_scores_both_heads_once(tmp_path, monkeypatch, pipe):
+  measured = []
+  control = control_l2.configs.load(control_l2.CONFIG)
+  pipes = {
+    tmp_path / "digits": pipe,
+    tmp_path / "l2": Pipeline(control, {}, make_mesh(), step=300),
+  }
+
+  def measure(checkpoint, pipe, num_images, seed):
+    measured.append(checkpoint)
+    return SCORES
+
+  monkeypatch.setattr(control_l2, "load", pipes.get)
+  monkeypatch.setattr(control_l2, "train_control", lambda *args: None)
+  monkeypatch.setattr(control_l2, "measure", measure)
+  flags = ["--checkpoint", str(tmp_path / "digits")]
+  flags += ["--workdir", str(tmp_path / "l2")]
+  flags += ["--out", str(tmp_path / "control.jsonl")]
+  for _ in range(2):
+    assert control_l2.main(flags) == 0
+  assert measured == list(pipes)
+  table = rows.read(tmp_path / "control.jsonl")
+  assert [row["head"] for row in table] == ["diffusion", "regression"]
+  # The same folder twice would compare a model with itself.
+  flags = ["--checkpoint", str(tmp_path / "l2"), *flags[2:]]
+  assert control_l2.main(flags) == 2
+
+
+def row_of(**more):
+  return {
+    **SCORES,
+    "num_images": 1000,
+    "seed": 0,
+    "steps_trained": 4500,
+    "seconds": 1.26,
+    "device": environment.device(),
+    "versions": environment.versions(),
+    **more,
+  }
+
+
+def test_tables_have_a_line_per_row(tmp_path):
+  assert tables.tables(tmp_path, tmp_path / "none.jsonl") == ""
+  for name in ("published", "late"):
+    rows.append(tmp_path / "samplers.jsonl", row_of(name=name))
+  for head in ("diffusion", "regression"):
+    rows.append(tmp_path / "control_l2.jsonl", row_of(head=head))
+  text = tables.tables(tmp_path, tmp_path / "none.jsonl")
+  assert "| published | 0.976 | 1.70 | 0.000 | 1.3 |\n" in text
+  assert "| L2 (control) | 4500 | 0.976 | 1.70 | 0.000 |\n" in text
+  assert "1000 digits, seed 0, 4500 steps of training" in text
+  widths = {line.count("|") for line in text.splitlines() if "|" in line}
+  assert widths == {6}
+
+
+def test_benchmark_rows_make_a_table(tmp_path):
+  row = row_of(
+    task="train",
+    size="base",
+    parameters={"all": 207_900_000},
+    batch_size=32,
+    dtype="bfloat16",
+    images_per_second=1234.5,
+    tflops_per_second=98.76,
+  )
+  (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+  text = tables.tables(tmp_path / "none", tmp_path / "rows.jsonl")
+  assert "| train | base | 207.90 M | 32 | bfloat16 |" in text
+
+
+def test_committed_tables_are_those_of_the_committed_rows():
+  text = tables.tables(tables.RESULTS, tables.BENCHMARKS)
+  path = tables.RESULTS / "tables.md"
+  committed = path.read_text() if path.exists() else ""
+  assert committed == text, "run python -m experiments.tables --write"
