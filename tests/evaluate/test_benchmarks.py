@@ -2,12 +2,17 @@
 
 import json
 import math
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from benchmarks import flops, run, sizes
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 # MAR's published parameter counts; the class table and positions included.
 PUBLISHED_PARAMETERS = {"base": 207.9e6, "large": 478.3e6, "huge": 942.4e6}
@@ -185,3 +190,15 @@ def test_a_real_measurement(task):
   assert row["images_per_second"] == pytest.approx(8 / row["seconds"])
   assert row["flops"] > 0
   assert math.isfinite(row["compile_seconds"])
+
+
+def test_nothing_but_jax_flax_and_optax_is_imported():
+  # An accelerator machine may have no more than these.
+  code = """
+import sys
+for name in ("clu", "ml_collections", "tensorflow_datasets", "grain",
+             "tensorboard", "sklearn", "matplotlib", "PIL", "tqdm"):
+  sys.modules[name] = None
+from benchmarks import run
+"""
+  subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
