@@ -4,7 +4,6 @@ import ast
 import pathlib
 import subprocess
 import sys
-import time
 
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGE = ROOT / "marjax"
@@ -108,21 +107,18 @@ def test_a_wrong_import_is_seen():
 
 
 def test_importing_marjax_is_quick_and_light():
-  code = "import sys, marjax; print(*sys.modules)"
-  seconds = []
-  # A machine busy with other tests is slow now and then; the best of three is
-  # what the import costs.
-  for _ in range(3):
-    start = time.perf_counter()
-    loaded = subprocess.run(
-      [sys.executable, "-c", code],
-      cwd=ROOT,
-      check=True,
-      capture_output=True,
-      text=True,
-    ).stdout.split()
-    seconds.append(time.perf_counter() - start)
+  # Processor time, because the clock on the wall also measures the other tests
+  # that run now.
+  code = "import sys, time, marjax; print(time.process_time(), *sys.modules)"
+  shown = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=ROOT,
+    check=True,
+    capture_output=True,
+    text=True,
+  ).stdout
+  seconds, *loaded = shown.split()
   heavy = {name.split(".")[0] for name in loaded} & set(HEAVY)
-  assert "marjax" in loaded
+  assert "marjax.pipeline" in loaded
   assert not heavy, f"import marjax also imports {', '.join(sorted(heavy))}"
-  assert min(seconds) < 3, f"import marjax took {min(seconds):.1f} s"
+  assert float(seconds) < 3, f"import marjax took {seconds} s"
