@@ -1,0 +1,52 @@
+"""Samples while training: one picture per look, always of the same draws.
+
+1. Twenty images, ten across, of classes spread over all there are.
+2. The averaged parameters and the run's own sampling settings draw them, with
+   one seed, so that pictures of two steps differ by the training in between.
+"""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from marjax.experiment import Experiment
+from marjax.pipeline import Pipeline
+from marjax.train.writers import Writer
+
+COLUMNS, ROWS = 10, 2
+
+
+class Sampler:
+  """Draws WORKDIR/samples/step_00001000.png, and hands it to the writer."""
+
+  def __init__(
+    self, experiment: Experiment, mesh: Mesh, workdir: Path, writer: Writer
+  ):
+    self._experiment, self._mesh = experiment, mesh
+    self._folder, self._writer = workdir / "samples", writer
+
+  def draw(self, step: int, ema_params: PyTree) -> None:
+    """Generates and writes; blocks until both are done."""
+    from marjax import pictures
+
+    pipe = Pipeline(self._experiment, ema_params, self._mesh, step)
+    classes = self._experiment.model.backbone.num_classes
+    # Moving labels and images is the purpose here, not an accident.
+    with jax.transfer_guard("allow"):
+      images = pipe.generate(sample_labels(classes))
+    page = pictures.grid(images, COLUMNS, scale=max(1, 48 // images.shape[1]))
+    # A run killed between here and its checkpoint draws the same one again.
+    path = self._folder / f"step_{step:08}.png"
+    pictures.save_png(path, page, overwrite=True)
+    self._writer.write_images(step, {"samples": page[None]})
+
+
+def sample_labels(num_classes: int) -> list[int]:
+  """One class per column, spread evenly; -1 where there are none."""
+  if not num_classes:
+    return [-1] * (COLUMNS * ROWS)
+  across = np.arange(COLUMNS) * max(num_classes, COLUMNS) // COLUMNS
+  return [int(label) % num_classes for label in across] * ROWS

@@ -1,0 +1,175 @@
+"""The loop's contract, and a run that is stopped and resumed."""
+
+import json
+import logging
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from marjax.cli import configs
+from marjax.train import loop
+from marjax.train.checkpoint import Checkpointer
+from marjax.train.writers import Writer
+
+CONFIG = str(pathlib.Path(__file__).with_name("tiny.py"))
+
+
+def tiny(**training):
+  return configs.load(
+    CONFIG,
+    [f"config.training.{key}={value}" for key, value in training.items()],
+  )
+
+
+def losses(workdir):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [(row["step"], row["loss"]) for row in map(json.loads, lines)]
+
+
+def assert_same(state, other):
+  jax.tree.map(np.testing.assert_array_equal, state, other)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_program():
+  """Runs that compute the same share one program: tracing is most of a run."""
+  programs, make = {}, loop.make_train_program
+
+  def make_once(experiment, mesh, num_examples):
+    same = (experiment.model, experiment.training.batch_size)
+    if same not in programs:
+      programs[same] = make(experiment, mesh, num_examples)
+    return programs[same]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(loop, "make_train_program", make_once)
+    yield
+
+
+class Stop(Exception):
+  """Stands in for whatever ends a run."""
+
+
+def interrupt(monkeypatch, at_batch, change=None):
+  """Makes the loop's `at_batch`-th batch raise, or be changed."""
+  place, count = loop.place, iter(range(1, 1000))
+
+  def placed(batch, program):
+    if next(count) == at_batch:
+      if change is None:
+        raise Stop
+      batch = change(batch)
+    return place(batch, program)
+
+  monkeypatch.setattr(loop, "place", placed)
+
+
+@pytest.fixture(scope="module")
+def straight(one_program, tmp_path_factory):
+  """A run of 12 steps that nothing disturbed: its state and its losses."""
+  workdir = tmp_path_factory.mktemp("straight")
+  return loop.train(tiny(), workdir), losses(workdir)
+
+
+def test_a_run_leaves_its_last_state_as_a_checkpoint(straight, tmp_path):
+  state = loop.train(tiny(checkpoint_every=100), tmp_path)
+  with Checkpointer(tmp_path, 2) as checkpoints:
+    assert checkpoints.steps() == [12]
+  assert_same(state, straight[0])
+  assert int(state.step) == 12
+
+
+def test_each_reported_step_has_one_line(straight):
+  assert [step for step, _ in straight[1]] == [2, 4, 6, 8, 10, 12]
+
+
+@pytest.mark.parametrize("at_batch", [2, 7, 12])
+def test_a_stopped_run_ends_with_the_same_bits(
+  straight, tmp_path, monkeypatch, at_batch
+):
+  with monkeypatch.context() as patch:
+    interrupt(patch, at_batch)
+    with pytest.raises(Stop):
+      loop.train(tiny(), tmp_path)
+  state = loop.train(tiny(), tmp_path)
+  assert_same(state, straight[0])
+  assert losses(tmp_path) == straight[1]
+
+
+def test_a_longer_run_goes_on_where_the_shorter_one_ended(straight, tmp_path):
+  loop.train(tiny(num_steps=6), tmp_path)
+  state = loop.train(tiny(), tmp_path)
+  assert_same(state, straight[0])
+  assert [step for step, _ in losses(tmp_path)] == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_finished_run_says_so(straight, tmp_path, caplog):
+  loop.train(tiny(), tmp_path)
+  caplog.set_level(logging.INFO)
+  state = loop.train(tiny(), tmp_path)
+  assert "is finished: 12 of 12 steps" in caplog.text
+  assert_same(state, straight[0])
+  assert losses(tmp_path) == straight[1]
+
+
+def with_nan(batch):
+  return batch | {"image": np.full_like(batch["image"], np.nan)}
+
+
+def test_a_nan_stops_the_run_and_names_the_step(tmp_path, monkeypatch):
+  interrupt(monkeypatch, 7, change=with_nan)
+  with pytest.raises(FloatingPointError, match="is nan at step 7; training"):
+    loop.train(tiny(), tmp_path)
+  with Checkpointer(tmp_path, 2) as checkpoints:
+    assert checkpoints.steps() == [4]
+  assert [step for step, _ in losses(tmp_path)] == [2, 4, 6]
+
+
+def test_a_nan_in_the_step_before_a_save_is_not_saved(tmp_path, monkeypatch):
+  interrupt(monkeypatch, 8, change=with_nan)
+  with pytest.raises(FloatingPointError, match="at step 8"):
+    loop.train(tiny(), tmp_path)
+  with Checkpointer(tmp_path, 2) as checkpoints:
+    assert checkpoints.steps() == [4]
+
+
+def test_a_report_does_not_wait_for_the_newest_step(monkeypatch):
+  read = []
+  monkeypatch.setattr(
+    loop.jax, "device_get", lambda metrics: read.append(metrics) or metrics
+  )
+  report = loop.Report(tiny(log_every=100), 1000, Writer())
+  first, second = {"loss": 1.0}, {"loss": 2.0}
+  report.add(1, first)
+  assert read == []
+  report.add(2, second)
+  assert read == [first]
+  with report.paused():
+    assert read == [first, second], "what is saved was seen to be finite"
+
+
+def test_nothing_moves_to_the_device_by_accident(tmp_path, monkeypatch):
+  monkeypatch.setattr(loop, "place", lambda batch, program: batch)
+  with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+    loop.train(tiny(), tmp_path)
+
+
+def test_samples_are_drawn_and_do_not_change_the_run(straight, tmp_path):
+  state = loop.train(tiny(sample_every=8), tmp_path)
+  names = sorted(path.name for path in (tmp_path / "samples").iterdir())
+  assert names == ["step_00000008.png", "step_00000012.png"]
+  assert_same(state, straight[0])
+
+
+def test_a_batch_that_devices_cannot_share_is_one_sentence(tmp_path):
+  with pytest.raises(ValueError, match="batch_size is 12; expected a multiple"):
+    loop.train(tiny(batch_size=12), tmp_path)
+
+
+def test_another_model_in_the_work_directory_is_one_sentence(tmp_path):
+  loop.train(tiny(num_steps=1), tmp_path)
+  other = configs.load(CONFIG, ["config.model.backbone.width=16"])
+  with pytest.raises(ValueError, match=r"model\.backbone\.width is 8 there"):
+    loop.train(other, tmp_path)
