@@ -173,6 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Flags → measurements → appended lines; 2 after a wrong flag."""
   args = _flags(argv)
   try:
+    if args.repeats < 1:
+      raise ValueError(f"--repeats is {args.repeats}; expected 1 or more.")
     experiments = [
       (size, _experiment(size, args)) for size in args.sizes.split(",")
     ]

@@ -97,31 +97,32 @@ def fingerprint(params: Any) -> int:
   return zlib.crc32(np.asarray(sums, np.uint32))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-  """Measures what is missing in the file of results."""
-  args = _flags(argv)
-  pipe = load(args.checkpoint)
+def measure_missing(
+  checkpoint: Path, num_images: int, seed: int, out: Path
+) -> None:
+  """Adds the rows that the file of results does not have, and prints all."""
+  pipe = load(checkpoint)
   real = run.load_real(pipe.experiment.data)
   for name, variant in VARIANTS.items():
     settings = settings_of(pipe, variant)
     asked = {
       "name": name,
       "settings": dataclasses.asdict(settings),
-      "num_images": args.num_images,
-      "seed": args.seed,
+      "num_images": num_images,
+      "seed": seed,
       "steps_trained": pipe.step,
       "parameters": fingerprint(pipe.params),
     }
-    row = rows.find(rows.read(args.out), **asked)
+    row = rows.find(rows.read(out), **asked)
     if row is None:
       print(f"{name} ...", end=" ", flush=True)
       row = {
         **asked,
-        **measure(pipe, real, settings, args.num_images, args.seed),
+        **measure(pipe, real, settings, num_images, seed),
         "device": environment.device(),
         "versions": environment.versions("scikit-learn"),
       }
-      rows.append(args.out, row)
+      rows.append(out, row)
     else:
       print(f"{name}: already there,", end=" ")
     print(
@@ -132,12 +133,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+  """Flags → rows; 2 when something about the checkpoint is wrong."""
+  args = _flags(argv)
+  try:
+    measure_missing(args.checkpoint, args.num_images, args.seed, args.out)
+  except (ValueError, OSError) as error:
+    print(f"experiments.samplers: {error}", file=sys.stderr)
+    return 2
+  return 0
+
+
 def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     prog="python -m experiments.samplers",
     description=__doc__.partition("\n")[0],
   )
-  parser.add_argument("--checkpoint", required=True, help="a work directory")
+  parser.add_argument(
+    "--checkpoint", type=Path, required=True, help="a work directory"
+  )
   parser.add_argument("--num_images", type=int, default=1000)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument(

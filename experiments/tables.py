@@ -47,9 +47,9 @@ SPEED: Columns = {
   "parameters": lambda row: _short(row["parameters"]["all"]),
   "batch": lambda row: str(row["batch_size"]),
   "dtype": lambda row: row["dtype"],
-  "ms": lambda row: f"{1e3 * row['seconds']:.3g}",
-  "images/s": lambda row: f"{row['images_per_second']:.3g}",
-  "TFLOP/s": lambda row: f"{row['tflops_per_second']:.3g}",
+  "ms": lambda row: _digits(1e3 * row["seconds"]),
+  "images/s": lambda row: _digits(row["images_per_second"]),
+  "TFLOP/s": lambda row: _digits(row["tflops_per_second"]),
   "device": lambda row: device(row),
   "jax": lambda row: row["versions"]["jax"],
 }
@@ -110,6 +110,11 @@ def _caption(table: Sequence[rows.Row]) -> str:
     f" accuracy on real test images is {first['real_test_accuracy']:.3f};"
     f" {device(first)}, jax {first['versions']['jax']}."
   )
+
+
+def _digits(value: float) -> str:
+  """Three significant digits, never as a power of ten above 1."""
+  return f"{float(f'{value:.3g}'):.10g}"
 
 
 def _short(count: int) -> str:

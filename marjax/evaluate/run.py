@@ -277,7 +277,7 @@ def _one(trajectory: Trajectory, index: int) -> Trajectory:
 
 def _samples(images: np.ndarray, labels: np.ndarray, real: Real) -> np.ndarray:
   """The first images of each class beside the first real test ones."""
-  classes = np.unique(labels)[:ROW]
+  classes = np.intersect1d(labels, real.test.labels)[:ROW]
   each = min(
     ROW,
     *(np.sum(labels == label) for label in classes),

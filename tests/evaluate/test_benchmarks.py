@@ -174,6 +174,7 @@ def test_wrong_flags_are_one_sentence(tmp_path, capsys):
   out = ["--out", str(tmp_path / "rows.jsonl")]
   assert run.main([*out, "--sizes", "giant"]) == 2
   assert run.main([*out, "--tasks", "sleep"]) == 2
+  assert run.main([*out, "--repeats", "0"]) == 2
   said = capsys.readouterr().err
   assert "no size 'giant'" in said
   assert "no task 'sleep'; expected one of train, generate" in said

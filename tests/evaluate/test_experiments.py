@@ -101,6 +101,12 @@ def test_samplers_measure_only_what_is_missing(
   assert len(rows.read(out)) == 2 * len(samplers.VARIANTS)
 
 
+def test_a_wrong_checkpoint_is_one_sentence(tmp_path, capsys):
+  for experiment in (samplers, control_l2):
+    assert experiment.main(["--checkpoint", str(tmp_path)]) == 2
+    assert "has no config.json" in capsys.readouterr().err
+
+
 def test_the_control_is_trained_for_as_long(tmp_path, monkeypatch, pipe):
   trained = []
   monkeypatch.setattr(control_l2, "load", lambda directory: pipe)
@@ -182,7 +188,7 @@ def test_benchmark_rows_make_a_table(tmp_path):
   )
   (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
   text = tables.tables(tmp_path / "none", tmp_path / "rows.jsonl")
-  assert "| train | base | 207.90 M | 32 | bfloat16 |" in text
+  assert "| base | 207.90 M | 32 | bfloat16 | 1260 | 1230 | 98.8 |" in text
 
 
 def test_committed_tables_are_those_of_the_committed_rows():

@@ -120,6 +120,24 @@ def test_frechet_ratio_refuses_too_few_images():
     scores.frechet_ratio(train, train, train)
 
 
+def test_repeated_images_are_drawn_by_class_and_score_above_one():
+  rng = np.random.default_rng(10)
+  train, test = noise_images(rng, 300), noise_images(rng, 100)
+  train_labels = np.arange(300) % 3
+  train[train_labels == 1] //= 8
+  labels = np.repeat([0, 2, 7], 40)
+  # Drawing the dark class 1 would put the ratio far off.
+  bright = train[train_labels != 1]
+  few = scores.repeated_ratio(train, train_labels, test, labels, 5)
+  again = scores.repeated_ratio(train, train_labels, test, labels, 5)
+  assert few == again
+  own = [
+    scores.frechet_ratio(bright[rng.choice(200, 80)], train, test).ratio
+    for _ in range(5)
+  ]
+  assert few[0] == pytest.approx(np.mean(own), rel=0.2)
+
+
 def test_principal_axes_find_the_plane_of_the_data():
   rng = np.random.default_rng(7)
   plane, _ = np.linalg.qr(rng.normal(size=(30, 2)))
