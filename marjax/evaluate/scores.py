@@ -18,7 +18,7 @@ that floor for the real images there are, and both distances share the test
 images, the smallest set, so a perfect generator scores near 1, not 0; the fewer
 images are generated, the higher. The ratio cannot tell learning from repeating:
 `repeated_ratio` scores training images drawn with replacement. For 1000 digits,
-100 per class, that is 1.41 ± 0.15 over twenty draws (10 000: 1.09). So a ratio
+100 per class, that is 1.37 ± 0.13 over twenty draws (10 000: 1.09). So a ratio
 near 1.4 is as good as can be seen, and differences below 0.3 are noise. Near
 copies do tell: repeated images score 1 there, unseen real ones 0.01 by
 construction.
