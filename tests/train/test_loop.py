@@ -98,6 +98,17 @@ def test_a_stopped_run_ends_with_the_same_bits(
   assert losses(tmp_path) == straight[1]
 
 
+def test_no_mean_spans_a_kill(tmp_path, monkeypatch):
+  habits = {"log_every": 5, "checkpoint_every": 4}
+  loop.train(tiny(**habits), tmp_path / "straight")
+  with monkeypatch.context() as patch:
+    interrupt(patch, 10)
+    with pytest.raises(Stop):
+      loop.train(tiny(**habits), tmp_path / "stopped")
+  loop.train(tiny(**habits), tmp_path / "stopped")
+  assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
+
+
 def test_a_longer_run_goes_on_where_the_shorter_one_ended(straight, tmp_path):
   loop.train(tiny(num_steps=6), tmp_path)
   state = loop.train(tiny(), tmp_path)
