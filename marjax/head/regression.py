@@ -49,9 +49,11 @@ class RegressionHead(nn.Module):
     )
 
   def _predict(self, z: Conditions) -> TokenRows:
-    zeros = jnp.zeros((*z.shape[:-1], self.config.token_dim))
+    # A constant input, not 0: the zero-initialised last layers get a gradient
+    # only if there is something to modulate.
+    ones = jnp.ones((*z.shape[:-1], self.config.token_dim))
     t = jnp.zeros(z.shape[:-1], jnp.int32)
-    return split_output(self.net(zeros, t, z))[0]
+    return split_output(self.net(ones, t, z))[0]
 
   def loss(
     self,

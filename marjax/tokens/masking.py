@@ -29,7 +29,6 @@ from marjax import keys
 from marjax.arrays import Counts, ImageKeys
 from marjax.schema import check
 
-_MEAN, _STD, _LOWEST = 1.0, 0.25, 0.7
 _NORMAL = statistics.NormalDist()
 
 
@@ -40,12 +39,21 @@ class MaskConfig:
   Attributes:
     per: "image" for one ratio per image, "batch" for one per batch.
     num_strata: G; the batch size must be a multiple of it.
+    mean, std, lowest: of the mask ratio's normal, cut to [lowest, 1].
   """
 
   per: Literal["image", "batch"] = "image"
   num_strata: int = 1
+  mean: float = 1.0
+  std: float = 0.25
+  lowest: float = 0.7
 
   def __post_init__(self):
+    check(
+      0.0 < self.lowest < self.mean <= 1.0 and self.std > 0.0,
+      f"masking has lowest={self.lowest}, mean={self.mean}, std={self.std};"
+      " expected 0 < lowest < mean <= 1 and std > 0.",
+    )
     check(
       self.num_strata >= 1 and (self.per == "image" or self.num_strata == 1),
       f"masking.num_strata is {self.num_strata}; expected 1 or more, and 1"
@@ -55,12 +63,11 @@ class MaskConfig:
   def known_bounds(self, num_tokens: int) -> tuple[tuple[int, int], ...]:
     """(fewest, most) known tokens of each stratum, G pairs."""
     edges = [
-      num_tokens - _num_unknown(num_tokens, g / self.num_strata)
+      num_tokens - self._num_unknown(num_tokens, g / self.num_strata)
       for g in range(self.num_strata + 1)
     ]
     return tuple(
-      (fewest, most)
-      for most, fewest in zip(edges[:-1], edges[1:], strict=True)
+      (fewest, most) for most, fewest in zip(edges[:-1], edges[1:], strict=True)
     )
 
   def draw_num_known(self, image_keys: ImageKeys, num_tokens: int) -> Counts:
@@ -79,25 +86,27 @@ class MaskConfig:
     if self.per == "batch":
       u = jnp.broadcast_to(u[:1], u.shape)
     stratum = jnp.arange(batch) % self.num_strata
-    ratio = mask_ratio((stratum + u) / self.num_strata)
+    ratio = self.ratio((stratum + u) / self.num_strata)
     num_known = num_tokens - jnp.ceil(num_tokens * ratio).astype(jnp.int32)
     bounds = jnp.asarray(self.known_bounds(num_tokens))[stratum]
     return jnp.clip(num_known, bounds[:, 0], bounds[:, 1])
 
+  def ratio(self, quantile: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """The mask ratio's inverse CDF at a quantile in [0, 1]."""
+    low, high = self._probabilities()
+    normal = jax.scipy.stats.norm.ppf(low + (high - low) * quantile)
+    return jnp.clip(self.mean + self.std * normal, self.lowest, 1.0)
 
-def mask_ratio(
-  quantile: Float[Array, "*batch"],
-) -> Float[Array, "*batch"]:
-  """The truncated normal's inverse CDF at a quantile in [0, 1]."""
-  lowest = _NORMAL.cdf((_LOWEST - _MEAN) / _STD)
-  probability = lowest + (0.5 - lowest) * quantile
-  ratio = _MEAN + _STD * jax.scipy.stats.norm.ppf(probability)
-  return jnp.clip(ratio, _LOWEST, 1.0)
+  def _num_unknown(self, num_tokens: int, quantile: float) -> int:
+    """ceil(L · ratio) at a quantile, on the host in float64."""
+    low, high = self._probabilities()
+    normal = _NORMAL.inv_cdf(low + (high - low) * quantile)
+    ratio = min(1.0, max(self.lowest, self.mean + self.std * normal))
+    return math.ceil(round(num_tokens * ratio, 9))
 
-
-def _num_unknown(num_tokens: int, quantile: float) -> int:
-  """ceil(L · ratio) at a quantile, on the host in float64."""
-  lowest = _NORMAL.cdf((_LOWEST - _MEAN) / _STD)
-  probability = lowest + (0.5 - lowest) * quantile
-  ratio = min(1.0, max(_LOWEST, _MEAN + _STD * _NORMAL.inv_cdf(probability)))
-  return math.ceil(round(num_tokens * ratio, 9))
+  def _probabilities(self) -> tuple[float, float]:
+    """The untruncated normal's CDF at both ends of the interval."""
+    return (
+      _NORMAL.cdf((self.lowest - self.mean) / self.std),
+      _NORMAL.cdf((1.0 - self.mean) / self.std),
+    )
