@@ -102,9 +102,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
       for i, (item, entry) in enumerate(zip(items, value, strict=True))
     )
   if dataclasses.is_dataclass(hint):
-    return (
-      value if isinstance(value, hint) else from_dict(hint, value, where)
-    )
+    return value if isinstance(value, hint) else from_dict(hint, value, where)
   return _convert_scalar(hint, value, where)
 
 
@@ -130,7 +128,5 @@ def _convert_scalar(hint: type, value: Any, where: str) -> Any:
     return float(value)
   is_bool_for_int = isinstance(value, bool) and hint is not bool
   if not isinstance(value, hint) or is_bool_for_int:
-    raise ValueError(
-      f"{where} is {_shown(value)}; expected {hint.__name__}."
-    )
+    raise ValueError(f"{where} is {_shown(value)}; expected {hint.__name__}.")
   return value

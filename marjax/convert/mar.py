@@ -57,9 +57,7 @@ RULES: tuple[Rule, ...] = (
   *_norm(_HEAD_BLOCK + "in_ln", _HEAD_TARGET + "norm"),
   *_linear(_HEAD_BLOCK + r"mlp\.0", _HEAD_TARGET + "linear_in"),
   *_linear(_HEAD_BLOCK + r"mlp\.2", _HEAD_TARGET + "linear_out"),
-  *_linear(
-    _HEAD_BLOCK + r"adaLN_modulation\.1", _HEAD_TARGET + "modulation"
-  ),
+  *_linear(_HEAD_BLOCK + r"adaLN_modulation\.1", _HEAD_TARGET + "modulation"),
   *_linear(r"diffloss\.net\.final_layer\.linear", "head/net/final_linear"),
   *_linear(
     r"diffloss\.net\.final_layer\.adaLN_modulation\.1",

@@ -59,9 +59,7 @@ class Denoiser(nn.Module):
 
   def setup(self):
     self.embed_x = linear(self.width, (None, "embed"))
-    self.time_in = linear(
-      self.width, (None, "mlp"), kernel_init=small_normal
-    )
+    self.time_in = linear(self.width, (None, "mlp"), kernel_init=small_normal)
     self.time_out = linear(
       self.width, ("mlp", "embed"), kernel_init=small_normal
     )

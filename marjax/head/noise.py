@@ -85,4 +85,3 @@ def draw_for_loss(row_keys, repeats: int, token_dim: int, num_timesteps: int):
     keys.integers(keys.at(row_keys, 0), (repeats,), num_timesteps),
     keys.normal(keys.at(row_keys, 1), (repeats, token_dim)),
   )
-

@@ -143,10 +143,14 @@ def restore_or_init(
 
 def place(batch: dict[str, Any], program: TrainProgram) -> dict[str, jax.Array]:
   """Host arrays of this process to one global array each."""
-  return {
-    name: jax.make_array_from_process_local_data(program.batch_sharding, array)
-    for name, array in batch.items()
-  }
+  # With several processes this transfer counts as an implicit one.
+  with jax.transfer_guard("allow"):
+    return {
+      name: jax.make_array_from_process_local_data(
+        program.batch_sharding, array
+      )
+      for name, array in batch.items()
+    }
 
 
 class Report:
