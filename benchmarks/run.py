@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import flops, sizes
+from benchmarks import sizes
 from marjax import keys
 from marjax.evaluate import environment
 from marjax.experiment import Experiment

@@ -41,6 +41,8 @@ def get_config(variant: str = "") -> ConfigDict:
       "num_heads": 4,
       "num_buffer": 4,
       "num_classes": 10,
+      "attention_dropout": 0.1,
+      "projection_dropout": 0.1,
     },
     "head": {"kind": "diffusion", "token_dim": 4, "width": 128, "depth": 3},
     "masking": {"num_strata": 4},
@@ -62,6 +64,7 @@ def get_config(variant: str = "") -> ConfigDict:
     "num_diffusion_steps": 50,
     "start_timestep": 950,
     "guidance_scale": 1.0,
+    "num_buckets": 8,
   }
   config.lock()
   if variant == "laptop":
@@ -70,6 +73,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.model.backbone.update(width=32, encoder_depth=1, decoder_depth=1)
     config.model.head.update(width=32, depth=1)
     config.sampling.update(num_ar_steps=4, num_diffusion_steps=4)
+    # Compiling is most of so short a run, and each of these adds to it.
+    config.model.backbone.update(attention_dropout=0.0, projection_dropout=0.0)
+    config.model.masking.num_strata = 1
+    config.sampling.num_buckets = 1
   elif variant == "regression":
     config.model.head.kind = "regression"
   elif variant:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from marjax import keys
+from marjax import flops, keys
 from marjax.arrays import NO_LABEL, Counts, ImageKeys, Labels, Order, Tokens
 from marjax.backbone.masked import MaskedBackbone, MaskedConfig
 from marjax.head.diffusion import DiffusionHeadConfig, HeadLoss
@@ -194,3 +194,22 @@ def init_params(config: ModelConfig, key):
   draws = draw(config, keys.at(key, jnp.arange(batch)), labels)
   shape = (batch, config.backbone.num_tokens, config.backbone.token_dim)
   return config.build().init(key, jnp.zeros(shape), draws)["params"]
+
+
+def training_flops(config: ModelConfig) -> float:
+  """Matrix-product FLOPs of one training image, forward and backward.
+
+  The backward pass counts twice the forward; recomputation does not count.
+  """
+  batch = config.masking.num_strata
+  c = config.backbone
+
+  def loss(params, tokens, labels):
+    image_keys = jax.random.split(jax.random.key(0), batch)
+    draws = draw(config, image_keys, labels)
+    return config.build().apply({"params": params}, tokens, draws).loss
+
+  params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+  tokens = jax.ShapeDtypeStruct((batch, c.num_tokens, c.token_dim), "float32")
+  labels = jax.ShapeDtypeStruct((batch,), "int32")
+  return 3 * flops.count(loss, nn.unbox(params), tokens, labels) / batch

@@ -129,7 +129,6 @@ class Pipeline:
     labels = self._checked_labels(labels, num_images)
     chosen = self.settings(settings)
     static = masked.static_for(self.experiment.model, chosen)
-    scales = masked.step_scales(static.plan, chosen)
     count = len(labels)
     if draws is None:
       draws = self._draws(seed, count)
@@ -143,22 +142,12 @@ class Pipeline:
     with _bar(count, progress) as bar:
       for start in range(0, count, size):
         index = np.minimum(np.arange(start, start + size), count - 1)
-        done = self._run(
-          static,
-          np.asarray(labels, np.int32)[index],
-          _take(draws, index),
-          scales,
-          chosen.temperature,
-          return_trajectory,
-        )
+        batch = (np.asarray(labels, np.int32)[index], _take(draws, index))
+        done = self._run(static, *batch, chosen, return_trajectory)
         keep = min(size, count - start)
         outputs.append(jax.tree.map(lambda a, k=keep: np.asarray(a[:k]), done))
         bar.update(keep)
-    images, frames = (
-      jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
-      if len(outputs) > 1
-      else outputs[0]
-    )
+    images, frames = jax.tree.map(lambda *a: np.concatenate(a), *outputs)
     if not return_trajectory:
       return to_uint8(images)
     return self._trajectory(static.plan, images, frames, draws)
@@ -216,10 +205,12 @@ class Pipeline:
     size = min(count, batch_size or LARGEST_BATCH * devices)
     return math.ceil(size / devices) * devices
 
-  def _run(self, static, labels, draws, scales, temperature, keep_steps):
+  def _run(self, static, labels, draws, settings: Settings, keep_steps: bool):
+    """One device batch: images and, if kept, frames."""
     labels, draws = _place(self.mesh, (labels, draws))
-    scales, temperature = jax.device_put(
-      (scales, np.float32(temperature)), replicated(self.mesh)
+    numbers = (
+      masked.step_scales(static.plan, settings),
+      np.float32(settings.temperature),
     )
     with jax.set_mesh(self.mesh):
       return _images(
@@ -229,8 +220,7 @@ class Pipeline:
         self.params,
         labels,
         draws,
-        scales,
-        temperature,
+        *jax.device_put(numbers, replicated(self.mesh)),
       )
 
   def _trajectory(self, plan: Plan, images, frames, draws) -> Trajectory:

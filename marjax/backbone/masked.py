@@ -5,10 +5,10 @@
     decoder              ×               ×         mask token …   all 64 + L
     z                                    ×              ×         L
 
-1. Encoder: linear(token), buffer slots hold the class embedding, add positions,
-   norm, blocks over the valid prefix, norm.
-2. Decoder: linear, mask token from the first unknown position on, add positions,
-   blocks over all slots, norm, drop the buffer, add the head's positions.
+1. Encoder: linear(token), buffer slots hold the class embedding, add
+   positions, norm, blocks over the valid prefix, norm.
+2. Decoder: linear, mask token from the first unknown position on, add
+   positions, blocks over all slots, norm, drop the buffer, add the head's positions.
 
 Known tokens are a prefix, so unknown tokens never enter: the prefix is a slice
 of static length, and its padding is a suffix hidden by a length mask. Attention
@@ -23,7 +23,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from marjax.arrays import Counts, Labels, Order, Tokens
+from marjax.arrays import Counts, Labels, Order
 from marjax.backbone.embeddings import ClassEmbedding, PositionEmbedding
 from marjax.backbone.layers import SLOT_AXES, BlockConfig, Stack
 from marjax.linear import layer_norm, linear, small_normal

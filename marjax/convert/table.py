@@ -1,7 +1,7 @@
 """The table engine: one rule per kind of parameter, nothing implicit.
 
-1. A rule maps names that fully match a pattern to a parameter path, and says how
-   axes move. A group called `layer` is an index into a stacked parameter.
+1. A rule maps names that fully match a pattern to a parameter path, and says
+   how axes move. A group called `layer` is an index into a stacked parameter.
 2. Every source name is matched by exactly one rule.
 3. Every slot of the target (a parameter, or one layer of a stacked one) is
    filled exactly once, with the right shape.

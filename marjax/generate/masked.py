@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, PyTree
 from marjax import keys
 from marjax.arrays import NO_LABEL, ImageIds, Labels, RootKey, Tokens
 from marjax.generate import guidance
-from marjax.generate.plan import Plan, Segment, make_plan
+from marjax.generate.plan import Plan, make_plan
 from marjax.head.noise import KeyedNoise, Noise, RecordedNoise
 from marjax.head.reverse import ReverseSettings
 from marjax.model import ModelConfig

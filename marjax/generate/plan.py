@@ -11,6 +11,7 @@
     head       3                   6                7           7
 """
 
+import itertools
 from dataclasses import dataclass
 
 from marjax.tokens.schedule import num_known_before, num_unknown_after
@@ -97,7 +98,7 @@ def make_plan(
   if num_buckets < 1:
     raise ValueError(f"num_buckets is {num_buckets}; expected 1 or more.")
   known = num_known_before(num_tokens, num_ar_steps)
-  revealed = tuple(b - a for a, b in zip(known, known[1:], strict=False))
+  revealed = tuple(b - a for a, b in itertools.pairwise(known))
 
   def segment(first: int, end: int) -> Segment:
     return Segment(first, known[first:end], revealed[first:end])
@@ -111,7 +112,7 @@ def make_plan(
   return Plan(
     num_tokens,
     num_ar_steps,
-    tuple(segment(a, b) for a, b in zip(cuts, cuts[1:], strict=False)),
+    tuple(segment(a, b) for a, b in itertools.pairwise(cuts)),
     num_unknown_after(num_tokens, num_ar_steps),
   )
 

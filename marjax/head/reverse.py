@@ -4,13 +4,14 @@ For t = T-1 .. 0 of the visited timesteps, with eps, v = denoise(x, t):
 
 1. guidance, if any, has already mixed eps (see `marjax.head.diffusion`);
 2. ancestral: x ← mean + [t > 0] · exp(½ log-variance) · noise · temperature,
-   with the learned variance on the respaced betas (arXiv 2006.11239, 2102.09672);
+   with the learned variance on the respaced betas (arXiv 2006.11239 and
+   2102.09672);
 3. DDIM: x ← √abar' · x̂₀ + √(1 - abar' - σ²) · eps + [t > 0] · σ · noise ·
    temperature, σ = eta · √((1-abar')/(1-abar)) · √(1 - abar/abar')
    (arXiv 2010.02502, equations 12 and 16).
 
 x_T ~ N(0, I) is not scaled by the temperature, and x̂₀ is never clipped.
-DIFFERS(ddim-temperature) The published program's DDIM ignores temperature.
+DIFFERS: ddim-temperature. The published program's DDIM ignores temperature.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Diffusion timesteps: which of the 1000 a sampler visits, and their embedding.
 
-1. "even": T indices from 0 to `start`, index = round-half-even(i · start/(T-1));
+1. "even": T indices from 0 to `start`, round-half-even(i · start/(T-1));
    start = 999 is the published spacing.
 2. "stride": every (start + 1)/T-th index from 0, the spacing of the DDIM paper.
 3. `embed`: a sinusoid of 256 numbers, cosine half first (spec section 4).

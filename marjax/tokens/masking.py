@@ -12,10 +12,11 @@
    Encoder length (upper bound) and unknown tokens of the loss (from the lower
    bound on) are then static slices with little padding.
 
-DIFFERS(mask-ratio) The published program draws one ratio for a whole batch;
+DIFFERS: mask-ratio. The published program draws one ratio for a whole batch;
 here each image has its own. `MaskConfig(per="batch")` gives the published way.
 """
 
+import itertools
 import math
 import statistics
 from dataclasses import dataclass
@@ -66,9 +67,7 @@ class MaskConfig:
       num_tokens - self._num_unknown(num_tokens, g / self.num_strata)
       for g in range(self.num_strata + 1)
     ]
-    return tuple(
-      (fewest, most) for most, fewest in zip(edges[:-1], edges[1:], strict=True)
-    )
+    return tuple((fewest, most) for most, fewest in itertools.pairwise(edges))
 
   def draw_num_known(self, image_keys: ImageKeys, num_tokens: int) -> Counts:
     """Known tokens of each image [B], int32.

@@ -5,7 +5,7 @@
    generated: known tokens are a prefix, no mask array is needed.
 3. `to_raster` is the inverse permutation, applied once at the end.
 
-DIFFERS(reveal-order) The published program stores the reverse: the first
+DIFFERS: reveal-order. The published program stores the reverse: the first
 entries of its order stay masked longest. Flip the last axis to convert.
 """
 

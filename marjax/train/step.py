@@ -147,8 +147,8 @@ def train_step(
   params = optax.apply_updates(state.params, updates)
   metrics = {
     **losses._asdict(),
-    "grad_norm": optax.global_norm(grads),
-    "update_norm": optax.global_norm(updates),
+    "grad_norm": optax.tree.norm(grads),
+    "update_norm": optax.tree.norm(updates),
     "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
   }
   new_state = TrainState(

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import flops, run, sizes
+from benchmarks import run, sizes
+from marjax import flops
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -1,0 +1,1 @@
+"""Numbers equal to those of the published program."""

@@ -1,6 +1,7 @@
 """Parameters of the tiny published-layout checkpoints."""
 
 import pytest
+
 from parity.published import params_of
 
 

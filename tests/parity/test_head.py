@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parity.published import TINY, assert_close
 
 from marjax.head import process as diffusion
 from marjax.head import reverse
 from marjax.head.process import Process
 from marjax.head.timesteps import embed, spaced
+from parity.published import TINY, assert_close
 
 TABLES = {
   "betas": "beta",

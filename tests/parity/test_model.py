@@ -6,6 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from marjax.head.noise import LossDraws
+from marjax.model import TrainingDraws
+from marjax.tokens.order import to_order_space, to_raster
 from parity.published import (
   TINY,
   assert_close,
@@ -14,10 +18,6 @@ from parity.published import (
   rows_of,
   tokens_of,
 )
-
-from marjax.head.noise import LossDraws
-from marjax.model import TrainingDraws
-from marjax.tokens.order import to_order_space, to_raster
 
 
 def draws_of(theirs: dict) -> TrainingDraws:

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from parity.published import TINY, params_of, tokens_of
-from parity.test_model import draws_of
 
 from marjax.experiment import TrainingConfig
 from marjax.train.optimizer import is_decayed, make_optimizer, update_ema
+from parity.published import TINY, params_of, tokens_of
+from parity.test_model import draws_of
 
 
 def test_decay_mask(golden):

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parity.published import TINY, assert_close, reveal_order
 
 from marjax.generate.masked import Draws, generate, static_for, step_scales
 from marjax.head.noise import RecordedNoise
 from marjax.settings import Settings
+from parity.published import TINY, assert_close, reveal_order
 
 RUNS = {
   "model_stepsddim25_iter4_cfg1_temp1": ("stride", 25, 4, 1.0, 1.0, 1e-5),

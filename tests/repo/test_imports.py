@@ -16,6 +16,7 @@ ORDER = [
   "arrays",
   "keys",
   "linear",
+  "flops",
   "pictures",
   "tokens",
   "latents",
