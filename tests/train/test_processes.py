@@ -1,4 +1,4 @@
-"""Two processes train as one does, and what they save one process restores."""
+"""Two processes train as one does, and one goes on from what they saved."""
 
 import json
 import os
@@ -58,14 +58,12 @@ def losses(workdir):
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path):
+def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
   together, alone = tmp_path / "together", tmp_path / "alone"
   train_together(together, num_steps=6)
-  train_together(together, num_steps=12)
   experiment = configs.load(str(ROOT / CONFIG))
   expected = loop.train(experiment, alone)
   found = loop.train(experiment, together)
-  assert int(found.step) == 12
   assert len(losses(together)) == 6
   # Sums over devices run in another order.
   np.testing.assert_allclose(losses(together), losses(alone), rtol=1e-5)
