@@ -30,6 +30,7 @@ from jax.sharding import Mesh
 
 from marjax.data.batches import Batches
 from marjax.experiment import Experiment
+from marjax.model import training_flops
 from marjax.parallel.mesh import make_mesh
 from marjax.schema import to_dict
 from marjax.train.checkpoint import Checkpointer
@@ -161,8 +162,6 @@ class Report:
   """
 
   def __init__(self, experiment: Experiment, num_steps: int, writer: Writer):
-    from marjax.model import training_flops
-
     training = experiment.training
     self._periods = training.log_every, training.checkpoint_every
     self._num_steps, self._writer = num_steps, writer

@@ -5,6 +5,7 @@ import logging
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -152,7 +153,7 @@ def test_a_report_does_not_wait_for_the_newest_step(monkeypatch):
     loop.jax, "device_get", lambda metrics: read.append(metrics) or metrics
   )
   report = loop.Report(tiny(log_every=100), 1000, Writer())
-  first, second = {"loss": 1.0}, {"loss": 2.0}
+  first, second = {"loss": jnp.float32(1)}, {"loss": jnp.float32(2)}
   report.add(1, first)
   assert read == []
   report.add(2, second)
