@@ -127,7 +127,7 @@ class Checkpointer:
       restored = self._manager.restore(step, args=items)
     except Exception as error:
       raise ValueError(
-        f"The checkpoint {self.directory / str(step)} cannot be restored"
+        f"the checkpoint {self.directory / str(step)} cannot be restored"
         f" ({_cause(error)}); {self._way_out(step)}."
       ) from None
     return restored.state, restored.data
@@ -162,7 +162,7 @@ class Checkpointer:
     root = self.directory / str(step)
     if fault := release.damage(root):
       raise ValueError(
-        f"The checkpoint {root} is damaged: {fault}; {self._way_out(step)}."
+        f"the checkpoint {root} is damaged: {fault}; {self._way_out(step)}."
       )
 
   def _check_shapes(self, step: int, abstract_state: Any) -> None:
@@ -195,7 +195,7 @@ class Checkpointer:
       good = [step for step in self.steps() if step != self._saving]
       last = f"step {good[-1]} is intact" if good else "there is no earlier one"
       raise OSError(
-        f"The checkpoint of step {self._saving} could not be written to"
+        f"the checkpoint of step {self._saving} could not be written to"
         f" {self.directory} ({_cause(error)}); {last}: make room and run"
         " the same command again."
       ) from None

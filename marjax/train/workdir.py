@@ -70,7 +70,7 @@ def claim_workdir(workdir: str | os.PathLike, experiment: Any) -> Iterator:
     lock = open(workdir / ".lock", "w")
   except OSError as error:
     raise type(error)(
-      f"The work directory {workdir} cannot be written: {error.strerror};"
+      f"the work directory {workdir} cannot be written: {error.strerror};"
       " choose another with --workdir."
     ) from None
   with lock:
@@ -97,7 +97,7 @@ def _lock(file, workdir: Path) -> None:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
     raise BlockingIOError(
-      f"Another process is training in {workdir}; wait for it or choose"
+      f"another process is training in {workdir}; wait for it or choose"
       " another --workdir."
     ) from None
   except OSError as error:

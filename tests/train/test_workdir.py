@@ -105,7 +105,7 @@ def test_a_file_in_the_way_is_one_sentence(tmp_path):
 def test_two_runs_cannot_share_a_directory(tmp_path):
   with (
     claim_workdir(tmp_path, Run()),
-    pytest.raises(BlockingIOError, match="Another process is training"),
+    pytest.raises(BlockingIOError, match="another process is training"),
   ):
     claim(tmp_path, Run())
   claim(tmp_path, Run())
