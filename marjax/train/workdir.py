@@ -9,9 +9,9 @@
 
 1. `claim_workdir` takes the directory for one process: two runs in one
    directory would delete each other's unfinished saves.
-2. The first claim writes config.json; later claims compare with it. What
-   decides the numbers must be equal; what only decides how long, where and how
-   often may change, and then config.json follows.
+2. A claim writes config.json. Once there is a checkpoint, claims compare with
+   it: what decides the numbers must be equal; what only decides how long, where
+   and how often may change, and then config.json follows.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from typing import Any
 
 import jax
 
-from marjax import outputs
+from marjax import outputs, release
 from marjax.schema import from_dict, to_dict
 
 log = logging.getLogger(__name__)
@@ -108,14 +108,14 @@ def _lock(file, workdir: Path) -> None:
 def _write_or_compare(workdir: Path, experiment: Any) -> None:
   path = workdir / "config.json"
   wanted = json.dumps(to_dict(experiment), indent=2) + "\n"
-  if not path.exists():
-    if any(workdir.glob("checkpoints/[0-9]*")):
-      raise FileNotFoundError(
-        f"{workdir} has checkpoints but no config.json, so what they belong to"
-        " is unknown; restore that file or choose another --workdir."
-      )
+  if release.latest_step(workdir / "checkpoints") is None:
     outputs.write(path, wanted.encode(), overwrite=True)
     return
+  if not path.exists():
+    raise FileNotFoundError(
+      f"{workdir} has checkpoints but no config.json, so what they belong to"
+      " is unknown; restore that file or choose another --workdir."
+    )
   differences = _differences(_read_config(path, type(experiment)), wanted)
   changed = {key for key in differences if not _is_free(key, experiment)}
   if changed:

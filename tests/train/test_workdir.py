@@ -41,18 +41,30 @@ def claim(workdir, experiment):
     return json.loads((workdir / "config.json").read_text())
 
 
+def trained(workdir, experiment):
+  """A work directory in which that configuration has saved a checkpoint."""
+  claim(workdir, experiment)
+  (workdir / "checkpoints" / "10").mkdir(parents=True)
+
+
 def test_the_first_claim_writes_the_configuration(tmp_path):
   workdir = tmp_path / "new" / "run"
   assert claim(workdir, Run(seed=3)) == dataclasses.asdict(Run(seed=3))
 
 
 def test_the_same_configuration_may_come_back(tmp_path):
+  trained(tmp_path, Run())
   claim(tmp_path, Run())
-  claim(tmp_path, Run())
+
+
+def test_what_was_never_saved_may_be_configured_anew(tmp_path):
+  claim(tmp_path, Run(seed=1))
+  (tmp_path / "checkpoints" / "10.orbax-checkpoint-tmp").mkdir(parents=True)
+  assert claim(tmp_path, Run(seed=2)) == dataclasses.asdict(Run(seed=2))
 
 
 def test_another_model_is_one_sentence_naming_the_keys(tmp_path):
-  claim(tmp_path, Run())
+  trained(tmp_path, Run())
   other = Run(seed=1, model=Model(width=16))
   with pytest.raises(ValueError, match="made with another conf") as caught:
     claim(tmp_path, other)
@@ -64,24 +76,25 @@ def test_another_model_is_one_sentence_naming_the_keys(tmp_path):
 
 
 def test_batch_size_is_part_of_what_was_trained(tmp_path):
-  claim(tmp_path, Run())
+  trained(tmp_path, Run())
   with pytest.raises(ValueError, match=r"training\.batch_size is 4 there"):
     claim(tmp_path, with_training(batch_size=8))
 
 
 def test_length_and_habits_may_change_and_are_kept(tmp_path):
-  claim(tmp_path, Run())
+  trained(tmp_path, Run())
   longer = with_training(num_steps=100, log_every=1)
   assert claim(tmp_path, longer) == dataclasses.asdict(longer)
 
 
 def test_length_is_fixed_where_the_schedule_depends_on_it(tmp_path):
-  claim(tmp_path, with_training(schedule="cosine"))
+  trained(tmp_path, with_training(schedule="cosine"))
   with pytest.raises(ValueError, match=r"training\.num_steps is 10 there"):
     claim(tmp_path, with_training(schedule="cosine", num_steps=20))
 
 
 def test_an_unreadable_configuration_is_one_sentence(tmp_path):
+  trained(tmp_path, Run())
   (tmp_path / "config.json").write_text('{"name": "ru')
   with pytest.raises(ValueError, match=r"config\.json cannot be read"):
     claim(tmp_path, Run())
