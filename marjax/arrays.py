@@ -17,6 +17,8 @@ known tokens are a prefix and the tokens to predict come right after it.
                   known     next  unknown, not yet asked for
 """
 
+from typing import Any
+
 from jaxtyping import Array, Float, Int, Key
 
 Images = Float[Array, "B height width C"]
@@ -33,6 +35,9 @@ Scalar = Float[Array, ""]
 RootKey = Key[Array, ""]
 ImageKeys = Key[Array, " B"]
 TokenKeys = Key[Array, "B L"]
+
+Leaf = Any
+"""A field of a pytree: an array, or what JAX rebuilds the pytree with."""
 
 NO_LABEL = -1
 """The label that means "no class": the backbone uses its `fake_latent`."""

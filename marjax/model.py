@@ -20,7 +20,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from marjax import flops, keys
-from marjax.arrays import NO_LABEL, Counts, ImageKeys, Labels, Order, Tokens
+from marjax.arrays import (
+  NO_LABEL,
+  Counts,
+  ImageKeys,
+  Labels,
+  Leaf,
+  Order,
+  Tokens,
+)
 from marjax.backbone.masked import MaskedBackbone, MaskedConfig
 from marjax.head.diffusion import DiffusionHeadConfig, HeadLoss
 from marjax.head.noise import LossDraws
@@ -63,10 +71,10 @@ class TrainingDraws:
     head: one key per token [B, L], or recorded `LossDraws`, in order space.
   """
 
-  order: Array
-  num_known: Array
-  labels: Array
-  head: Array | LossDraws
+  order: Leaf
+  num_known: Leaf
+  labels: Leaf
+  head: Leaf
 
 
 class MarModel(nn.Module):

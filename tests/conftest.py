@@ -26,22 +26,6 @@ ENVIRONMENT = {
 }
 
 
-# State and carries are pytrees, which jax also builds with leaves that are no
-# arrays, so their constructors are not checked.
-UNCHECKED = {"marjax.head", "marjax.train.state"}
-
-
-def _checked_modules() -> list[str]:
-  package = TESTS.parent / "marjax"
-  paths = [path.relative_to(package.parent) for path in package.rglob("*.py")]
-  names = {".".join(path.with_suffix("").parts) for path in paths}
-  return [
-    name
-    for name in sorted(names)
-    if name not in UNCHECKED and name.rpartition(".")[0] not in UNCHECKED
-  ]
-
-
 def _prepare():
   """A variable set by the caller wins."""
   for name, value in ENVIRONMENT.items():
@@ -51,7 +35,7 @@ def _prepare():
 
   flags.FLAGS.mark_as_parsed()
   if os.environ.get("MARJAX_CHECK_TYPES", "1") != "0":
-    install_import_hook(_checked_modules(), "beartype.beartype")
+    install_import_hook("marjax", "beartype.beartype")
 
 
 # Now, not in a pytest hook: conftest files of subfolders, which import marjax,

@@ -8,7 +8,8 @@
 1. Encoder: linear(token), buffer slots hold the class embedding, add
    positions, norm, blocks over the valid prefix, norm.
 2. Decoder: linear, mask token from the first unknown position on, add
-   positions, blocks over all slots, norm, drop the buffer, add the head's positions.
+   positions, blocks over all slots, norm, drop the buffer, add the head's
+   positions.
 
 Known tokens are a prefix, so unknown tokens never enter: the prefix is a slice
 of static length, and its padding is a suffix hidden by a length mask. Attention

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from marjax import keys
-from marjax.arrays import NO_LABEL, ImageIds, Labels, RootKey, Tokens
+from marjax.arrays import NO_LABEL, ImageIds, Labels, Leaf, RootKey, Tokens
 from marjax.generate import guidance
 from marjax.generate.plan import Plan, make_plan
 from marjax.head.noise import KeyedNoise, Noise, RecordedNoise
@@ -45,8 +45,8 @@ class Draws:
       and steps [T, B, L, D]; indexed by raster position.
   """
 
-  order: Array
-  noise: Noise
+  order: Leaf
+  noise: Leaf
 
 
 @jax.tree_util.register_dataclass
@@ -54,7 +54,7 @@ class Draws:
 class Carry:
   """Between two steps: tokens in order space, padded by the widest step."""
 
-  tokens: Array
+  tokens: Leaf
 
 
 @jax.tree_util.register_dataclass
@@ -62,8 +62,8 @@ class Carry:
 class Step:
   """What varies by step, scanned: known tokens before it, guidance scale."""
 
-  num_known: Array
-  guidance_scale: Array
+  num_known: Leaf
+  guidance_scale: Leaf
 
 
 def draw(key: RootKey, image_ids: ImageIds, num_tokens: int) -> Draws:

@@ -89,9 +89,9 @@ class DiffusionHead(nn.Module):
       dtype=jnp.dtype(self.config.dtype),
     )
 
-  def __call__(self, z: Conditions, target: TokenRows, **kwargs) -> HeadLoss:
-    """Same as `loss`."""
-    return self.loss(z, target, **kwargs)
+  def __call__(self, *args, **kwargs) -> HeadLoss:
+    """Same as `loss`; initialises all parameters."""
+    return self.loss(*args, **kwargs)
 
   def loss(
     self,
@@ -143,6 +143,7 @@ class DiffusionHead(nn.Module):
     t = draws.timesteps
     c = diffusion.at_timestep(Process().coefficients(), t)
     x0 = target.astype(jnp.float32)[..., None, :]
+    x0 = jnp.broadcast_to(x0, draws.noise.shape)
     xt = diffusion.diffuse(c, x0, draws.noise)
     y = self.net.embed_time(t) + self.net.embed_z(z)[..., None, :]
     output = self.net.denoise(xt, y)

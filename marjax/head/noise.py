@@ -11,7 +11,7 @@ import jax
 from jaxtyping import Array, Key
 
 from marjax import keys
-from marjax.arrays import TokenRows
+from marjax.arrays import Leaf, TokenRows
 
 
 @jax.tree_util.register_dataclass
@@ -23,7 +23,7 @@ class KeyedNoise:
     row_keys: typed keys [*batch].
   """
 
-  row_keys: Array
+  row_keys: Leaf
 
   def initial(self, token_dim: int) -> TokenRows:
     """x_T of every token, [*batch, D]."""
@@ -44,8 +44,8 @@ class RecordedNoise:
     steps: [T, *batch, D]; entry k is used at respaced timestep T - 1 - k.
   """
 
-  start: Array
-  steps: Array
+  start: Leaf
+  steps: Leaf
 
   def initial(self, token_dim: int) -> TokenRows:
     """x_T of every token, [*batch, D]."""
@@ -68,8 +68,8 @@ class LossDraws:
     timesteps: int [*batch, R] in 0 .. 999. noise: float [*batch, R, D].
   """
 
-  timesteps: Array
-  noise: Array
+  timesteps: Leaf
+  noise: Leaf
 
 
 def keys_of_rows(key: Key[Array, "*any"], shape: tuple[int, ...]):

@@ -5,10 +5,10 @@ id, so a run resumes from (state, step) alone.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
-from jaxtyping import Array
+
+from marjax.arrays import Leaf
 
 
 @jax.tree_util.register_dataclass
@@ -23,7 +23,7 @@ class TrainState:
     opt_state: of the optax optimizer.
   """
 
-  step: Array
-  params: Any
-  ema_params: Any
-  opt_state: Any
+  step: Leaf
+  params: Leaf
+  ema_params: Leaf
+  opt_state: Leaf

@@ -33,6 +33,10 @@ SPACINGS = {
 }
 
 
+def as_jax(arrays: dict) -> dict:
+  return {name: jnp.asarray(array) for name, array in arrays.items()}
+
+
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_tables(golden, spacing):
   theirs = golden("diffusion_tables.npz")
@@ -53,7 +57,7 @@ def test_timestep_embedding(golden):
 
 
 def test_loss_terms_and_their_gradients(golden):
-  theirs = golden("training_losses.npz")
+  theirs = as_jax(golden("training_losses.npz"))
   t = jnp.asarray(theirs["t"], jnp.int32)
   c = diffusion.at_timestep(Process().coefficients(), t)
   x0, noise = theirs["x_start"], theirs["noise"]
@@ -83,8 +87,8 @@ def test_loss_terms_and_their_gradients(golden):
   ],
 )
 def test_one_reverse_step(golden, name, timesteps):
-  theirs = golden(f"single_step_{name}.npz")
-  t = theirs["t"].astype(np.int32)
+  theirs = as_jax(golden(f"single_step_{name}.npz"))
+  t = theirs["t"].astype(jnp.int32)
   c = diffusion.at_timestep(Process(timesteps).coefficients(), t)
   eps, v = diffusion.split_output(jnp.asarray(theirs["model_out"]))
   x, is_later = theirs["x"], (t > 0)[:, None]
@@ -107,7 +111,7 @@ def test_one_reverse_step(golden, name, timesteps):
 
 
 def test_network(golden, model_params):
-  theirs = golden("mlp.npz")
+  theirs = as_jax(golden("mlp.npz"))
   head = TINY.head.build()
 
   def net(x, t, z):

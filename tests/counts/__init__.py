@@ -1,0 +1,1 @@
+"""How many traces, transfers and collectives."""

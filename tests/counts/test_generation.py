@@ -1,0 +1,116 @@
+"""Traces, primitives and collectives of generation."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import small
+
+from marjax import flops
+from marjax.generate import masked
+from marjax.parallel.mesh import make_mesh
+from marjax.pipeline import Pipeline
+from marjax.settings import Settings
+
+SETTINGS = Settings(
+  num_ar_steps=6,
+  num_diffusion_steps=8,
+  start_timestep=900,
+  guidance_scale=2.0,
+  num_buckets=3,
+).resolved()
+
+
+def call():
+  static = masked.static_for(small.MODEL, SETTINGS)
+  draws = masked.draw(jax.random.key(3), jnp.arange(4), 16)
+  scales = jnp.asarray(masked.step_scales(static.plan, SETTINGS))
+  args = (jnp.arange(4), draws, scales, jnp.asarray(1.0))
+  return static, (small.params(), *args)
+
+
+def test_one_trace_per_segment_and_none_on_a_second_call(monkeypatch):
+  traced, original = [], masked._next_z
+
+  def counted(static, params, segment, *args):
+    traced.append(segment)
+    return original(static, params, segment, *args)
+
+  monkeypatch.setattr(masked, "_next_z", counted)
+  jax.clear_caches()
+  pipe = Pipeline(
+    small.EXPERIMENT, small.params(), make_mesh(devices=jax.devices()[:1])
+  )
+  pipe.generate([0, 1], settings=SETTINGS)
+  plan = pipe.plan(SETTINGS)
+  assert traced == list(plan.segments)
+  other = Settings(guidance_scale=3.0, temperature=0.9).over(SETTINGS)
+  pipe.generate([2, 3], seed=9, settings=other)
+  assert traced == list(plan.segments)
+
+
+def scans(jaxpr, inside=False):
+  """Every equation inside a scan, with nested ones."""
+  for equation in jaxpr.eqns:
+    if inside:
+      yield equation.primitive.name
+    is_loop = inside or equation.primitive.name == "scan"
+    for inner in flops._jaxprs_in(equation.params):
+      yield from scans(inner, is_loop)
+
+
+def test_loops_only_slice():
+  static, args = call()
+  jaxpr = jax.make_jaxpr(masked.generate, static_argnums=0)(static, *args)
+  names = set(scans(jaxpr.jaxpr))
+  assert "dynamic_slice" in names
+  assert "dynamic_update_slice" in names
+  forbidden = [n for n in names if re.search("scatter|sort|callback|cond", n)]
+  assert not forbidden
+
+
+def test_the_head_runs_on_the_tokens_to_predict():
+  static, args = call()
+  wide = masked.static_for(
+    small.MODEL, Settings(num_ar_steps=1, num_buckets=1).over(SETTINGS)
+  )
+  steps = flops.count(lambda *a: masked.generate(static, *a), *args)
+  widths = [s.head_width * len(s.num_known) for s in static.plan.segments]
+  assert sum(widths) < 1.5 * 16
+  one = (*args[:3], args[3][:1], args[4])
+  once = flops.count(lambda *a: masked.generate(wide, *a), *one)
+  # Six steps on all 16 positions would cost the head six times over.
+  assert steps < 3.5 * once
+
+
+def test_data_parallel_generation_needs_no_collectives():
+  mesh = make_mesh(devices=jax.devices()[:8])
+  pipe = Pipeline(small.EXPERIMENT, small.params(), mesh)
+  compiled = compiled_text(pipe)
+  found = re.findall(r"\b(all-reduce|all-gather|all-to-all)\b", compiled)
+  assert not found
+
+
+def compiled_text(pipe: Pipeline) -> str:
+  """The HLO that the pipeline runs on its mesh."""
+  from marjax import pipeline
+  from marjax.parallel.mesh import replicated
+
+  static = masked.static_for(small.MODEL, SETTINGS)
+  draws = pipe.draws(0, 8)
+  labels, draws = pipeline._place(pipe.mesh, (jnp.arange(8), draws))
+  scales = jnp.asarray(masked.step_scales(static.plan, SETTINGS))
+  numbers = jax.device_put(
+    (pipe.params, scales, jnp.asarray(1.0)), replicated(pipe.mesh)
+  )
+  with jax.set_mesh(pipe.mesh):
+    lowered = pipeline._images.lower(
+      static,
+      pipe.experiment.codec,
+      False,
+      numbers[0],
+      labels,
+      draws,
+      *numbers[1:],
+    )
+  return lowered.compile().as_text()

@@ -1,0 +1,1 @@
+"""The mathematics holds, whatever the weights."""

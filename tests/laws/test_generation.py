@@ -1,0 +1,128 @@
+"""The reveal loop: nothing but (seed, image id, position, purpose) matters."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+
+from marjax.generate import guidance, masked
+from marjax.generate.plan import make_plan
+from marjax.head.noise import KeyedNoise
+from marjax.settings import Settings
+
+
+@functools.cache
+def tokens_of(count, first=0, buckets=2, scale=2.0, ar_steps=6, keep=False):
+  """Tokens of images first .. first + count - 1 of one seed."""
+  settings = Settings(
+    num_ar_steps=ar_steps,
+    num_diffusion_steps=8,
+    start_timestep=900,
+    guidance_scale=scale,
+    num_buckets=buckets,
+  ).resolved()
+  static = masked.static_for(small.MODEL, settings)
+  draws = masked.draw(jax.random.key(3), first + jnp.arange(count), 16)
+  return jax.jit(
+    masked.generate, static_argnums=0, static_argnames="keep_steps"
+  )(
+    static,
+    small.params(),
+    (first + jnp.arange(count)) % 10,
+    draws,
+    jnp.asarray(masked.step_scales(static.plan, settings)),
+    jnp.asarray(1.0),
+    keep_steps=keep,
+  ), draws
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_batch_size_does_not_change_images(count):
+  whole = tokens_of(64)[0][0]
+  part = tokens_of(count)[0][0]
+  np.testing.assert_allclose(part, whole[:count], atol=1e-4)
+
+
+def test_place_in_the_batch_does_not_change_images():
+  whole = tokens_of(64)[0][0]
+  late = tokens_of(7, first=5)[0][0]
+  np.testing.assert_allclose(late, whole[5:12], atol=1e-4)
+
+
+@pytest.mark.parametrize("buckets", [1, 4, 8])
+def test_buckets_do_not_change_images(buckets):
+  np.testing.assert_allclose(
+    tokens_of(7, buckets=buckets)[0][0], tokens_of(7)[0][0], atol=1e-4
+  )
+
+
+def test_each_position_is_revealed_once_and_then_stays():
+  (tokens, after), draws = tokens_of(7, keep=True)
+  is_known = np.asarray((after != 0).any(-1))
+  plan = make_plan(16, 6, 2)
+  ends = [n for s in plan.segments for n in s.num_known][1:] + [16]
+  assert is_known.sum(-1).T.tolist() == [ends] * 7
+  for step, known in enumerate(ends):
+    now = np.take_along_axis(is_known[step], np.asarray(draws.order), 1)
+    assert now[:, :known].all()
+    assert (after[step][is_known[step]] == tokens[is_known[step]]).all()
+
+
+def test_guidance_one_runs_one_pass_and_equals_equal_passes():
+  assert not guidance.is_guided(1.0)
+  one = tokens_of(7, scale=1.0)[0][0]
+  almost = tokens_of(7, scale=1.0 + 1e-6)[0][0]
+  np.testing.assert_allclose(one, almost, atol=1e-3)
+  assert jnp.abs(one - tokens_of(7, scale=3.0)[0][0]).max() > 1e-2
+
+
+def test_one_step_and_one_step_per_token():
+  for ar_steps in (1, 16):
+    tokens = tokens_of(2, ar_steps=ar_steps, buckets=3)[0][0]
+    assert jnp.isfinite(tokens).all()
+    assert (jnp.abs(tokens) > 0).all()
+
+
+def test_draws_are_addressed_by_image_id_and_position():
+  whole = masked.draw(jax.random.key(3), jnp.arange(5), 16)
+  part = masked.draw(jax.random.key(3), jnp.array([4, 2]), 16)
+  for index, image in enumerate((4, 2)):
+    assert (whole.order[image] == part.order[index]).all()
+    for draws, row in ((whole, image), (part, index)):
+      assert isinstance(draws.noise, KeyedNoise)
+      assert draws.noise.row_keys[row].shape == (16,)
+    assert (
+      jax.random.key_data(whole.noise.row_keys[image])
+      == jax.random.key_data(part.noise.row_keys[index])
+    ).all()
+  first = jax.random.key_data(whole.noise.row_keys).reshape(-1, 2)
+  assert len(np.unique(np.asarray(first), axis=0)) == 5 * 16
+
+
+@pytest.mark.parametrize(
+  ("length", "steps", "buckets"), [(256, 64, 8), (256, 256, 3), (16, 16, 99)]
+)
+def test_a_plan_covers_every_token_once(length, steps, buckets):
+  plan = make_plan(length, steps, buckets)
+  revealed = [n for s in plan.segments for n in s.num_revealed]
+  assert sum(revealed) == length
+  assert len(revealed) == steps
+  assert len(plan.segments) <= buckets
+  assert f"{length} tokens in {steps} steps" in str(plan)
+
+
+def test_more_buckets_never_cost_more():
+  def slots(buckets):
+    plan = make_plan(256, 64, buckets)
+    return sum(
+      len(s.num_known) * (64 + s.encoder_length) for s in plan.segments
+    )
+
+  exact = slots(64)
+  wastes = [slots(buckets) / exact for buckets in (1, 4, 8)]
+  # Encoder padding over exact lengths, 64 buffer slots included.
+  assert wastes == sorted(wastes, reverse=True)
+  assert wastes[2] < 1.15

@@ -1,0 +1,147 @@
+"""The reverse process against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from marjax.head import reverse
+from marjax.head.diffusion import DiffusionHead, DiffusionHeadConfig
+from marjax.head.noise import KeyedNoise, RecordedNoise
+from marjax.head.process import cosine_alpha_bar
+from marjax.head.reverse import ReverseSettings
+from marjax.head.timesteps import spaced
+
+
+def recovered_std(settings: ReverseSettings, sigma: float) -> float:
+  """Std of the samples when data are N(0, σ²) and the denoiser is optimal.
+
+  Every step is then linear in x and in its noise, so the samples' variance is
+  the sum of squared responses to each noise alone: no Monte Carlo.
+  """
+  steps = settings.num_steps
+  alpha_bar = cosine_alpha_bar()[list(settings.process().timesteps)]
+  gain = np.sqrt(1 - alpha_bar) / (alpha_bar * sigma**2 + 1 - alpha_bar)
+  alone = np.eye(steps + 1, dtype=np.float32)
+  noise = RecordedNoise(
+    jnp.asarray(alone[0][:, None]), jnp.asarray(alone[1:][..., None])
+  )
+  responses = reverse.sample(
+    lambda x, k: (k * x, -jnp.ones_like(x)),
+    noise,
+    settings,
+    token_dim=1,
+    per_step=jnp.asarray(gain, jnp.float32),
+  )
+  return float(jnp.sqrt(jnp.sum(jnp.square(responses))))
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+@pytest.mark.parametrize("sigma", [0.5, 1.5])
+def test_gaussian_is_recovered_with_slope_minus_one(sampler, sigma):
+  counts = np.array([32, 64, 128, 256])
+  errors = [
+    abs(recovered_std(ReverseSettings(int(n), sampler=sampler), sigma) - sigma)
+    for n in counts
+  ]
+  slope = np.polyfit(np.log2(counts), np.log2(errors), 1)[0]
+  assert errors[-1] < 0.02 * sigma
+  assert -1.25 < slope < -0.8
+
+
+def head_and_params(width=32):
+  head = DiffusionHead(DiffusionHeadConfig(token_dim=3, width=width, depth=2))
+  z = jax.random.normal(jax.random.key(0), (5, 8))
+  fresh = head.init(
+    jax.random.key(1), z, jnp.zeros((5, 3)), key=jax.random.key(2)
+  )
+  noisy = jax.tree.map(
+    lambda leaf: (
+      leaf + 0.1 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape)
+    ),
+    fresh,
+  )
+  return head, noisy, z
+
+
+def test_guidance_one_equals_no_guidance():
+  head, params, z = head_and_params()
+  settings = ReverseSettings(8, start=900)
+  other = jax.random.normal(jax.random.key(5), z.shape)
+  key = jax.random.key(3)
+
+  def draw(**kwargs):
+    return head.apply(params, z, settings, key=key, method="sample", **kwargs)
+
+  plain = draw()
+  np.testing.assert_allclose(draw(guidance=(other, 1.0)), plain, atol=1e-5)
+  assert jnp.abs(draw(guidance=(other, 2.0)) - plain).max() > 1e-3
+
+
+def test_temperature_zero_leaves_only_the_initial_noise():
+  head, params, z = head_and_params()
+  settings = ReverseSettings(8, start=900)
+
+  def draw(seed, temperature):
+    row_keys = jax.random.split(jax.random.key(seed), 5)
+    start = KeyedNoise(jax.random.split(jax.random.key(0), 5)).initial(3)
+    steps = jax.random.normal(jax.random.key(seed), (8, 5, 3))
+    del row_keys
+    return head.apply(
+      params,
+      z,
+      settings,
+      noise=RecordedNoise(start, steps),
+      temperature=temperature,
+      method="sample",
+    )
+
+  np.testing.assert_array_equal(draw(1, 0.0), draw(2, 0.0))
+  assert jnp.abs(draw(1, 1.0) - draw(2, 1.0)).max() > 1e-3
+
+
+def test_a_token_does_not_depend_on_its_neighbours():
+  head, params, z = head_and_params()
+  settings = ReverseSettings(8, start=900)
+  row_keys = jax.random.split(jax.random.key(3), 5)
+  together = head.apply(params, z, settings, key=row_keys, method="sample")
+  alone = head.apply(
+    params, z[2:3], settings, key=row_keys[2:3], method="sample"
+  )
+  np.testing.assert_allclose(together[2:3], alone, atol=1e-5)
+
+
+def test_loss_needs_weights_only_of_what_counts():
+  head, params, z = head_and_params()
+  target = jax.random.normal(jax.random.key(7), (5, 3))
+  weights = jnp.array([1.0, 1.0, 0.0, 1.0, 0.0])
+  row_keys = jax.random.split(jax.random.key(3), 5)
+  loss = head.apply(params, z, target, weights, key=row_keys).loss
+  changed = target.at[2].set(100.0)
+  assert head.apply(params, z, changed, weights, key=row_keys).loss == loss
+  kept = jnp.array([0, 1, 3])
+  alone = head.apply(params, z[kept], target[kept], key=row_keys[kept]).loss
+  np.testing.assert_allclose(loss, alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize("start", [999, 980, 950])
+def test_spacing_starts_where_asked(start):
+  visited = spaced(20, start)
+  assert visited[0] == 0
+  assert visited[-1] == start
+  assert len(set(visited)) == 20
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"num_steps": 1}, "num_diffusion_steps is 1; expected 2 to 1000"),
+    ({"num_steps": 20, "start": 1000}, "start_timestep is 1000; expected 19"),
+    ({"sampler": "euler"}, "sampler is 'euler'; expected"),
+    ({"ddim_eta": 2.0}, "ddim_eta is 2.0; expected a number in 0 .. 1"),
+    ({"spacing": "odd"}, "spacing is 'odd'; expected"),
+  ],
+)
+def test_bad_settings_are_one_sentence(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    ReverseSettings(**arguments)

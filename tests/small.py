@@ -1,0 +1,74 @@
+"""A small model with weights that are neither zero nor tame, for any test.
+
+Freshly initialised heads output exactly 0; noise on every parameter makes all
+paths count. The scale keeps a reverse process bounded.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from marjax.backbone.masked import MaskedConfig
+from marjax.experiment import DataConfig, Experiment, TrainingConfig
+from marjax.head.diffusion import DiffusionHeadConfig
+from marjax.latents.pixels import PixelsConfig
+from marjax.model import ModelConfig, init_params
+from marjax.settings import Settings
+from marjax.tokens.masking import MaskConfig
+
+MODEL = ModelConfig(
+  MaskedConfig(
+    num_tokens=16,
+    token_dim=4,
+    width=32,
+    encoder_depth=1,
+    decoder_depth=1,
+    num_heads=4,
+    num_buffer=4,
+    num_classes=10,
+  ),
+  DiffusionHeadConfig(token_dim=4, width=32, depth=1),
+  MaskConfig(num_strata=2, lowest=0.1, std=0.5),
+)
+
+EXPERIMENT = Experiment(
+  name="small",
+  codec=PixelsConfig(image_size=8, channels=1, patch=2),
+  model=MODEL,
+  data=DataConfig("synthetic", image_size=8, channels=1, num_classes=10),
+  training=TrainingConfig(
+    batch_size=16, num_steps=4, learning_rate=1e-3, ema_rate=0.9
+  ),
+  sampling=Settings(
+    num_ar_steps=6, num_diffusion_steps=8, start_timestep=900, num_buckets=2
+  ),
+)
+
+
+def params(scale: float = 0.1):
+  """Initial parameters plus noise."""
+
+  def make():
+    fresh = nn.unbox(init_params(MODEL, jax.random.key(0)))
+    leaves, structure = jax.tree.flatten(fresh)
+    noisy = [
+      leaf + scale * jax.random.normal(key, leaf.shape)
+      for leaf, key in zip(
+        leaves, jax.random.split(jax.random.key(1), len(leaves)), strict=True
+      )
+    ]
+    return jax.tree.unflatten(structure, noisy)
+
+  return jax.jit(make)()
+
+
+def images(count: int):
+  """Reproducible images [count, 8, 8, 1] in [-1, 1], labels and ids."""
+  pixels = jax.random.uniform(
+    jax.random.key(2), (count, 8, 8, 1), minval=-1.0, maxval=1.0
+  )
+  return {
+    "image": pixels,
+    "label": jnp.arange(count, dtype=jnp.int32) % 10,
+    "id": jnp.arange(count, dtype=jnp.int32),
+  }

@@ -1,0 +1,35 @@
+"""Did training change? One step's numbers, kept here.
+
+If a change is meant to alter training (another draw, another init, another
+arithmetic order), run this test, read the new numbers from its message, judge
+them, and put them here with a line in CHANGELOG.
+"""
+
+import jax
+import numpy as np
+import small
+
+from marjax.parallel.mesh import make_mesh
+from marjax.train.step import make_train_program
+
+GOLDEN = {
+  "loss": 2.4173121,
+  "mse": 0.97237080,
+  "vlb": 1.4449414,
+  "grad_norm": 1.9793283,
+  "update_norm": 0.016241157,
+  "learning_rate": 1e-3,
+}
+
+
+def test_one_step():
+  mesh = make_mesh(devices=jax.devices()[:1])
+  program = make_train_program(small.EXPERIMENT, mesh, num_examples=64)
+  state, metrics = program.step(program.init(), small.images(16))
+  ours = {name: float(value) for name, value in metrics.items()}
+  assert int(state.step) == 1
+  assert ours.keys() == GOLDEN.keys()
+  for name, value in GOLDEN.items():
+    np.testing.assert_allclose(
+      ours[name], value, rtol=2e-5, err_msg=f"training changed: {ours}"
+    )
