@@ -33,8 +33,7 @@ def imported(*names: str) -> set[str]:
           modules |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
           modules.add(node.module.split(".")[0])
-  ours = {path.name.removesuffix(".py") for path in ROOT.iterdir()}
-  ours |= {path.name for path in (ROOT / "tests").iterdir()}
+  ours = {path.stem for path in [*ROOT.iterdir(), *(ROOT / "tests").iterdir()]}
   modules -= ours | set(sys.stdlib_module_names)
   return {DISTRIBUTIONS.get(module, module) for module in modules}
 
