@@ -19,11 +19,18 @@ from marjax.settings import PUBLISHED, Settings
 from marjax.tokens.masking import MaskConfig
 
 _SMALL_SAMPLING = Settings(
-  num_ar_steps=16, num_diffusion_steps=50, start_timestep=950
+  num_ar_steps=16,
+  num_diffusion_steps=50,
+  start_timestep=950,
+  guidance_scale=1.5,
 ).resolved()
 
+_DIGITS_MASKING = MaskConfig(num_strata=2, lowest=0.01, std=0.5)
 
-def _small(name: str, width: int, depth: int, head: tuple) -> Experiment:
+
+def _small(
+  name: str, width: int, depth: int, head: tuple, masking: MaskConfig
+) -> Experiment:
   backbone = MaskedConfig(
     num_tokens=16,
     token_dim=4,
@@ -33,9 +40,12 @@ def _small(name: str, width: int, depth: int, head: tuple) -> Experiment:
     num_heads=4,
     num_buffer=4,
     num_classes=10,
+    attention_dropout=0.0,
+    projection_dropout=0.0,
+    is_rematerialised=False,
   )
   codec = PixelsConfig(image_size=8, channels=1, patch=2)
-  return _experiment(name, backbone, codec, head, batch_size=64)
+  return _experiment(name, backbone, codec, head, 64, 2, masking)
 
 
 def _published(name, width, depth, num_heads, head, guidance) -> Experiment:
@@ -43,20 +53,23 @@ def _published(name, width, depth, num_heads, head, guidance) -> Experiment:
     width=width, encoder_depth=depth, decoder_depth=depth, num_heads=num_heads
   )
   codec = PixelsConfig(image_size=64, channels=1, patch=4)
-  experiment = _experiment(name, backbone, codec, head, batch_size=32)
+  masking = MaskConfig(num_strata=4)
+  experiment = _experiment(name, backbone, codec, head, 32, 4, masking)
   sampling = dataclasses.replace(PUBLISHED, guidance_scale=guidance)
   return dataclasses.replace(experiment, sampling=sampling)
 
 
-def _experiment(name, backbone, codec, head, batch_size) -> Experiment:
+def _experiment(
+  name, backbone, codec, head, batch_size, repeats, masking
+) -> Experiment:
   head_width, head_depth = head
   return Experiment(
     name=name,
     codec=codec,
     model=ModelConfig(
       backbone,
-      DiffusionHeadConfig(backbone.token_dim, head_width, head_depth),
-      MaskConfig(num_strata=4),
+      DiffusionHeadConfig(backbone.token_dim, head_width, head_depth, repeats),
+      masking,
     ),
     data=DataConfig(
       source="synthetic",
@@ -70,8 +83,8 @@ def _experiment(name, backbone, codec, head, batch_size) -> Experiment:
 
 
 SIZES = {
-  "tiny": _small("tiny", width=16, depth=1, head=(16, 1)),
-  "digits": _small("digits", width=96, depth=2, head=(128, 3)),
+  "tiny": _small("tiny", 16, 1, (16, 1), MaskConfig(num_strata=2)),
+  "digits": _small("digits", 96, 2, (128, 3), _DIGITS_MASKING),
   "base": _published("base", 768, 12, 12, (1024, 6), guidance=2.9),
   "large": _published("large", 1024, 16, 16, (1280, 8), guidance=3.0),
   "huge": _published("huge", 1280, 20, 16, (1536, 12), guidance=3.2),
