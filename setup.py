@@ -32,6 +32,7 @@ setuptools.setup(
     "ml_collections>=1.1",  # config files
     "tensorflow-datasets>=4.9.10",  # data sets; needs no TensorFlow here
     "grain>=0.2.18",  # shuffled, sharded, resumable input
+    "importlib_resources>=6",  # tensorflow-datasets imports it undeclared
     "numpy>=2",  # tables in float64, data on the host
     "pillow>=11",  # reading images, writing grids
     "tensorboard>=2.19",  # writes event files without TensorFlow

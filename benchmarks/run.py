@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import sizes
-from marjax import keys
+from marjax import flops, keys
 from marjax.evaluate import environment
 from marjax.experiment import Experiment
 from marjax.generate import masked

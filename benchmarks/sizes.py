@@ -84,7 +84,7 @@ def _experiment(
 
 SIZES = {
   "tiny": _small("tiny", 16, 1, (16, 1), MaskConfig(num_strata=2)),
-  "digits": _small("digits", 96, 2, (128, 3), _DIGITS_MASKING),
+  "digits": _small("digits", 64, 2, (128, 3), _DIGITS_MASKING),
   "base": _published("base", 768, 12, 12, (1024, 6), guidance=2.9),
   "large": _published("large", 1024, 16, 16, (1280, 8), guidance=3.0),
   "huge": _published("huge", 1280, 20, 16, (1536, 12), guidance=3.2),

@@ -36,7 +36,7 @@ def get_config(variant: str = "") -> ConfigDict:
     "backbone": {
       "num_tokens": 16,
       "token_dim": 4,
-      "width": 96,
+      "width": 64,
       "encoder_depth": 2,
       "decoder_depth": 2,
       "num_heads": 4,
@@ -59,14 +59,14 @@ def get_config(variant: str = "") -> ConfigDict:
   }
   config.training = {
     "batch_size": 64,
-    "num_steps": 4500,
-    "learning_rate": 1e-3,
+    "num_steps": 3500,
+    "learning_rate": 1.5e-3,
     "warmup_steps": 200,
     "schedule": "cosine",
     "ema_rate": 0.999,
     "ema_warmup": True,
-    "checkpoint_every": 1500,
-    "sample_every": 1500,
+    "checkpoint_every": 1000,
+    "sample_every": 1750,
   }
   # The first step of the published spacing is ill-conditioned; a head trained
   # this briefly draws far better when the reverse process starts later.

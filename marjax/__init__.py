@@ -2,7 +2,7 @@
 
 Use it:        load, Pipeline, Settings, train
 Build with it: DiffusionHead, DiffusionHeadConfig, MarModel, ModelConfig,
-               MaskedConfig, Experiment
+               MaskedConfig, ReverseSettings, Experiment
 
     pipe = marjax.load("out/digits")
     images = pipe.generate(labels=[0, 1, 2], seed=0)
@@ -13,6 +13,7 @@ Importing it pulls in neither TensorFlow, nor torch, nor orbax.
 from marjax.backbone.masked import MaskedConfig
 from marjax.experiment import Experiment
 from marjax.head.diffusion import DiffusionHead, DiffusionHeadConfig
+from marjax.head.reverse import ReverseSettings
 from marjax.model import MarModel, ModelConfig
 from marjax.pipeline import Pipeline, load
 from marjax.settings import Settings
@@ -26,6 +27,7 @@ __all__ = [
   "MaskedConfig",
   "ModelConfig",
   "Pipeline",
+  "ReverseSettings",
   "Settings",
   "__version__",
   "load",
