@@ -23,7 +23,7 @@ def get_config(variant: str = "") -> ConfigDict:
     "image_size": 8,
     "channels": 1,
     "num_classes": 10,
-    "num_threads": 1,
+    "num_threads": 0,
   }
   config.codec = {
     "image_size": 8,

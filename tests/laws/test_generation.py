@@ -63,7 +63,7 @@ def test_each_position_is_revealed_once_and_then_stays():
   (tokens, after), draws = tokens_of(7, keep=True)
   is_known = np.asarray((after != 0).any(-1))
   plan = make_plan(16, 6, 2)
-  ends = [n for s in plan.segments for n in s.num_known][1:] + [16]
+  ends = [*[n for s in plan.segments for n in s.num_known][1:], 16]
   assert is_known.sum(-1).T.tolist() == [ends] * 7
   for step, known in enumerate(ends):
     now = np.take_along_axis(is_known[step], np.asarray(draws.order), 1)
