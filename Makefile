@@ -2,7 +2,7 @@
 #
 #   make demo    train on handwritten digits, generate, score: out/digits
 #   make test    format check, lint, every test
-#   make core    the tests that are not slow
+#   make core    the tests that are not slow; TESTS=... names some of them
 #   make lint    format check and lint only
 #   make format  rewrite the sources in the house's format
 #   make clean   remove the environment and the caches

@@ -22,7 +22,7 @@ _SMALL_SAMPLING = Settings(
   num_ar_steps=16,
   num_diffusion_steps=50,
   start_timestep=950,
-  guidance_scale=1.5,
+  guidance_scale=1.25,
 ).resolved()
 
 _DIGITS_MASKING = MaskConfig(num_strata=2, lowest=0.01, std=0.5)

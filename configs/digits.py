@@ -59,14 +59,14 @@ def get_config(variant: str = "") -> ConfigDict:
   }
   config.training = {
     "batch_size": 64,
-    "num_steps": 3500,
-    "learning_rate": 1.5e-3,
+    "num_steps": 4200,
+    "learning_rate": 2e-3,
     "warmup_steps": 200,
     "schedule": "cosine",
     "ema_rate": 0.999,
     "ema_warmup": True,
     "checkpoint_every": 1000,
-    "sample_every": 1750,
+    "sample_every": 2100,
   }
   # The first step of the published spacing is ill-conditioned; a head trained
   # this briefly draws far better when the reverse process starts later.
@@ -74,7 +74,7 @@ def get_config(variant: str = "") -> ConfigDict:
     "num_ar_steps": 16,
     "num_diffusion_steps": 50,
     "start_timestep": 950,
-    "guidance_scale": 1.5,
+    "guidance_scale": 1.25,
     "num_buckets": 8,
   }
   config.lock()

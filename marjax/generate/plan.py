@@ -6,9 +6,11 @@
 3. The cuts minimise the padded work over all ways to make at most `num_buckets`
    segments (dynamic programming over the steps).
 
-    steps      0 ............ 21 | 22 ........ 40 | 41 ... 55 | 56 .. 63
-    encoder    64+33               64+115           64+205      64+249
-    head       3                   6                7           7
+    256 tokens, 64 steps, 4 segments:
+
+    steps      0 ...... 19 | 20 ..... 35 | 36 ...... 49 | 50 ...... 63
+    encoder    64 + 28     | 64 + 89     | 64 + 164     | 64 + 250
+    head       3           | 5           | 6            | 7
 """
 
 import itertools

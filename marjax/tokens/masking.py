@@ -7,7 +7,7 @@
    per image is that of step 1, but each stratum's counts are bounded:
 
      G = 1   known 0 ........................ 76        of 256 tokens
-     G = 4   known 52 .. 76 | 33 .. 52 | 16 .. 33 | 0 .. 16
+     G = 4   known 51 .. 76 | 32 .. 51 | 15 .. 32 | 0 .. 15
 
    Encoder length (upper bound) and unknown tokens of the loss (from the lower
    bound on) are then static slices with little padding.
