@@ -70,6 +70,6 @@ def permutations(keys, length: int):
 
 
 def _vmapped(draw, keys):
-  for _ in range(keys.ndim):
-    draw = jax.vmap(draw)
-  return draw(keys)
+  """One `vmap` over all keys: nested ones make the partitioner gather keys."""
+  drawn = jax.vmap(draw)(keys.reshape(-1))
+  return drawn.reshape(*keys.shape, *drawn.shape[1:])

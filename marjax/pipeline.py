@@ -97,7 +97,7 @@ class Pipeline:
 
   def generate(
     self,
-    labels: Sequence[int] | None = None,
+    labels: Sequence | None = None,
     seed: int = 0,
     settings: Settings | None = None,
     *,
@@ -233,7 +233,9 @@ class Pipeline:
       is_known.reshape(-1, codec.num_tokens, 1), codec.token_dim, 2
     )
     shape = (*is_known.shape[:2], *codec.latent_shape)
-    pixels = np.asarray(unpatchify(rows, codec.latent_shape, codec.patch))
+    pixels = np.asarray(
+      unpatchify(jnp.asarray(rows), codec.latent_shape, codec.patch)
+    )
     return Trajectory(
       to_uint8(images),
       to_uint8(np.moveaxis(frames, 1, 0)),

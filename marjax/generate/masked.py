@@ -183,8 +183,10 @@ def _next_z(static, params, segment, carry, step, labels, order):
   """z at the positions of this step, with and without the label."""
   known = carry.tokens[:, : segment.encoder_length]
   if static.is_guided:
-    known, order = jnp.tile(known, (2, 1, 1)), jnp.tile(order, (2, 1))
-    labels = jnp.concatenate([labels, jnp.full_like(labels, NO_LABEL)])
+    # Both passes of an image side by side, so that no image leaves its device.
+    known, order = jnp.repeat(known, 2, axis=0), jnp.repeat(order, 2, axis=0)
+    nothing = jnp.full_like(labels, NO_LABEL)
+    labels = jnp.stack([labels, nothing], axis=1).reshape(-1)
   z = static.config.build().apply(
     {"params": params},
     known,
@@ -196,8 +198,10 @@ def _next_z(static, params, segment, carry, step, labels, order):
   z = jax.lax.dynamic_slice_in_dim(
     _pad(z, static.plan.widest), step.num_known, segment.head_width, axis=1
   )
-  batch = carry.tokens.shape[0]
-  return z[:batch], z[batch:]
+  if not static.is_guided:
+    return z, None
+  passes = z.reshape(-1, 2, *z.shape[1:])
+  return passes[:, 0], passes[:, 1]
 
 
 def step_scales(plan: Plan, settings: Settings) -> np.ndarray:

@@ -182,17 +182,25 @@ class DiffusionHead(nn.Module):
     z_embedded = [self.net.embed_z(z)]
     if guidance is not None:
       z_embedded.append(self.net.embed_z(guidance[0]))
-    z_embedded = jnp.stack(z_embedded)
+    # The passes share an inner axis: the batch stays the leading one, so a
+    # batch that is split over devices is never gathered.
+    z_embedded = jnp.stack(z_embedded, axis=-2)
 
     def denoise(x, time_embedding):
       """Conditional and unconditional pass in one call, sharing x."""
-      xs = jnp.broadcast_to(x, (z_embedded.shape[0], *x.shape))
+      passes = z_embedded.shape[-2]
+      xs = jnp.broadcast_to(
+        x[..., None, :], (*x.shape[:-1], passes, x.shape[-1])
+      )
       y = z_embedded + time_embedding
       output = net.apply(variables, xs, y, method="denoise")
       eps, v = diffusion.split_output(output)
+      with_label = eps[..., 0, :]
       if guidance is None:
-        return eps[0], v[0]
-      return eps[1] + guidance[1] * (eps[0] - eps[1]), v[0]
+        return with_label, v[..., 0, :]
+      without = eps[..., 1, :]
+      mixed = without + guidance[1] * (with_label - without)
+      return mixed, v[..., 0, :]
 
     return reverse.sample(
       denoise,
