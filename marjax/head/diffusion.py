@@ -188,10 +188,8 @@ class DiffusionHead(nn.Module):
 
     def denoise(x, time_embedding):
       """Conditional and unconditional pass in one call, sharing x."""
-      passes = z_embedded.shape[-2]
-      xs = jnp.broadcast_to(
-        x[..., None, :], (*x.shape[:-1], passes, x.shape[-1])
-      )
+      shape = (*z_embedded.shape[:-1], x.shape[-1])
+      xs = jnp.broadcast_to(x[..., None, :], shape)
       y = z_embedded + time_embedding
       output = net.apply(variables, xs, y, method="denoise")
       eps, v = diffusion.split_output(output)
