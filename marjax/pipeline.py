@@ -131,7 +131,7 @@ class Pipeline:
     static = masked.static_for(self.experiment.model, chosen)
     count = len(labels)
     if draws is None:
-      draws = self._draws(seed, count)
+      draws = self.draws(seed, count)
     elif draws.order.shape[0] != count:
       raise ValueError(
         f"draws were recorded for {draws.order.shape[0]} images; expected"
@@ -159,11 +159,8 @@ class Pipeline:
 
   def draws(self, seed: int, num_images: int) -> Draws:
     """Order and noise that `generate` uses for a seed; pass it to replay."""
-    return self._draws(seed, num_images)
-
-  def _draws(self, seed: int, count: int) -> Draws:
     num_tokens = self.experiment.model.backbone.num_tokens
-    return _draw(keys.root(seed), jnp.arange(count), num_tokens)
+    return _draw(keys.root(seed), jnp.arange(num_images), num_tokens)
 
   def _checked_labels(self, labels, num_images) -> list[int]:
     if labels is None:
@@ -174,15 +171,8 @@ class Pipeline:
         )
       return [NO_LABEL] * num_images
     labels = np.asarray(labels)
-    if (
-      labels.ndim != 1
-      or labels.size == 0
-      or num_images
-      not in (
-        None,
-        labels.size,
-      )
-    ):
+    is_count_right = num_images in (None, labels.size)
+    if labels.ndim != 1 or labels.size == 0 or not is_count_right:
       raise ValueError(
         f"labels has shape {labels.shape} and num_images is {num_images};"
         " expected a list with one class per image."
@@ -224,8 +214,7 @@ class Pipeline:
       )
 
   def _trajectory(self, plan: Plan, images, frames, draws) -> Trajectory:
-    ends = [n for s in plan.segments for n in s.num_known][1:]
-    num_known = (*ends, plan.num_tokens)
+    num_known = plan.known_after
     rank = np.argsort(np.asarray(draws.order), axis=1)
     is_known = rank[None] < np.asarray(num_known)[:, None, None]
     codec = self.experiment.codec

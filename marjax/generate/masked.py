@@ -213,10 +213,8 @@ def step_scales(plan: Plan, settings: Settings) -> np.ndarray:
 
 def _kept_in_raster(kept, order, plan: Plan):
   after = jnp.concatenate(kept)
-  ends = np.append(
-    np.concatenate([s.num_known for s in plan.segments])[1:], plan.num_tokens
-  )
-  is_known = jnp.arange(order.shape[1]) < jnp.asarray(ends)[:, None, None]
+  ends = jnp.asarray(plan.known_after)[:, None, None]
+  is_known = jnp.arange(order.shape[1]) < ends
   after = jnp.where(is_known[..., None], after, 0.0)
   return jax.vmap(to_raster, (0, None))(after, order)
 

@@ -64,6 +64,12 @@ class Plan:
     """Largest head width, by which the carry is padded."""
     return max(segment.head_width for segment in self.segments)
 
+  @property
+  def known_after(self) -> tuple[int, ...]:
+    """Known tokens after each step, S integers."""
+    before = [n for segment in self.segments for n in segment.num_known]
+    return (*before[1:], self.num_tokens)
+
   def __str__(self) -> str:
     lines = [
       f"{self.num_tokens} tokens in {self.num_ar_steps} steps,"
