@@ -21,6 +21,7 @@ setuptools.setup(
   license_files=["LICENSE"],
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["marjax", "marjax.*"]),
+  package_data={"marjax": ["imagenet_classes.txt"]},
   entry_points={"console_scripts": ["marjax = marjax.cli.main:main"]},
   # Lower bounds are the oldest versions that the tests ran on.
   install_requires=[
@@ -44,12 +45,24 @@ setuptools.setup(
       "scikit-learn>=1.6",  # the handwritten digits, and their classifier
       "matplotlib>=3.10",  # the loss curve
     ],
+    "convert": [
+      "torch>=2.6",  # reads published files; older restricted readers were unsafe
+      "pycurl>=7.49",  # libcurl: downloads that resume and notice a stall
+      "safetensors>=0.8",  # weights as one file
+    ],
     "test": [
       "pytest>=8.3",  # the test runner
       "pytest-xdist>=3.6",  # one worker per core: compiling is most of it
       "absl-py>=2.1",  # parsed flags, which grain's workers read
       "beartype>=0.20",  # checks the jaxtyping signatures
       "ruff>=0.12",  # formatter and linter
+      "pycurl>=7.49",  # as in convert
+      "safetensors>=0.8",  # as in convert
+      # As in convert; only there, and pinned, because it is large.
+      "torch==2.13.0; python_version < '3.12'",
+      "nbclient>=0.10",  # runs the notebooks
+      "nbformat>=5.10",  # reads them
+      "ipykernel>=6.29",  # in this kernel
     ],
     "tpu": ["jax[tpu]"],  # libtpu
     "cuda": ["jax[cuda12]"],  # CUDA wheels

@@ -34,6 +34,7 @@ from marjax import flops, keys
 from marjax.evaluate import environment
 from marjax.experiment import Experiment
 from marjax.generate import masked
+from marjax.generate.draws import draw_batch
 from marjax.model import draw, init_params
 from marjax.parallel.mesh import make_mesh
 from marjax.settings import Settings
@@ -83,7 +84,7 @@ def time_generation(experiment: Experiment, repeats: int) -> dict:
 
   def generate(params, labels):
     ids, length = jnp.arange(batch), config.backbone.num_tokens
-    draws = masked.draw(keys.root(0), ids, length)
+    draws = draw_batch(keys.root(0), ids, length)
     temperature = jnp.float32(settings.temperature)
     return masked.generate(
       static, params, labels, draws, jnp.asarray(scales), temperature
@@ -122,7 +123,7 @@ def forward(experiment: Experiment) -> Callable:
   codec, config = experiment.codec, experiment.model
 
   def loss(params, batch):
-    tokens = patchify(codec.encode(batch["image"]), codec.patch)
+    tokens = patchify(codec.encode({}, batch["image"]), codec.patch)
     draws = draw(config, keys.at(keys.root(0), batch["id"]), batch["label"])
     return config.build().apply({"params": params}, tokens, draws).loss
 

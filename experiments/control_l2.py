@@ -34,11 +34,11 @@ def measure(
   checkpoint: Path, pipe: Pipeline, num_images: int, seed: int
 ) -> dict[str, Any]:
   """Scores of a checkpoint with its own settings."""
-  labels = run.balanced_labels(num_images, pipe.experiment.data.num_classes)
+  labels = run.balanced_labels(num_images, pipe.card.data.num_classes)
   start = time.perf_counter()
   images = pipe.generate(labels, seed, progress=True)
   seconds = time.perf_counter() - start
-  real = run.load_real(pipe.experiment.data)
+  real = run.load_real(run.known_data(pipe))
   return {
     **run.score(images, labels, real),
     "seconds": seconds,
@@ -58,7 +58,7 @@ def add_row(
     ValueError: the checkpoint's head is of another kind.
   """
   pipe = load(checkpoint)
-  found = pipe.experiment.model.head.kind
+  found = pipe.card.model.head.kind
   if found != head:
     raise ValueError(
       f"{checkpoint} has a {found} head; expected a {head} head: name the work"
@@ -66,7 +66,7 @@ def add_row(
     )
   asked = {
     "head": head,
-    "steps_trained": pipe.step,
+    "steps_trained": pipe.card.step,
     "num_images": num_images,
     "seed": seed,
   }
@@ -75,7 +75,7 @@ def add_row(
     row = {**asked, **measure(checkpoint, pipe, num_images, seed)}
     rows.append(out, row)
   print(
-    f"{head} head, {pipe.step} steps:"
+    f"{head} head, {pipe.card.step} steps:"
     f" accuracy {row['label_accuracy']:.3f},"
     f" Fréchet ratio {row['frechet_ratio']:.2f},"
     f" near copies {row['near_copy_rate']:.3f}"
@@ -87,7 +87,7 @@ def train_control(checkpoint: Path, workdir: Path) -> None:
   """Trains the control for as many steps as the checkpoint has."""
   from marjax.train import loop
 
-  steps = load(checkpoint).step
+  steps = load(checkpoint).card.step
   control = configs.load(CONFIG, [f"config.training.num_steps={steps}"])
   loop.train(control, workdir)
 

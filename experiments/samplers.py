@@ -78,7 +78,7 @@ def measure(
   pipe: Pipeline, real: run.Real, settings: Settings, num_images: int, seed: int
 ) -> dict[str, Any]:
   """Scores and seconds of one setting."""
-  labels = run.balanced_labels(num_images, pipe.experiment.data.num_classes)
+  labels = run.balanced_labels(num_images, pipe.card.data.num_classes)
   size = min(num_images, 64)
   pipe.generate(labels[:size], seed, settings, batch_size=size)
   start = time.perf_counter()
@@ -102,7 +102,7 @@ def measure_missing(
 ) -> None:
   """Adds the rows that the file of results does not have, and prints all."""
   pipe = load(checkpoint)
-  real = run.load_real(pipe.experiment.data)
+  real = run.load_real(run.known_data(pipe))
   for name, variant in VARIANTS.items():
     settings = settings_of(pipe, variant)
     asked = {
@@ -110,7 +110,7 @@ def measure_missing(
       "settings": dataclasses.asdict(settings),
       "num_images": num_images,
       "seed": seed,
-      "steps_trained": pipe.step,
+      "steps_trained": pipe.card.step,
       "parameters": fingerprint(pipe.params),
     }
     row = rows.find(rows.read(out), **asked)

@@ -1,11 +1,11 @@
 """marjax: autoregressive image generation with continuous tokens (MAR).
 
-Use it:        load, Pipeline, Settings, train
+Use it:        load, Pipeline, Settings, regions, fit
 Build with it: DiffusionHead, DiffusionHeadConfig, MarModel, ModelConfig,
                MaskedConfig, ReverseSettings, Experiment
 
-    pipe = marjax.load("out/digits")
-    images = pipe.generate(labels=[0, 1, 2], seed=0)
+    pipe = marjax.load("mar-large")
+    images = pipe.generate(labels=["golden retriever", 360], seed=0)
 
 Importing it pulls in neither TensorFlow, nor torch, nor orbax.
 """
@@ -17,6 +17,7 @@ from marjax.head.reverse import ReverseSettings
 from marjax.model import MarModel, ModelConfig
 from marjax.pipeline import Pipeline, load
 from marjax.settings import Settings
+from marjax.tokens import regions
 from marjax.version import __version__
 
 __all__ = [
@@ -30,13 +31,14 @@ __all__ = [
   "ReverseSettings",
   "Settings",
   "__version__",
+  "fit",
   "load",
-  "train",
+  "regions",
 ]
 
 
-def train(experiment: Experiment, workdir: str) -> None:
+def fit(experiment: Experiment, workdir: str) -> None:
   """Trains an experiment in a work directory, resuming what is there."""
-  from marjax.train.loop import train as run
+  from marjax.train.loop import train
 
-  run(experiment, workdir)
+  train(experiment, workdir)

@@ -6,9 +6,10 @@
    renames: a reader or a kill never meets half a file.
 """
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -28,17 +29,28 @@ def check_free(paths: Iterable[str | Path], overwrite: bool = False) -> None:
 
 def write(path: str | Path, content: bytes, overwrite: bool = False) -> None:
   """Writes a whole file at once; errors as in `check_free`."""
+  with replacing(path, overwrite) as temporary:
+    temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+  """An empty file beside `path` that takes its place when all went well.
+
+  Errors as in `check_free`, also for an OSError raised inside.
+  """
   path = Path(path)
   _refuse_existing(path, overwrite)
   temporary = _temporary(path)
   try:
-    temporary.write_bytes(content)
+    yield temporary
     # A temporary file is private; a result is as readable as any other file.
     temporary.chmod(0o666 & ~_umask())
     temporary.replace(path)
   except OSError as error:
-    temporary.unlink(missing_ok=True)
     raise _unwritable(path, error) from error
+  finally:
+    temporary.unlink(missing_ok=True)
 
 
 def _refuse_existing(path: Path, overwrite: bool) -> None:

@@ -1,295 +1,321 @@
-"""The whole line as code: labels → images, and images → tokens.
+"""The whole line as code: labels → images, and images → latents.
 
     image ─encode▶ latents ─patchify▶ tokens          (tokenise)
     label ─────────▶ generate ─▶ tokens ─unpatchify▶ latents ─decode▶ image
+    image, mask, label ─edit▶ image
 
-1. `load` reads a checkpoint, with its own settings.
-2. `Pipeline.generate` splits the labels into device batches of one size (the
-   last one padded), so it compiles once; each image's random numbers are
-   addressed by (seed, image id, position, purpose), so its pixels do not
-   depend on the batch it was in, nor on the devices.
+1. `load` reads a released checkpoint or a work directory, with its settings.
+2. Any number of images runs in device batches (`marjax.batching`). Each image's
+   random numbers are addressed by (seed, image id, position, purpose), so it
+   does not depend on the batch it was in, nor on the devices.
 """
 
-import functools
-import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, PyTree
+from jax.sharding import Mesh
+from jaxtyping import PyTree
 
-from marjax import keys, release
-from marjax.arrays import NO_LABEL, Images, Tokens
+from marjax import batching, classes, editing, keys
+from marjax.arrays import NO_LABEL, Tokens
+from marjax.batching import Request
+from marjax.convert import fetching
+from marjax.editing import Edited
 from marjax.experiment import Experiment
 from marjax.generate import masked
-from marjax.generate.masked import Draws, Static
+from marjax.generate.draws import Draws
 from marjax.generate.plan import Plan
-from marjax.latents.pixels import PixelsConfig, to_uint8
-from marjax.parallel.mesh import RULES, batch_sharding, make_mesh, replicated
+from marjax.latents.images import check_images, check_latents
+from marjax.model import ModelConfig
+from marjax.parallel.mesh import make_mesh
+from marjax.release import loading, workdir
+from marjax.release.card import Card
 from marjax.settings import Settings
-from marjax.tokens.patches import patchify, unpatchify
+from marjax.tokens import regions
+from marjax.tokens.patches import patchify
+from marjax.trajectory import Trajectory
 
-LARGEST_BATCH = 64
 
-
-def load(directory: str | os.PathLike, mesh: Mesh | None = None) -> "Pipeline":
-  """The pipeline of a work directory, with its averaged parameters.
+def load(
+  name_or_dir: str | os.PathLike,
+  mesh: Mesh | None = None,
+  *,
+  dtype: str | None = None,
+  codec_dtype: str | None = None,
+  verify: bool = True,
+) -> "Pipeline":
+  """The pipeline of a published model, a release or a work directory.
 
   Args:
-    directory: made by `marjax train`.
+    name_or_dir: "mar-base", "mar-large", "mar-huge" (fetched and converted on
+      first use, see `marjax.convert`), a folder made by `marjax convert` or
+      `marjax train`, or a .safetensors file made by `marjax export`.
     mesh: devices to generate on; None for all of them, data-parallel.
+    dtype: "bfloat16" or "float32" for the matmuls of the model; None leaves
+      what the checkpoint says. Parameters and diffusion stay float32.
+    codec_dtype: the same for the convolutions of the autoencoder.
+    verify: False skips the hashes of a release's files.
 
   Raises:
-    FileNotFoundError: no such directory, or no checkpoint in it.
-    ValueError: a damaged configuration or checkpoint.
+    FileNotFoundError: no such folder, or no checkpoint in it.
+    ValueError: an unknown name, a damaged or newer checkpoint.
   """
   mesh = make_mesh() if mesh is None else mesh
-  loaded = release.load(directory, mesh)
-  return Pipeline(loaded.experiment, loaded.params, mesh, loaded.step)
-
-
-@dataclass(frozen=True)
-class Trajectory:
-  """Images and how they were revealed.
-
-  Attributes:
-    images: uint8 [N, H, W, C].
-    frames: uint8 [S, N, H, W, C] after each autoregressive step; pixels of
-      unknown tokens are those of latent 0.
-    is_known: bool [S, N, H, W], which pixels of a frame are final.
-    num_known: known tokens after each step, S integers.
-  """
-
-  images: np.ndarray
-  frames: np.ndarray
-  is_known: np.ndarray
-  num_known: tuple[int, ...]
+  loaded = loading.load(fetching.find(name_or_dir), mesh, verify)
+  return Pipeline(
+    loaded.card.in_dtype(dtype, codec_dtype),
+    loaded.params,
+    mesh,
+    loaded.codec_params,
+    loaded.autoencoder,
+  )
 
 
 @dataclass(frozen=True, eq=False)
 class Pipeline:
-  """A model that generates.
+  """A model that generates, with its codec.
 
   Attributes:
-    experiment: how it was made; `experiment.sampling` are its settings.
-    params: on the mesh. step: optimizer steps behind them.
+    card: what it is: configurations, settings, class names, origin.
+    params: the model's, on the mesh. mesh: the devices.
+    codec_params: the autoencoder's; {} where the codec has none, None where
+      the release's autoencoder was not found.
+    autoencoder: where that was looked for.
   """
 
-  experiment: Experiment
+  card: Card
   params: PyTree
   mesh: Mesh
-  step: int = 0
+  codec_params: PyTree | None = field(default_factory=dict)
+  autoencoder: Path | None = None
 
-  def settings(self, settings: Settings | None = None) -> Settings:
-    """Complete settings: those given, else the checkpoint's, else published."""
-    chosen = (settings or Settings()).over(self.experiment.sampling)
+  @classmethod
+  def of_experiment(
+    cls, experiment: Experiment, params: PyTree, mesh: Mesh, step: int = 0
+  ) -> "Pipeline":
+    """The pipeline of a model in training; `params` are on the mesh."""
+    return cls(workdir.card_of(experiment, step), params, mesh)
+
+  def settings(self, settings: Settings | str | None = None) -> Settings:
+    """Complete settings: those given, else the checkpoint's, else published.
+
+    Args:
+      settings: some fields, or the name of one of `card.presets`.
+
+    Raises:
+      ValueError: there is no preset of that name.
+    """
+    if isinstance(settings, str):
+      if settings not in self.card.presets:
+        names = ", ".join(self.card.presets) or "none"
+        raise ValueError(
+          f"there is no preset {settings!r}; {self.card.name} has: {names}."
+        )
+      settings = self.card.presets[settings]
+    chosen = (settings or Settings()).over(self.card.sampling)
     return chosen.resolved()
 
-  def plan(self, settings: Settings | None = None) -> Plan:
+  def plan(self, settings: Settings | str | None = None) -> Plan:
     """The printable plan of a generation with these settings."""
-    return masked.plan_for(self.experiment.model, self.settings(settings))
+    return masked.plan_for(self._model(), self.settings(settings))
 
   def generate(
     self,
-    labels: Sequence | None = None,
+    labels: Sequence | int | str | None = None,
     seed: int = 0,
-    settings: Settings | None = None,
+    settings: Settings | str | None = None,
     *,
     num_images: int | None = None,
     batch_size: int | None = None,
     draws: Draws | None = None,
+    return_latents: bool = False,
     return_trajectory: bool = False,
     progress: bool = False,
   ) -> Any:
     """Generates one image per label.
 
     Args:
-      labels: classes, -1 for "no class"; None with num_images for images
-        without a class.
+      labels: numbers or names of classes, -1 for "no class"; None with
+        num_images for images without a class.
       seed: image i of a seed is the same whatever else is generated.
-      settings: what differs from the checkpoint's own settings.
+      settings: what differs from the checkpoint's own settings, or the name of
+        one of its presets.
       num_images: only with labels=None.
       batch_size: images per device call; None chooses. Does not change images.
       draws: recorded order and noise of all images, instead of the seed.
-      return_trajectory: return a `Trajectory` instead of the images.
+      return_latents: return latents float32 [N, rows, columns, C] instead.
+      return_trajectory: return a `Trajectory` instead.
       progress: show rate and time left.
 
     Returns:
-      uint8 [N, H, W, C], or a `Trajectory`.
+      uint8 [N, H, W, C], or what was asked for instead.
 
     Raises:
-      ValueError: labels out of range or of the wrong count, bad settings.
+      ValueError: labels unknown or out of range, wrong counts, bad settings.
+      FileNotFoundError: the autoencoder is not there.
     """
-    labels = self._checked_labels(labels, num_images)
+    labels = self.labels(labels, num_images)
     chosen = self.settings(settings)
-    static = masked.static_for(self.experiment.model, chosen)
-    count = len(labels)
-    if draws is None:
-      draws = self.draws(seed, count)
-    elif draws.order.shape[0] != count:
-      raise ValueError(
-        f"draws were recorded for {draws.order.shape[0]} images; expected"
-        f" {count}, one for each label."
-      )
-    size = self._batch_size(count, batch_size)
-    outputs = []
-    with _bar(count, progress) as bar:
-      for start in range(0, count, size):
-        index = np.minimum(np.arange(start, start + size), count - 1)
-        batch = (np.asarray(labels, np.int32)[index], _take(draws, index))
-        done = self._run(static, *batch, chosen, return_trajectory)
-        keep = min(size, count - start)
-        outputs.append(jax.tree.map(lambda a, k=keep: np.asarray(a[:k]), done))
-        bar.update(keep)
-    images, frames = jax.tree.map(lambda *a: np.concatenate(a), *outputs)
+    static = masked.static_for(self._model(), chosen)
+    if not return_latents:
+      self._codec_params()
+    draws = self.draws(seed, len(labels)) if draws is None else draws
+    request = Request(
+      static, chosen, labels, draws, keep_steps=return_trajectory
+    )
+    tokens, kept = self._run(request, batch_size, progress)
+    latents = batching.latents_of(self.card.codec, tokens)
+    if return_latents:
+      return latents
+    images = self.decode(latents)
     if not return_trajectory:
-      return to_uint8(images)
-    return self._trajectory(static.plan, images, frames, draws)
+      return images
+    frames = [
+      self.decode(batching.latents_of(self.card.codec, step)) for step in kept
+    ]
+    return Trajectory.of(
+      self.card.codec, static.plan, images, np.stack(frames), draws
+    )
 
-  def tokenise(self, images: Images) -> Tokens:
-    """Images in [-1, 1], [N, H, W, C], to tokens [N, L, D]."""
-    codec = self.experiment.codec
-    return patchify(codec.encode(jnp.asarray(images)), codec.patch)
+  def edit(
+    self,
+    image: Any,
+    mask: Any,
+    label: Sequence | int | str | None = None,
+    seed: int = 0,
+    settings: Settings | str | None = None,
+    *,
+    num_images: int | None = None,
+    batch_size: int | None = None,
+    keep_pixels: bool = False,
+    progress: bool = False,
+  ) -> Edited:
+    """Draws the masked region anew and keeps the rest.
+
+    Args:
+      image: uint8, or floats in [-1, 1], [H, W, C] or [N, H, W, C].
+      mask: True where to draw anew, in pixels, [H, W] or [N, H, W]; rounded
+        outwards to tokens. `marjax.regions` makes some.
+      label: class of the result, one for all or one each; None for no class.
+      seed: image i of a seed is the same whatever else is edited with it.
+      settings: as in `generate`; num_ar_steps is that of a whole image.
+      num_images: that many results of one image and label.
+      batch_size: images per device call; None chooses. Does not change images.
+      keep_pixels: put the image's own pixels back outside the mask, which an
+        autoencoder gives back only nearly.
+      progress: show rate and time left.
+
+    Returns:
+      `Edited`: images, the mask that was used, latents.
+
+    Raises:
+      ValueError: an image or mask of another kind, size or range; a mask that
+        covers no token or all of them; labels and settings as in `generate`.
+    """
+    model, codec = self._model(), self.card.codec
+    images = check_images(image, codec.channels, codec.image_size)
+    labels = self.labels([NO_LABEL] if label is None else label, None)
+    count = editing.count_of(images, labels, num_images)
+    cell = codec.stride * codec.patch
+    is_masked = editing.token_mask(mask, count, codec.image_size, cell)
+    tokens = editing.repeated(self.tokenise(images), count)
+    chosen = self.settings(settings)
+    request = Request(
+      masked.static_for(model, chosen, is_edit=True),
+      chosen,
+      editing.repeated(labels, count),
+      editing.kept_first(self.draws(seed, count), is_masked),
+      editing.given(tokens, is_masked),
+    )
+    tokens, _ = self._run(request, batch_size, progress)
+    latents = batching.latents_of(codec, tokens)
+    edited = self.decode(latents)
+    cells = codec.image_size // cell
+    shown = regions.pixel_mask(is_masked, cells, cells, cell)
+    if keep_pixels:
+      originals = editing.repeated(images, count)
+      edited = editing.pasted(edited, originals, shown)
+    return Edited(edited, shown, latents)
+
+  def encode(self, images: Any, batch_size: int | None = None) -> np.ndarray:
+    """Images to latents float32 [N, rows, columns, C], the posterior mean.
+
+    Args:
+      images: uint8, or floats in [-1, 1], [H, W, C] or [N, H, W, C], of the
+        model's size; an autoencoder alone takes any multiple of its stride.
+      batch_size: images per device call; None chooses.
+
+    Raises:
+      ValueError: images of another kind, size or range.
+      FileNotFoundError: the autoencoder is not there.
+    """
+    codec, params = self.card.codec, self._codec_params()
+    is_alone = self.card.model is None
+    size = None if is_alone else codec.image_size
+    images = check_images(images, codec.channels, size, codec.stride)
+    size = self._codec_batch(len(images), batch_size)
+    return batching.encode(self.mesh, codec, params, images, size)
+
+  def decode(
+    self, latents: np.ndarray, batch_size: int | None = None
+  ) -> np.ndarray:
+    """Latents [N, rows, columns, C] to images uint8 [N, H, W, C].
+
+    Raises:
+      ValueError: latents of another shape.
+      FileNotFoundError: the autoencoder is not there.
+    """
+    codec, params = self.card.codec, self._codec_params()
+    latents = check_latents(latents, codec.latent_shape)
+    size = self._codec_batch(len(latents), batch_size)
+    return batching.decode(self.mesh, codec, params, latents, size)
+
+  def reconstruct(self, images: Any) -> np.ndarray:
+    """Images encoded and decoded again, uint8 [N, H, W, C]; see `encode`."""
+    return self.decode(self.encode(images))
+
+  def tokenise(self, images: Any) -> Tokens:
+    """Images, as `encode` takes them, to tokens [N, L, D]."""
+    return patchify(jnp.asarray(self.encode(images)), self.card.codec.patch)
 
   def draws(self, seed: int, num_images: int) -> Draws:
     """Order and noise that `generate` uses for a seed; pass it to replay."""
-    num_tokens = self.experiment.model.backbone.num_tokens
-    return _draw(keys.root(seed), jnp.arange(num_images), num_tokens)
+    num_tokens = self._model().backbone.num_tokens
+    return batching.draw(keys.root(seed), num_images, num_tokens)
 
-  def _checked_labels(self, labels, num_images) -> list[int]:
-    if labels is None:
-      if not num_images or num_images < 1:
-        raise ValueError(
-          "labels is None; give num_images, 1 or more, to generate without"
-          " classes."
-        )
-      return [NO_LABEL] * num_images
-    labels = np.asarray(labels)
-    is_count_right = num_images in (None, labels.size)
-    if labels.ndim != 1 or labels.size == 0 or not is_count_right:
+  def _run(self, request: Request, asked: int | None, progress: bool):
+    count = len(request.labels)
+    size = batching.batch_size(self.mesh, count, asked, batching.LARGEST_BATCH)
+    return batching.generate(self.mesh, self.params, request, size, progress)
+
+  def _model(self) -> ModelConfig:
+    if self.card.model is None:
       raise ValueError(
-        f"labels has shape {labels.shape} and num_images is {num_images};"
-        " expected a list with one class per image."
+        f"{self.card.name} is an autoencoder without a model; it encodes and"
+        " decodes: load a model to generate."
       )
-    classes = self.experiment.model.backbone.num_classes
-    if (
-      not np.issubdtype(labels.dtype, np.integer)
-      or not ((labels >= NO_LABEL) & (labels < classes)).all()
-    ):
-      raise ValueError(
-        f"labels {labels.tolist()} are not all classes of this model; expected"
-        f" integers in 0 .. {classes - 1}, or -1 for no class."
+    return self.card.model
+
+  def _codec_params(self) -> PyTree:
+    if self.codec_params is None:
+      raise FileNotFoundError(
+        f"{self.autoencoder} is not there, and {self.card.name} needs that"
+        " autoencoder: convert it to that folder, or return_latents=True."
       )
-    return labels.tolist()
+    return self.codec_params
 
-  def _batch_size(self, count: int, batch_size: int | None) -> int:
-    devices = math.prod(self.mesh.shape[axis] for axis in ("data", "fsdp"))
-    if batch_size is not None and batch_size < 1:
-      raise ValueError(f"batch_size is {batch_size}; expected 1 or more.")
-    size = min(count, batch_size or LARGEST_BATCH * devices)
-    return math.ceil(size / devices) * devices
+  def _codec_batch(self, count: int, asked: int | None) -> int:
+    has_weights = bool(self.codec_params)
+    largest = batching.CODEC_BATCH if has_weights else batching.LARGEST_BATCH
+    return batching.batch_size(self.mesh, count, asked, largest)
 
-  def _run(self, static, labels, draws, settings: Settings, keep_steps: bool):
-    """One device batch: images and, if kept, frames."""
-    labels, draws = _place(self.mesh, (labels, draws))
-    numbers = (
-      masked.step_scales(static.plan, settings),
-      np.float32(settings.temperature),
-    )
-    with jax.set_mesh(self.mesh):
-      return _images(
-        static,
-        self.experiment.codec,
-        keep_steps,
-        self.params,
-        labels,
-        draws,
-        *jax.device_put(numbers, replicated(self.mesh)),
-      )
-
-  def _trajectory(self, plan: Plan, images, frames, draws) -> Trajectory:
-    num_known = plan.known_after
-    rank = np.argsort(np.asarray(draws.order), axis=1)
-    is_known = rank[None] < np.asarray(num_known)[:, None, None]
-    codec = self.experiment.codec
-    rows = np.repeat(
-      is_known.reshape(-1, codec.num_tokens, 1), codec.token_dim, 2
-    )
-    shape = (*is_known.shape[:2], *codec.latent_shape)
-    pixels = np.asarray(
-      unpatchify(jnp.asarray(rows), codec.latent_shape, codec.patch)
-    )
-    return Trajectory(
-      to_uint8(images),
-      to_uint8(np.moveaxis(frames, 1, 0)),
-      pixels.reshape(shape)[..., 0],
-      num_known,
-    )
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _draw(key, image_ids, num_tokens: int) -> Draws:
-  return masked.draw(key, image_ids, num_tokens)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _images(
-  static: Static,
-  codec: PixelsConfig,
-  keep_steps: bool,
-  params: PyTree,
-  labels,
-  draws: Draws,
-  scales: Float[Array, " S"],
-  temperature: Float[Array, ""],
-):
-  """Images [B, H, W, C] in [-1, 1] and, if kept, frames [B, S, H, W, C]."""
-
-  def decode(tokens):
-    return codec.decode(unpatchify(tokens, codec.latent_shape, codec.patch))
-
-  with nn.logical_axis_rules(RULES):
-    tokens, kept = masked.generate(
-      static,
-      params,
-      labels,
-      draws,
-      scales,
-      temperature,
-      keep_steps=keep_steps,
-    )
-  frames = jnp.moveaxis(jax.vmap(decode)(kept), 0, 1) if keep_steps else None
-  return decode(tokens), frames
-
-
-def _take(draws: Draws, index: np.ndarray) -> Draws:
-  noise = draws.noise
-  if isinstance(noise, masked.RecordedNoise):
-    noise = masked.RecordedNoise(noise.start[index], noise.steps[:, index])
-  else:
-    noise = masked.KeyedNoise(noise.row_keys[index])
-  return Draws(draws.order[index], noise)
-
-
-def _place(mesh: Mesh, tree):
-  """Puts every array on the mesh, its batch axis split over the devices."""
-  by_batch = batch_sharding(mesh)
-  second = NamedSharding(mesh, PartitionSpec(None, *by_batch.spec))
-
-  def place(path, array):
-    is_steps = getattr(path[-1], "name", "") == "steps"
-    return jax.device_put(array, second if is_steps else by_batch)
-
-  return jax.tree_util.tree_map_with_path(place, tree)
-
-
-def _bar(total: int, is_shown: bool):
-  from tqdm import tqdm
-
-  return tqdm(total=total, unit="image", disable=not is_shown)
+  def labels(self, labels: Any, num_images: int | None = None) -> np.ndarray:
+    """Numbers or names of classes to integers [N]; see `generate`."""
+    count, names = self._model().backbone.num_classes, self.card.class_names
+    found = classes.one_each(labels, num_images, names, count)
+    return np.asarray(found, np.int32)

@@ -4,7 +4,7 @@
 2. `from_dict` walks the dataclass's type hints, converts each value and refuses
    what does not fit, naming the path of the key.
 3. A field that may hold one of several dataclasses is told apart by their
-   `kind` field.
+   `kind` field; dict[str, X] is a mapping of names that are open.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ def from_dict(cls: type[T], mapping: Mapping, where: str = "config") -> T:
   """Builds the frozen dataclass `cls` from a nested mapping.
 
   Args:
-    cls: a dataclass; nested dataclasses, optionals, tuples and unions of
-      dataclasses (told apart by `kind`) are followed.
+    cls: a dataclass; nested dataclasses, optionals, tuples, dicts and unions
+      of dataclasses (told apart by `kind`) are followed.
     mapping: field name to value; fields left out keep their defaults.
     where: path of the mapping, for messages.
 
@@ -90,20 +90,32 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
       raise ValueError(f"{where} is {value!r}; expected one of {allowed}.")
     return value
   if origin is tuple:
-    if not isinstance(value, list | tuple):
-      raise ValueError(f"{where} is {_shown(value)}; expected a list.")
-    items = args[:1] * len(value) if Ellipsis in args else args
-    if len(items) != len(value):
-      raise ValueError(
-        f"{where} has {len(value)} entries; expected {len(items)}."
-      )
-    return tuple(
-      _convert(item, entry, f"{where}[{i}]")
-      for i, (item, entry) in enumerate(zip(items, value, strict=True))
-    )
+    return _convert_tuple(args, value, where)
+  if origin is dict:
+    if not isinstance(value, Mapping):
+      raise ValueError(f"{where} is {_shown(value)}; expected a mapping.")
+    return {
+      str(key): _convert(args[1], entry, f"{where}.{key}")
+      for key, entry in value.items()
+    }
   if dataclasses.is_dataclass(hint):
     return value if isinstance(value, hint) else from_dict(hint, value, where)
   return _convert_scalar(hint, value, where)
+
+
+def _convert_tuple(items: tuple, value: Any, where: str) -> tuple:
+  if not isinstance(value, list | tuple):
+    raise ValueError(f"{where} is {_shown(value)}; expected a list.")
+  if Ellipsis in items:
+    items = items[:1] * len(value)
+  if len(items) != len(value):
+    raise ValueError(
+      f"{where} has {len(value)} entries; expected {len(items)}."
+    )
+  return tuple(
+    _convert(item, entry, f"{where}[{i}]")
+    for i, (item, entry) in enumerate(zip(items, value, strict=True))
+  )
 
 
 def _convert_union(options: tuple, value: Any, where: str) -> Any:

@@ -7,7 +7,10 @@ Writes a PNG grid, or with --out FILE.npy the uint8 array [N, H, W, C], or with
 import argparse
 import io
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from marjax.cli import settings
 from marjax.settings import Settings
@@ -21,13 +24,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "--checkpoint",
     required=True,
     metavar="FOLDER",
-    help="a work directory, or a released checkpoint",
+    help="a released checkpoint, a work directory, or a published name",
   )
   parser.add_argument(
     "--labels",
     required=True,
     metavar="0,1,2",
-    help="one class per image, in turn; `none` for no class",
+    help="one class per image, in turn: numbers or names; `none` for no class",
   )
   parser.add_argument(
     "--num_images",
@@ -52,6 +55,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--overwrite", action="store_true", help="replace FILE where it exists"
   )
+  add_model_flags(parser)
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+  """Declares how a checkpoint is loaded, and all settings of a generation."""
+  parser.add_argument(
+    "--dtype",
+    choices=("float32", "bfloat16"),
+    help="of the model's matmuls (default: as the checkpoint says)",
+  )
+  parser.add_argument(
+    "--preset",
+    metavar="NAME",
+    help="settings of that name in the checkpoint; flags below change them",
+  )
   group = parser.add_argument_group(
     "settings", "What is left out is as the checkpoint says."
   )
@@ -60,40 +78,56 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Flags → Settings → generate → one file."""
-  import marjax
-  from marjax import outputs
+  from marjax.classes import name_of
 
   labels = read_labels(args.labels, args.num_images)
   chosen = settings.from_flags(Settings, args)
-  out = Path(args.out)
+  out = checked_out(args.out, args.overwrite)
+  pipe, chosen = load(args, chosen)
+  labels = pipe.labels(labels)
+  images = pipe.generate(labels, args.seed, chosen, progress=True)
+  names = [name_of(label, pipe.card.class_names) for label in labels]
+  save(out, images, labels, names, args.overwrite)
+  print(f"{len(images)} images: {out}")
+
+
+def load(args: argparse.Namespace, chosen: Settings):
+  """The pipeline of the flags, and the settings over those of their preset."""
+  import marjax
+
+  pipe = marjax.load(args.checkpoint, dtype=args.dtype)
+  return pipe, chosen.over(pipe.settings(args.preset))
+
+
+def checked_out(name: str, overwrite: bool) -> Path:
+  """The file to write, of a known format and free.
+
+  Raises:
+    ValueError: another ending. FileExistsError: it exists.
+  """
+  from marjax import outputs
+
+  out = Path(name)
   if out.suffix not in FORMATS:
     raise ValueError(
       f"--out is {out}; expected a name that ends in {', '.join(FORMATS)}."
     )
-  outputs.check_free([out], args.overwrite)
-  pipe = marjax.load(args.checkpoint)
-  images = pipe.generate(labels=labels, seed=args.seed, settings=chosen)
-  save(out, images, labels, args.overwrite)
-  print(f"{len(images)} images: {out}")
+  outputs.check_free([out], overwrite)
+  return out
 
 
-def read_labels(text: str, num_images: int | None) -> list[int]:
-  """ "0,1,none" to [0, 1, -1], repeated or cut to `num_images` if given.
+def read_labels(text: str, num_images: int | None) -> list[str]:
+  """ "0,otter,none" to its entries, repeated or cut to `num_images` if given.
 
   Raises:
-    ValueError: an entry is neither a class number nor `none`.
+    ValueError: an entry is empty, or fewer than one image is asked for.
   """
-  from marjax.arrays import NO_LABEL
-
-  labels = []
-  for entry in text.split(","):
-    entry = entry.strip().lower()
-    if entry != "none" and not entry.isdecimal():
-      raise ValueError(
-        f"--labels is {text!r}; expected class numbers with commas between"
-        " them, such as 0,1,2, or none."
-      )
-    labels.append(NO_LABEL if entry == "none" else int(entry))
+  labels = [entry.strip() for entry in text.split(",")]
+  if not all(labels):
+    raise ValueError(
+      f"--labels is {text!r}; expected class numbers or names with commas"
+      " between them, such as 0,1,2, or none."
+    )
   if num_images is None:
     return labels
   if num_images < 1:
@@ -101,10 +135,21 @@ def read_labels(text: str, num_images: int | None) -> list[int]:
   return list(itertools.islice(itertools.cycle(labels), num_images))
 
 
-def save(path: Path, images, labels: list[int], overwrite: bool) -> None:
-  """Writes the images in the format that the file's name asks for."""
-  import numpy as np
+def save(
+  path: Path,
+  images,
+  labels: Sequence[int] | np.ndarray,
+  names: list[str],
+  overwrite: bool,
+  **more,
+) -> None:
+  """Writes the images in the format that the file's name asks for.
 
+  Args:
+    path: .png for a grid, .npy for the images, .npz for all arrays.
+    images: uint8 [N, H, W, C]. labels, names: N classes and their captions.
+    overwrite: replace the file. more: further arrays of a .npz file.
+  """
   from marjax import outputs, pictures
 
   if path.suffix == ".png":
@@ -112,7 +157,7 @@ def save(path: Path, images, labels: list[int], overwrite: bool) -> None:
       images,
       columns=min(10, len(images)),
       scale=max(1, 64 // images.shape[1]),
-      labels=["none" if label < 0 else label for label in labels],
+      labels=names,
     )
     pictures.save_png(path, page, overwrite)
     return
@@ -120,5 +165,5 @@ def save(path: Path, images, labels: list[int], overwrite: bool) -> None:
   if path.suffix == ".npy":
     np.save(buffer, images)
   else:
-    np.savez(buffer, images=images, labels=np.array(labels, np.int32))
+    np.savez(buffer, images=images, labels=np.asarray(labels, np.int32), **more)
   outputs.write(path, buffer.getvalue(), overwrite)

@@ -12,10 +12,17 @@ import os
 import sys
 from collections.abc import Sequence
 
-from marjax.cli import evaluate, generate, train
+from marjax.cli import convert, edit, evaluate, export, generate, train
 from marjax.version import __version__
 
-VERBS = {"train": train, "generate": generate, "evaluate": evaluate}
+VERBS = {
+  "train": train,
+  "generate": generate,
+  "edit": edit,
+  "evaluate": evaluate,
+  "convert": convert,
+  "export": export,
+}
 
 # Raised with a message for users. The same kinds of error from inside another
 # library are a defect of ours and keep their traceback, but for OSError: files
@@ -23,13 +30,22 @@ VERBS = {"train": train, "generate": generate, "evaluate": evaluate}
 USER_ERRORS = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)
 
 # Modules that only an extra of the package installs.
-EXTRAS = {"sklearn": "demo", "matplotlib": "demo", "tensorflow": "tensorflow"}
+EXTRAS = {
+  "sklearn": "demo",
+  "matplotlib": "demo",
+  "tensorflow": "tensorflow",
+  "torch": "convert",
+  "pycurl": "convert",
+  "safetensors": "convert",
+}
 
 EPILOG = """\
 example:
   marjax train --config configs/digits.py --workdir out/digits
   marjax generate --checkpoint out/digits --labels 0,1,2 --out grid.png
   marjax evaluate --checkpoint out/digits --out out/digits
+  marjax convert mar-large
+  marjax generate --checkpoint mar-large --labels otter --out otter.png
 
 marjax VERB --help lists the flags of a verb.
 """

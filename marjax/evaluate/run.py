@@ -26,8 +26,10 @@ from marjax import outputs, pictures
 from marjax.data import batches
 from marjax.evaluate import environment, scores
 from marjax.experiment import DataConfig
-from marjax.pipeline import Pipeline, Trajectory, load
+from marjax.pipeline import Pipeline, load
+from marjax.release import workdir
 from marjax.settings import Settings
+from marjax.trajectory import Trajectory
 
 ROW = 10
 """Images per class in samples.png."""
@@ -99,7 +101,7 @@ def evaluate(
   """Writes the four files and returns the report.
 
   Args:
-    checkpoint: a work directory.
+    checkpoint: a work directory, or a release made of one.
     out: folder of the results, made when missing; may be the same.
     num_images: to generate, a multiple of the number of classes.
     seed: of the generation.
@@ -112,8 +114,9 @@ def evaluate(
   """
   paths = _free_paths(Path(checkpoint), Path(out), overwrite)
   pipe = load(checkpoint)
-  real = load_real(pipe.experiment.data)
-  labels = balanced_labels(num_images, pipe.experiment.data.num_classes)
+  data = known_data(pipe)
+  real = load_real(data)
+  labels = balanced_labels(num_images, data.num_classes)
   start = time.perf_counter()
   images, trajectory = _generate(pipe, labels, seed, settings)
   seconds = time.perf_counter() - start
@@ -140,6 +143,17 @@ def evaluate(
   return report
 
 
+def known_data(pipe: Pipeline) -> DataConfig:
+  """The data that a model was trained on; ValueError if that is unknown."""
+  if pipe.card.data is None:
+    raise ValueError(
+      f"{pipe.card.name} does not say what it was trained on, so there are no"
+      " real images to score against; evaluate a work directory, or a release"
+      " made of one."
+    )
+  return pipe.card.data
+
+
 def balanced_labels(num_images: int, num_classes: int) -> np.ndarray:
   """0, 1, 2, ... again and again, so that each class comes equally often.
 
@@ -160,18 +174,18 @@ def training_record(pipe: Pipeline, checkpoint: Path) -> dict[str, Any]:
   The seconds are those of training steps: compiling, saving and drawing
   samples are not among them.
   """
-  record = {"steps": pipe.step, "seconds": None, "loss": None}
+  record = {"steps": pipe.card.step, "seconds": None, "loss": None}
   metrics = checkpoint / "metrics.jsonl"
   if not metrics.exists():
     return record
   rates = pictures.read_curve(metrics, "images_per_second")
-  rates = rates[rates[:, 0] <= pipe.step]
+  rates = rates[rates[:, 0] <= pipe.card.step]
   if len(rates):
     steps = np.diff(rates[:, 0], prepend=0)
-    batch_size = pipe.experiment.training.batch_size
+    batch_size = workdir.read_experiment(checkpoint).training.batch_size
     record["seconds"] = float(np.sum(steps * batch_size / rates[:, 1]))
   losses = pictures.read_curve(metrics, "loss")
-  losses = losses[losses[:, 0] <= pipe.step]
+  losses = losses[losses[:, 0] <= pipe.card.step]
   if len(losses):
     record["loss"] = float(losses[-1, 1])
   return record
@@ -251,7 +265,7 @@ def _generate(
 
   Small images come with all their frames, which saves compiling twice.
   """
-  codec, steps = pipe.experiment.codec, pipe.settings(settings).num_ar_steps
+  codec, steps = pipe.card.codec, pipe.settings(settings).num_ar_steps
   frame = codec.image_size**2 * codec.channels
   shown = len(np.unique(labels)) // 3
   if 4 * frame * steps * len(labels) <= FRAMES_LIMIT:

@@ -14,39 +14,32 @@ For each segment of the plan, one `lax.scan` over its steps:
 A segment's slices have its static width; what a step writes beyond the tokens
 it reveals is still unknown and is overwritten before it is ever read. The
 inverse permutation to raster order happens once, at the end.
+
+Editing: tokens may be given from the start. They come first in the order, so
+they are a longer known prefix; each image keeps its own and draws the rest as a
+generation would that stands where its given tokens end. Steps before that
+change nothing and may be skipped.
+
+`generate` is the whole; `begin`, `run_segment` and `finish` are its parts, for
+callers that show progress between segments.
 """
 
 from dataclasses import dataclass
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from marjax import keys
-from marjax.arrays import NO_LABEL, ImageIds, Labels, Leaf, RootKey, Tokens
+from marjax.arrays import NO_LABEL, Labels, Leaf, Tokens
 from marjax.generate import guidance
+from marjax.generate.draws import Draws, cut, noise_in_order, pad
 from marjax.generate.plan import Plan, make_plan
-from marjax.head.noise import KeyedNoise, Noise, RecordedNoise
 from marjax.head.reverse import ReverseSettings
 from marjax.model import ModelConfig
 from marjax.settings import Settings
-from marjax.tokens.order import random_orders, to_order_space, to_raster
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Draws:
-  """Everything random about a batch of images; pass it again to replay them.
-
-  Attributes:
-    order: generation order [B, L].
-    noise: KeyedNoise with keys [B, L], or RecordedNoise with start [B, L, D]
-      and steps [T, B, L, D]; indexed by raster position.
-  """
-
-  order: Leaf
-  noise: Leaf
+from marjax.tokens.order import to_order_space, to_raster
 
 
 @jax.tree_util.register_dataclass
@@ -66,20 +59,23 @@ class Step:
   guidance_scale: Leaf
 
 
-def draw(key: RootKey, image_ids: ImageIds, num_tokens: int) -> Draws:
-  """Draws addressed by (key, image id, position, purpose) only."""
-  order_keys = keys.at(keys.stream(key, "order"), image_ids)
-  noise_keys = keys.at(keys.stream(key, "noise"), image_ids)
-  positions = jnp.broadcast_to(
-    jnp.arange(num_tokens), (image_ids.shape[0], num_tokens)
-  )
-  return Draws(
-    random_orders(order_keys, num_tokens),
-    KeyedNoise(keys.at(noise_keys, positions)),
-  )
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Given:
+  """Tokens that are known from the start, in the order's first places.
+
+  Attributes:
+    tokens: [B, L, D] in raster order; those that are not given do not matter.
+    num_given: how many of each image [B], 0 .. L.
+  """
+
+  tokens: Leaf
+  num_given: Leaf
 
 
-def plan_for(config: ModelConfig, settings: Settings) -> Plan:
+def plan_for(
+  config: ModelConfig, settings: Settings, is_edit: bool = False
+) -> Plan:
   """The plan that `generate` follows for a model and resolved settings."""
   backbone, head = config.backbone, config.head
   block = 12 * backbone.width**2 * backbone.encoder_depth
@@ -90,6 +86,7 @@ def plan_for(config: ModelConfig, settings: Settings) -> Plan:
     settings.num_buckets,
     backbone.num_buffer,
     head_share=row / block,
+    is_edit=is_edit,
   )
 
 
@@ -100,21 +97,26 @@ class Static:
   Attributes:
     config: of the model. plan: see `plan_for`.
     reverse: of each token. is_guided: also run the pass without a label.
+    is_edit: whether tokens are given.
   """
 
   config: ModelConfig
   plan: Plan
   reverse: ReverseSettings
   is_guided: bool
+  is_edit: bool = False
 
 
-def static_for(config: ModelConfig, settings: Settings) -> Static:
-  """The static part of a generation with resolved settings."""
+def static_for(
+  config: ModelConfig, settings: Settings, is_edit: bool = False
+) -> Static:
+  """The static part of a generation, or edit, with resolved settings."""
   return Static(
     config,
-    plan_for(config, settings),
+    plan_for(config, settings, is_edit),
     settings.reverse(),
     guidance.is_guided(settings.guidance_scale),
+    is_edit,
   )
 
 
@@ -125,6 +127,7 @@ def generate(
   draws: Draws,
   scales: Float[Array, " S"],
   temperature: Float[Array, ""],
+  given: Given | None = None,
   *,
   keep_steps: bool = False,
 ) -> tuple[Tokens, Float[Array, "S B L D"] | None]:
@@ -137,66 +140,145 @@ def generate(
     draws: order and noise of each image.
     scales: guidance scale of each step, see `step_scales`.
     temperature: of the reverse process.
+    given: tokens to keep, if the static part is that of an edit.
     keep_steps: also return the tokens after every step.
 
   Returns:
     Tokens [B, L, D] in raster order, and, if kept, [S, B, L, D] in raster
     order with unknown tokens as 0.
   """
-  plan, order = static.plan, draws.order
-  batch, length = order.shape
-  noise = _pad(_noise_in_order(draws.noise, order), plan.widest)
-  dim = static.config.backbone.token_dim
-  carry = Carry(jnp.zeros((batch, length + plan.widest, dim)))
+  carry, fixed = begin(static, labels, draws, given)
   kept = []
-  for segment in plan.segments:
-    end = segment.first_step + len(segment.num_known)
-    steps = Step(
-      jnp.asarray(segment.num_known, jnp.int32),
-      scales[segment.first_step : end],
+  for index in range(len(static.plan.segments)):
+    carry, after = run_segment(
+      static, index, keep_steps, params, carry, fixed, scales, temperature
     )
-
-    def run(carry, step, segment=segment):
-      """Reveals the next tokens; those before step.num_known are final."""
-      z, z_uncond = _next_z(static, params, segment, carry, step, labels, order)
-      new = static.config.build().apply(
-        {"params": params},
-        z,
-        static.reverse,
-        noise=_slice(noise, step.num_known, segment.head_width),
-        temperature=temperature,
-        guidance=(z_uncond, step.guidance_scale) if static.is_guided else None,
-        method="sample",
-      )
-      tokens = jax.lax.dynamic_update_slice_in_dim(
-        carry.tokens, new, step.num_known, axis=1
-      )
-      return Carry(tokens), tokens[:, :length] if keep_steps else None
-
-    carry, after = jax.lax.scan(run, carry, steps)
     kept.append(after)
-  tokens = to_raster(carry.tokens[:, :length], order)
-  return tokens, _kept_in_raster(kept, order, plan) if keep_steps else None
+  tokens = finish(carry, fixed)
+  if not keep_steps:
+    return tokens, None
+  return tokens, kept_in_raster(static, jnp.concatenate(kept), fixed)
 
 
-def _next_z(static, params, segment, carry, step, labels, order):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Fixed:
+  """What no step changes: labels, order, noise in order space, given tokens.
+
+  Attributes:
+    labels: [B]. order: [B, L]. noise: padded by the widest step.
+    num_given: [B], all 0 unless tokens are given.
+  """
+
+  labels: Leaf
+  order: Leaf
+  noise: Leaf
+  num_given: Leaf
+
+
+def begin(
+  static: Static, labels: Labels, draws: Draws, given: Given | None = None
+) -> tuple[Carry, Fixed]:
+  """The carry before the first step, and what stays the same."""
+  order, widest = draws.order, static.plan.widest
+  dim = static.config.backbone.token_dim
+  noise = pad(noise_in_order(draws.noise, order), widest)
+  tokens = jnp.zeros((*order.shape, dim))
+  num_given = jnp.zeros_like(labels)
+  if given is not None:
+    num_given = given.num_given
+    is_given = jnp.arange(order.shape[1]) < num_given[:, None]
+    known = to_order_space(given.tokens, order)
+    tokens = jnp.where(is_given[..., None], known, tokens)
+  tokens = jnp.pad(tokens, ((0, 0), (0, widest), (0, 0)))
+  tokens = nn.with_logical_constraint(tokens, ("batch", None, None))
+  return Carry(tokens), Fixed(labels, order, noise, num_given)
+
+
+def run_segment(
+  static: Static,
+  index: int,
+  keep_steps: bool,
+  params: PyTree,
+  carry: Carry,
+  fixed: Fixed,
+  scales: Float[Array, " S"],
+  temperature: Float[Array, ""],
+) -> tuple[Carry, Float[Array, "steps B L D"] | None]:
+  """The steps of one segment; if kept, the tokens after each, in order space.
+
+  Args:
+    static, params, scales, temperature: as in `generate`.
+    index: of the segment. keep_steps: whether to return tokens of each step.
+    carry, fixed: from `begin`, and the carry of the segment before.
+  """
+  segment = static.plan.segments[index]
+  steps = Step(
+    jnp.asarray(segment.num_known, jnp.int32),
+    scales[segment.first_step : segment.end],
+  )
+
+  def run(carry, step):
+    """Reveals the next tokens; those before step.num_known are final."""
+    z, z_uncond = _next_z(static, params, segment, carry, step, fixed)
+    new = static.config.build().apply(
+      {"params": params},
+      z,
+      static.reverse,
+      noise=cut(fixed.noise, step.num_known, segment.head_width),
+      temperature=temperature,
+      guidance=(z_uncond, step.guidance_scale) if static.is_guided else None,
+      method="sample",
+    )
+    if static.is_edit:
+      new = _keep_given(segment, carry, step, fixed, new)
+    tokens = jax.lax.dynamic_update_slice_in_dim(
+      carry.tokens, new, step.num_known, axis=1
+    )
+    length = fixed.order.shape[1]
+    return Carry(tokens), tokens[:, :length] if keep_steps else None
+
+  return jax.lax.scan(run, carry, steps)
+
+
+def finish(carry: Carry, fixed: Fixed) -> Tokens:
+  """The tokens in raster order."""
+  return to_raster(carry.tokens[:, : fixed.order.shape[1]], fixed.order)
+
+
+def kept_in_raster(
+  static: Static, after: Float[Array, "S B L D"], fixed: Fixed
+) -> Float[Array, "S B L D"]:
+  """Tokens kept after each step to raster order, unknown ones as 0."""
+  ends = jnp.asarray(static.plan.known_after)[:, None, None]
+  ends = jnp.maximum(ends, fixed.num_given[None, :, None])
+  is_known = jnp.arange(fixed.order.shape[1]) < ends
+  after = jnp.where(is_known[..., None], after, 0.0)
+  return jax.vmap(to_raster, (0, None))(after, fixed.order)
+
+
+def _next_z(static, params, segment, carry, step, fixed):
   """z at the positions of this step, with and without the label."""
-  known = carry.tokens[:, : segment.encoder_length]
+  known, order = carry.tokens[:, : segment.encoder_length], fixed.order
+  num_known = jnp.broadcast_to(step.num_known, fixed.labels.shape)
+  if static.is_edit:
+    # Before its own steps begin, an image's z is not used; its length stays
+    # within the prefix that the segment encodes.
+    most = jnp.minimum(fixed.num_given, segment.encoder_length)
+    num_known = jnp.maximum(num_known, most)
+  labels = fixed.labels
   if static.is_guided:
     # Both passes of an image side by side, so that no image leaves its device.
-    known, order = jnp.repeat(known, 2, axis=0), jnp.repeat(order, 2, axis=0)
+    known, order, num_known = (
+      jnp.repeat(array, 2, axis=0) for array in (known, order, num_known)
+    )
     nothing = jnp.full_like(labels, NO_LABEL)
     labels = jnp.stack([labels, nothing], axis=1).reshape(-1)
   z = static.config.build().apply(
-    {"params": params},
-    known,
-    jnp.broadcast_to(step.num_known, labels.shape),
-    order,
-    labels,
-    method="z",
+    {"params": params}, known, num_known, order, labels, method="z"
   )
   z = jax.lax.dynamic_slice_in_dim(
-    _pad(z, static.plan.widest), step.num_known, segment.head_width, axis=1
+    pad(z, static.plan.widest), step.num_known, segment.head_width, axis=1
   )
   if not static.is_guided:
     return z, None
@@ -204,49 +286,17 @@ def _next_z(static, params, segment, carry, step, labels, order):
   return passes[:, 0], passes[:, 1]
 
 
+def _keep_given(segment, carry, step, fixed, new):
+  """The new tokens, but where the carry holds given ones."""
+  width = segment.head_width
+  place = step.num_known + jnp.arange(width)
+  old = jax.lax.dynamic_slice_in_dim(carry.tokens, step.num_known, width, 1)
+  is_given = place < fixed.num_given[:, None]
+  return jnp.where(is_given[..., None], old, new)
+
+
 def step_scales(plan: Plan, settings: Settings) -> np.ndarray:
   """Guidance scale per step for resolved settings, float32 [S]."""
   return guidance.scales(
     plan, settings.guidance_scale, settings.guidance_schedule
   )
-
-
-def _kept_in_raster(kept, order, plan: Plan):
-  after = jnp.concatenate(kept)
-  ends = jnp.asarray(plan.known_after)[:, None, None]
-  is_known = jnp.arange(order.shape[1]) < ends
-  after = jnp.where(is_known[..., None], after, 0.0)
-  return jax.vmap(to_raster, (0, None))(after, order)
-
-
-def _noise_in_order(noise: Noise, order) -> Noise:
-  if isinstance(noise, KeyedNoise):
-    return KeyedNoise(jax.vmap(lambda k, o: k[o])(noise.row_keys, order))
-  steps = jax.vmap(to_order_space, (0, None))(noise.steps, order)
-  return RecordedNoise(to_order_space(noise.start, order), steps)
-
-
-def _token_axis(noise: Noise, function) -> Noise:
-  """Applies function(array, axis) along the token axis of every array."""
-  if isinstance(noise, KeyedNoise):
-    return KeyedNoise(function(noise.row_keys, 1))
-  return RecordedNoise(function(noise.start, 1), function(noise.steps, 2))
-
-
-def _pad(values, amount: int):
-  """Repeats the last token `amount` times, so no slice runs off the end."""
-
-  def extend(array, axis):
-    last = jax.lax.slice_in_dim(array, -1, None, axis=axis)
-    return jnp.concatenate([array, *[last] * amount], axis=axis)
-
-  if isinstance(values, KeyedNoise | RecordedNoise):
-    return _token_axis(values, extend)
-  return extend(values, 1)
-
-
-def _slice(noise: Noise, start, width: int) -> Noise:
-  def cut(array, axis):
-    return jax.lax.dynamic_slice_in_dim(array, start, width, axis)
-
-  return _token_axis(noise, cut)

@@ -5,6 +5,9 @@
    prefix and the head to its widest step, so one `lax.scan` serves it.
 3. The cuts minimise the padded work over all ways to make at most `num_buckets`
    segments (dynamic programming over the steps).
+4. Where tokens are given from the start, an image may know more than the step
+   says, up to what is known after it, so each segment's prefix is longer. The
+   plan does not depend on how many are given: one serves every mask.
 
     256 tokens, 64 steps, 4 segments:
 
@@ -27,16 +30,28 @@ class Segment:
     first_step: index of the first step.
     num_known: known tokens when each step starts.
     num_revealed: tokens each step reveals.
+    is_edit: whether some tokens are given from the start.
   """
 
   first_step: int
   num_known: tuple[int, ...]
   num_revealed: tuple[int, ...]
+  is_edit: bool = False
+
+  @property
+  def end(self) -> int:
+    """Index of the step after the last."""
+    return self.first_step + len(self.num_known)
+
+  @property
+  def known_after(self) -> int:
+    """Known tokens after the last step."""
+    return self.num_known[-1] + self.num_revealed[-1]
 
   @property
   def encoder_length(self) -> int:
     """Token slots of the encoder: the longest known prefix."""
-    return self.num_known[-1]
+    return self.known_after if self.is_edit else self.num_known[-1]
 
   @property
   def head_width(self) -> int:
@@ -64,6 +79,14 @@ class Plan:
     """Largest head width, by which the carry is padded."""
     return max(segment.head_width for segment in self.segments)
 
+  def first_segment(self, num_given: int) -> int:
+    """The first segment that reveals anything, with that many tokens given."""
+    return next(
+      index
+      for index, segment in enumerate(self.segments)
+      if segment.known_after > num_given
+    )
+
   @property
   def known_after(self) -> tuple[int, ...]:
     """Known tokens after each step, S integers."""
@@ -77,9 +100,8 @@ class Plan:
       f"{'steps':>11}  {'encoder tokens':>14}  {'head tokens':>11}",
     ]
     for segment in self.segments:
-      last = segment.first_step + len(segment.num_known) - 1
       lines.append(
-        f"{segment.first_step:>4} .. {last:<4}"
+        f"{segment.first_step:>4} .. {segment.end - 1:<4}"
         f"  {segment.encoder_length:>13}  {segment.head_width:>11}"
       )
     return "\n".join(lines)
@@ -91,6 +113,7 @@ def make_plan(
   num_buckets: int = 8,
   num_buffer: int = 64,
   head_share: float = 1.0,
+  is_edit: bool = False,
 ) -> Plan:
   """The cheapest plan of at most num_buckets segments.
 
@@ -99,6 +122,7 @@ def make_plan(
     num_buckets: segments allowed.
     num_buffer: buffer slots of the encoder, part of its cost.
     head_share: cost of one head token relative to one encoder slot.
+    is_edit: whether images come with tokens that are given.
 
   Raises:
     ValueError: more steps than tokens, or fewer than one bucket.
@@ -109,7 +133,7 @@ def make_plan(
   revealed = tuple(b - a for a, b in itertools.pairwise(known))
 
   def segment(first: int, end: int) -> Segment:
-    return Segment(first, known[first:end], revealed[first:end])
+    return Segment(first, known[first:end], revealed[first:end], is_edit)
 
   def cost(first: int, end: int) -> float:
     part = segment(first, end)

@@ -3,14 +3,15 @@
     latents = (image - mean) / std          image = latents · std + mean
 
 Patches of raw pixels are then tokens, as in the paper's pixel-space experiment
-(section 5.3, 64² images in 4 × 4 patches).
+(section 5.3, 64² images in 4 × 4 patches). It is called as every codec is,
+with parameters, of which it has none.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 import jax.numpy as jnp
-import numpy as np
+from jaxtyping import PyTree
 
 from marjax.arrays import Images, Latents
 from marjax.schema import check
@@ -47,6 +48,11 @@ class PixelsConfig:
     )
 
   @property
+  def stride(self) -> int:
+    """Pixels per side of one latent."""
+    return 1
+
+  @property
   def latent_shape(self) -> tuple[int, int, int]:
     """Rows, columns, channels of one image's latents."""
     return (self.image_size, self.image_size, self.channels)
@@ -61,16 +67,17 @@ class PixelsConfig:
     """D."""
     return self.channels * self.patch**2
 
-  def encode(self, images: Images) -> Latents:
-    """Images in [-1, 1] to latents of about unit variance."""
+  def init_params(self, key) -> dict:
+    """No parameters."""
+    del key
+    return {}
+
+  def encode(self, params: PyTree, images: Images) -> Latents:
+    """Images in [-1, 1] to latents of about unit variance; params is {}."""
+    del params
     return (images.astype(jnp.float32) - self.mean) / self.std
 
-  def decode(self, latents: Latents) -> Images:
-    """Latents to images; values may leave [-1, 1] slightly."""
+  def decode(self, params: PyTree, latents: Latents) -> Images:
+    """Latents to images; values may leave [-1, 1] slightly; params is {}."""
+    del params
     return latents * self.std + self.mean
-
-
-def to_uint8(images) -> np.ndarray:
-  """Images in [-1, 1], clipped, to uint8 on the host."""
-  scaled = (np.asarray(images, np.float32) + 1.0) * 127.5
-  return np.clip(np.round(scaled), 0, 255).astype(np.uint8)

@@ -47,6 +47,15 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None):
   )
 
 
+def host_mesh() -> Mesh:
+  """One device in host memory, or the first where jax has none there."""
+  try:
+    devices = jax.devices("cpu")
+  except RuntimeError:
+    devices = jax.devices()
+  return make_mesh(devices=devices[:1])
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """The leading axis over all data-parallel devices."""
   return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))

@@ -10,6 +10,7 @@ Inside a token the index is c·p² + i·p + j: channel-major, then the row and t
 column inside the patch, as the published weights expect.
 """
 
+import numpy as np
 from jaxtyping import Array, Shaped
 
 from marjax.arrays import Latents, Tokens
@@ -39,8 +40,10 @@ def patchify(latents: Latents, patch: int) -> Tokens:
 
 
 def unpatchify(
-  tokens: Shaped[Array, "B L D"], latent_shape: tuple[int, int, int], patch: int
-) -> Shaped[Array, "B rows columns C"]:
+  tokens: Shaped[Array | np.ndarray, "B L D"],
+  latent_shape: tuple[int, int, int],
+  patch: int,
+) -> Shaped[Array | np.ndarray, "B rows columns C"]:
   """Tokens [B, L, C·patch²] to latents [B, rows, columns, C]."""
   rows, columns, channels = latent_shape
   grid = tokens.reshape(

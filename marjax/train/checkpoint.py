@@ -23,7 +23,7 @@ from typing import Any
 
 import jax
 
-from marjax import release
+from marjax.release import workdir as workdirs
 
 
 class Checkpointer:
@@ -156,11 +156,11 @@ class Checkpointer:
       for path in sorted((root / item).rglob("*"))
       if path.is_file()
     }
-    (root / release.FILE_SIZES).write_text(json.dumps(sizes, indent=1))
+    (root / workdirs.FILE_SIZES).write_text(json.dumps(sizes, indent=1))
 
   def _check_files(self, step: int) -> None:
     root = self.directory / str(step)
-    if fault := release.damage(root):
+    if fault := workdirs.damage(root):
       raise ValueError(
         f"the checkpoint {root} is damaged: {fault}; {self._way_out(step)}."
       )

@@ -32,7 +32,9 @@ class Sampler:
     """Generates and writes; blocks until both are done."""
     from marjax import pictures
 
-    pipe = Pipeline(self._experiment, ema_params, self._mesh, step)
+    pipe = Pipeline.of_experiment(
+      self._experiment, ema_params, self._mesh, step
+    )
     classes = self._experiment.model.backbone.num_classes
     # Moving labels and images is the purpose here, not an accident.
     with jax.transfer_guard("allow"):

@@ -126,7 +126,7 @@ def train_step(
   update_norm, learning_rate.
   """
   codec, config = experiment.codec, experiment.model
-  tokens = patchify(codec.encode(batch["image"]), codec.patch)
+  tokens = patchify(codec.encode({}, batch["image"]), codec.patch)
   root = keys.stream(keys.root(experiment.seed), "training")
   image_keys = keys.at(root, state.step, batch["id"])
   draws = draw(config, image_keys, batch["label"])

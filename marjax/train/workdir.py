@@ -24,7 +24,8 @@ from typing import Any
 
 import jax
 
-from marjax import outputs, release
+from marjax import outputs
+from marjax.release import workdir as workdirs
 from marjax.schema import from_dict, to_dict
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def _lock(file, workdir: Path) -> None:
 def _write_or_compare(workdir: Path, experiment: Any) -> None:
   path = workdir / "config.json"
   wanted = json.dumps(to_dict(experiment), indent=2) + "\n"
-  if release.latest_step(workdir / "checkpoints") is None:
+  if workdirs.latest_step(workdir / "checkpoints") is None:
     outputs.write(path, wanted.encode(), overwrite=True)
     return
   if not path.exists():

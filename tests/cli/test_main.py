@@ -11,6 +11,8 @@ from PIL import Image
 
 import marjax
 from marjax.cli import generate, main, settings, train
+from marjax.latents.pixels import PixelsConfig
+from marjax.release.card import Card
 from marjax.settings import Settings
 
 GENERATE = ["generate", "--checkpoint", "x", "--labels", "0,1"]
@@ -36,8 +38,16 @@ def fails(capsys):
 class FakePipeline:
   """Draws images whose value is their label, and remembers its settings."""
 
-  def generate(self, labels, seed, settings):
-    self.seed, self.settings = seed, settings
+  card = Card("fake", PixelsConfig(image_size=8, channels=1))
+
+  def settings(self, preset):
+    return {None: Settings(), "cold": Settings(temperature=0.5)}[preset]
+
+  def labels(self, labels):
+    return np.array([-1 if label == "none" else int(label) for label in labels])
+
+  def generate(self, labels, seed, settings, progress):
+    self.seed, self.asked = seed, settings
     values = np.array(labels).astype(np.uint8)
     return np.broadcast_to(values[:, None, None, None], (len(labels), 8, 8, 1))
 
@@ -45,11 +55,11 @@ class FakePipeline:
 @pytest.fixture
 def pipeline(monkeypatch):
   fake = FakePipeline()
-  monkeypatch.setattr(marjax, "load", lambda folder: fake, raising=False)
+  monkeypatch.setattr(marjax, "load", lambda folder, dtype: fake)
   return fake
 
 
-@pytest.mark.parametrize("argv", [[], ["train"], ["generate"], ["evaluate"]])
+@pytest.mark.parametrize("argv", [[], *([verb] for verb in main.VERBS)])
 def test_help_is_pleasant(argv, capsys):
   with pytest.raises(SystemExit) as stop:
     main.main([*argv, "--help"])
@@ -85,7 +95,7 @@ def test_wrong_flags_are_explained(argv, message, fails):
   ("flags", "message"),
   [
     (["--out", "a.jpg"], "--out is a.jpg; expected a name that ends in .png"),
-    (["--out", "a.png", "--labels", "0,a"], "--labels is '0,a'; expected"),
+    (["--out", "a.png", "--labels", "0,,1"], "--labels is '0,,1'; expected"),
     (["--out", "a.png", "--num_images", "0"], "--num_images is 0; expected"),
     (["--out", "a.png", "--temperature", "nan"], "temperature is nan; expect"),
     (["--out", "a.png", "--sampler", "euler"], "sampler is 'euler'; expected"),
@@ -112,7 +122,7 @@ def test_flags_become_settings(pipeline, tmp_path):
   flags += ["--seed", "5", "--out", str(tmp_path / "a.npy")]
   assert main.main([*GENERATE, *flags]) == 0
   assert pipeline.seed == 5
-  assert pipeline.settings == Settings(
+  assert pipeline.asked == Settings(
     temperature=1.0, sampler="ddim", num_ar_steps=4
   )
 
@@ -138,8 +148,10 @@ def test_every_setting_has_a_flag_with_help():
 
 
 def test_labels_are_read():
-  assert generate.read_labels("0, 12,none", None) == [0, 12, -1]
-  assert generate.read_labels("4,5", 3) == [4, 5, 4]
+  assert generate.read_labels("0, sea lion,none", None) == [
+    *("0", "sea lion", "none")
+  ]
+  assert generate.read_labels("4,5", 3) == ["4", "5", "4"]
 
 
 def raising(error):

@@ -37,7 +37,7 @@ def test_every_number_lands_where_the_table_says():
   ("change", "message"),
   [
     ({"stranger": np.zeros(1)}, r"stranger is matched by 0 rules"),
-    ({"layers.7.bias": np.zeros(4)}, r"stack/bias.*not filled|layer"),
+    ({"layers.7.bias": np.zeros(4)}, r"stack/bias \(layer 7\), which the"),
     ({"layers.1.bias": None}, r"stack/bias \(layers \[1\]\) is not filled"),
     ({"a.weight": None}, r"a/kernel is not filled"),
     ({"a.weight": np.zeros((3, 3))}, r"a\.weight has shape \(3, 3\)"),
@@ -62,7 +62,9 @@ def test_a_name_matched_by_two_rules_is_refused():
 def test_a_slot_filled_twice_is_refused():
   rules = (*TABLE, Rule("again", "a/kernel", transposed))
   arrays = {**source(), "again": np.zeros((3, 2))}
-  with pytest.raises(ConversionError, match=r"a/kernel .* is filled twice"):
+  with pytest.raises(
+    ConversionError, match="a/kernel is filled twice, by again"
+  ):
     convert(rules, arrays, TARGET)
 
 

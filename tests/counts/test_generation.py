@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import small
 
-from marjax import flops
+from marjax import batching, flops
 from marjax.generate import masked
-from marjax.parallel.mesh import make_mesh
+from marjax.generate.draws import draw_batch
+from marjax.parallel.mesh import make_mesh, replicated
 from marjax.pipeline import Pipeline
 from marjax.settings import Settings
 
@@ -23,7 +24,7 @@ SETTINGS = Settings(
 
 def call():
   static = masked.static_for(small.MODEL, SETTINGS)
-  draws = masked.draw(jax.random.key(3), jnp.arange(4), 16)
+  draws = draw_batch(jax.random.key(3), jnp.arange(4), 16)
   scales = jnp.asarray(masked.step_scales(static.plan, SETTINGS))
   args = (jnp.arange(4), draws, scales, jnp.asarray(1.0))
   return static, (small.params(), *args)
@@ -38,7 +39,7 @@ def test_one_trace_per_segment_and_none_on_a_second_call(monkeypatch):
 
   monkeypatch.setattr(masked, "_next_z", counted)
   jax.clear_caches()
-  pipe = Pipeline(
+  pipe = Pipeline.of_experiment(
     small.EXPERIMENT, small.params(), make_mesh(devices=jax.devices()[:1])
   )
   pipe.generate([0, 1], settings=SETTINGS)
@@ -85,32 +86,28 @@ def test_the_head_runs_on_the_tokens_to_predict():
 
 def test_data_parallel_generation_needs_no_collectives():
   mesh = make_mesh(devices=jax.devices()[:8])
-  pipe = Pipeline(small.EXPERIMENT, small.params(), mesh)
+  pipe = Pipeline.of_experiment(small.EXPERIMENT, small.params(), mesh)
   compiled = compiled_text(pipe)
   found = re.findall(r"\b(all-reduce|all-gather|all-to-all)\b", compiled)
   assert not found
 
 
 def compiled_text(pipe: Pipeline) -> str:
-  """The HLO that the pipeline runs on its mesh."""
-  from marjax import pipeline
-  from marjax.parallel.mesh import replicated
-
+  """The HLO of every segment that the pipeline runs on its mesh."""
   static = masked.static_for(small.MODEL, SETTINGS)
-  draws = pipe.draws(0, 8)
-  labels, draws = pipeline._place(pipe.mesh, (jnp.arange(8), draws))
+  labels, draws = batching.place(pipe.mesh, (jnp.arange(8), pipe.draws(0, 8)))
   scales = jnp.asarray(masked.step_scales(static.plan, SETTINGS))
-  numbers = jax.device_put(
-    (pipe.params, scales, jnp.asarray(1.0)), replicated(pipe.mesh)
-  )
+  numbers = jax.device_put((scales, jnp.asarray(1.0)), replicated(pipe.mesh))
+  texts = []
   with jax.set_mesh(pipe.mesh):
-    lowered = pipeline._images.lower(
-      static,
-      pipe.experiment.codec,
-      False,
-      numbers[0],
-      labels,
-      draws,
-      *numbers[1:],
-    )
-  return lowered.compile().as_text()
+    begun = batching.begin.lower(static, labels, draws, None).compile()
+    texts.append(begun.as_text())
+    carry, fixed = begun(labels, draws, None)
+    for index in range(len(static.plan.segments)):
+      lowered = batching.run_segment.lower(
+        *(static, index, False), *(pipe.params, carry, fixed, *numbers)
+      )
+      texts.append(lowered.compile().as_text())
+    ended = batching.finish.lower(static, carry, fixed, None).compile()
+    texts.append(ended.as_text())
+  return "\n".join(texts)

@@ -10,6 +10,7 @@ from experiments import control_l2, rows, samplers, tables
 from marjax.evaluate import environment
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
+from marjax.train import loop
 
 SCORES = {
   "label_accuracy": 0.9764,
@@ -22,7 +23,9 @@ SCORES = {
 @pytest.fixture
 def pipe():
   params = {"weights": np.arange(6, dtype=np.float32)}
-  return Pipeline(sizes.experiment("digits"), params, make_mesh(), step=300)
+  return Pipeline.of_experiment(
+    sizes.experiment("digits"), params, make_mesh(), step=300
+  )
 
 
 def test_rows_survive_a_kill_in_the_middle_of_a_line(tmp_path):
@@ -104,21 +107,19 @@ def test_samplers_measure_only_what_is_missing(
 def test_a_wrong_checkpoint_is_one_sentence(tmp_path, capsys):
   for experiment in (samplers, control_l2):
     assert experiment.main(["--checkpoint", str(tmp_path)]) == 2
-    assert "has no config.json" in capsys.readouterr().err
+    assert "and no config.json" in capsys.readouterr().err
 
 
 def test_the_control_is_trained_for_as_long(tmp_path, monkeypatch, pipe):
   trained = []
   monkeypatch.setattr(control_l2, "load", lambda directory: pipe)
-  monkeypatch.setattr(
-    "marjax.train.loop.train", lambda *args: trained.append(args)
-  )
+  monkeypatch.setattr(loop, "train", lambda *args: trained.append(args))
   control_l2.train_control(tmp_path / "digits", tmp_path / "l2")
   ((experiment, workdir),) = trained
   assert workdir == tmp_path / "l2"
-  assert experiment.training.num_steps == pipe.step
+  assert experiment.training.num_steps == pipe.card.step
   assert experiment.model.head.kind == "regression"
-  assert experiment.model.backbone == pipe.experiment.model.backbone
+  assert experiment.model.backbone == pipe.card.model.backbone
 
 
 def test_the_control_scores_both_heads_once(tmp_path, monkeypatch, pipe):
@@ -126,7 +127,7 @@ def test_the_control_scores_both_heads_once(tmp_path, monkeypatch, pipe):
   control = control_l2.configs.load(control_l2.CONFIG)
   pipes = {
     tmp_path / "digits": pipe,
-    tmp_path / "l2": Pipeline(control, {}, make_mesh(), step=300),
+    tmp_path / "l2": Pipeline.of_experiment(control, {}, make_mesh(), step=300),
   }
 
   def measure(checkpoint, pipe, num_images, seed):

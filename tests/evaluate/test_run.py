@@ -11,7 +11,10 @@ from marjax.data import batches
 from marjax.evaluate import run
 from marjax.experiment import DataConfig
 from marjax.parallel.mesh import make_mesh
-from marjax.pipeline import Pipeline, Trajectory
+from marjax.pipeline import Pipeline
+from marjax.release.workdir import card_of
+from marjax.schema import to_dict
+from marjax.trajectory import Trajectory
 
 pytest.importorskip("sklearn")
 
@@ -28,7 +31,7 @@ class Recaller(Pipeline):
   def generate(self, labels, seed, settings, *, return_trajectory, progress):
     self.asked.append((len(labels), seed, settings))
     rng = np.random.default_rng(seed)
-    known = batches.load_all(self.experiment.data, "test")
+    known = batches.load_all(self.card.data, "test")
     drawn = np.stack(
       [
         known.images[rng.choice(np.flatnonzero(known.labels == label))]
@@ -46,7 +49,7 @@ class Recaller(Pipeline):
 
 def make_recaller(data: DataConfig, noise: int = 12) -> Recaller:
   experiment = dataclasses.replace(sizes.experiment("digits"), data=data)
-  return Recaller(experiment, {}, make_mesh(), step=40, noise=noise)
+  return Recaller(card_of(experiment, 40), {}, make_mesh(), noise=noise)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,8 @@ def workdir(tmp_path):
   ]
   lines = "".join(json.dumps(row) + "\n" for row in rows)
   (folder / "metrics.jsonl").write_text(lines)
+  config = json.dumps(to_dict(sizes.experiment("digits")))
+  (folder / "config.json").write_text(config)
   return folder
 
 
@@ -136,7 +141,7 @@ def test_overwrite_replaces_results_and_nothing_else(workdir, recaller):
   assert "label_accuracy" in (workdir / "report.json").read_text()
   assert (workdir / "metrics.jsonl").read_bytes() == before
   assert sorted(path.name for path in workdir.iterdir()) == sorted(
-    [*FILES, "metrics.jsonl"]
+    [*FILES, "metrics.jsonl", "config.json"]
   )
 
 

@@ -9,6 +9,7 @@ import pytest
 import small
 
 from marjax.generate import guidance, masked
+from marjax.generate.draws import draw_batch
 from marjax.generate.plan import make_plan
 from marjax.head.noise import KeyedNoise
 from marjax.settings import Settings
@@ -25,7 +26,7 @@ def tokens_of(count, first=0, buckets=2, scale=2.0, ar_steps=6, keep=False):
     num_buckets=buckets,
   ).resolved()
   static = masked.static_for(small.MODEL, settings)
-  draws = masked.draw(jax.random.key(3), first + jnp.arange(count), 16)
+  draws = draw_batch(jax.random.key(3), first + jnp.arange(count), 16)
   return jax.jit(
     masked.generate, static_argnums=0, static_argnames="keep_steps"
   )(
@@ -87,8 +88,8 @@ def test_one_step_and_one_step_per_token():
 
 
 def test_draws_are_addressed_by_image_id_and_position():
-  whole = masked.draw(jax.random.key(3), jnp.arange(5), 16)
-  part = masked.draw(jax.random.key(3), jnp.array([4, 2]), 16)
+  whole = draw_batch(jax.random.key(3), jnp.arange(5), 16)
+  part = draw_batch(jax.random.key(3), jnp.array([4, 2]), 16)
   for index, image in enumerate((4, 2)):
     assert (whole.order[image] == part.order[index]).all()
     for draws, row in ((whole, image), (part, index)):

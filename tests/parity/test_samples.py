@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marjax.generate.masked import Draws, generate, static_for, step_scales
+from marjax.generate.draws import Draws
+from marjax.generate.masked import generate, static_for, step_scales
 from marjax.head.noise import RecordedNoise
 from marjax.settings import Settings
 from parity.published import TINY, assert_close, reveal_order

@@ -11,14 +11,16 @@ import pytest
 import small
 
 import marjax
-from marjax.generate.masked import Draws
+from marjax.generate.draws import Draws
 from marjax.head.noise import RecordedNoise
 from marjax.outputs import write
 from marjax.parallel.mesh import make_mesh
-from marjax.pipeline import Pipeline, Trajectory
+from marjax.pipeline import Pipeline
+from marjax.release.workdir import card_of
 from marjax.schema import to_dict
 from marjax.train.checkpoint import Checkpointer
 from marjax.train.state import TrainState
+from marjax.trajectory import Trajectory
 
 SETTINGS = marjax.Settings(num_ar_steps=3, num_diffusion_steps=4, num_buckets=1)
 
@@ -29,7 +31,7 @@ def one_device():
 
 @pytest.fixture(scope="module")
 def pipe():
-  return Pipeline(small.EXPERIMENT, small.params(), one_device())
+  return Pipeline.of_experiment(small.EXPERIMENT, small.params(), one_device())
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +54,7 @@ def workdir(tmp_path_factory):
 
 def test_a_work_directory_loads_with_its_averaged_parameters(workdir, pipe):
   loaded = marjax.load(str(workdir), one_device())
-  assert loaded.step == 7
-  assert loaded.experiment == small.EXPERIMENT
+  assert loaded.card == card_of(small.EXPERIMENT, step=7)
   ours = loaded.generate([0, 1, 2], seed=3, settings=SETTINGS)
   assert ours.dtype == np.uint8
   assert ours.shape == (3, 8, 8, 1)
@@ -155,7 +156,7 @@ def test_bad_settings_name_the_field(field, value):
 
 
 def test_a_missing_checkpoint_is_one_sentence(tmp_path, workdir):
-  with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+  with pytest.raises(FileNotFoundError, match=r"and no config\.json"):
     marjax.load(tmp_path)
   shutil.copy(workdir / "config.json", tmp_path)
   with pytest.raises(FileNotFoundError, match="has no checkpoint yet"):

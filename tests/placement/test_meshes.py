@@ -84,7 +84,7 @@ def test_state_lives_where_the_table_says():
 @pytest.mark.parametrize("name", ["8 data", "2 data, 2 fsdp, 2 tensor"])
 def test_generation_is_the_same_on_every_mesh(name):
   def images(mesh):
-    pipe = Pipeline(small.EXPERIMENT, small.params(), mesh)
+    pipe = Pipeline.of_experiment(small.EXPERIMENT, small.params(), mesh)
     return pipe.generate(list(range(10)), seed=4).astype(int)
 
   # uint8 images: 1e-4 of the range moves a pixel by at most one level.

@@ -17,7 +17,7 @@ DISTRIBUTIONS = {
 }
 
 # Programs and plugins that tests use without an import.
-TOOLS = {"beartype", "pytest-xdist", "ruff"}
+TOOLS = {"beartype", "ipykernel", "pytest-xdist", "ruff"}
 
 # Needed by a dependency that does not declare it.
 INDIRECT = {"importlib_resources"}
@@ -58,7 +58,8 @@ def test_the_package_declares_what_it_imports():
   wanted = imported("marjax", "configs")
   required = groups[""] - INDIRECT
   assert required <= wanted
-  assert wanted - {"tensorflow"} == required | groups["demo"]
+  extras = groups["demo"] | groups["convert"]
+  assert wanted - {"tensorflow"} == required | extras
 
 
 def test_the_tests_declare_what_they_import():
@@ -68,4 +69,4 @@ def test_the_tests_declare_what_they_import():
 
 
 def test_there_are_no_other_extras():
-  assert set(declared()) == {"", "demo", "test"} | OPTIONAL
+  assert set(declared()) == {"", "convert", "demo", "test"} | OPTIONAL

@@ -12,6 +12,7 @@ PACKAGE = ROOT / "marjax"
 ORDER = [
   "version",
   "schema",
+  "classes",
   "outputs",
   "arrays",
   "keys",
@@ -27,11 +28,14 @@ ORDER = [
   "experiment",
   "parallel",
   "release",
+  "convert",
   "generate",
+  "batching",
+  "trajectory",
+  "editing",
   "pipeline",
   "data",
   "evaluate",
-  "convert",
   "train",
   "cli",
 ]
@@ -45,6 +49,7 @@ STRANGERS = {
 }
 
 HEAVY = ("tensorflow", "torch", "orbax", "grain", "tensorflow_datasets")
+HEAVY += ("safetensors", "pycurl", "tqdm")
 HEAVY += ("matplotlib", "sklearn", "scipy", "PIL", "tensorboard")
 
 

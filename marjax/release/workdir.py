@@ -1,4 +1,4 @@
-"""Checkpoints that can be generated from: configuration and EMA weights.
+"""Work directories of training runs: configuration and averaged weights.
 
 1. A work directory holds config.json, the whole experiment, so it loads
    without any config file.
@@ -8,7 +8,6 @@
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import flax.linen as nn
@@ -16,31 +15,33 @@ import jax
 from jaxtyping import PyTree
 
 from marjax.experiment import Experiment
-from marjax.model import init_params
+from marjax.model import ModelConfig, init_params
 from marjax.parallel.mesh import shardings
+from marjax.release.card import Card
 from marjax.schema import from_dict
+
+CONFIG = "config.json"
 
 FILE_SIZES = "files.json"
 """The list, inside each checkpoint, of its files and their sizes."""
 
 
-@dataclass(frozen=True, eq=False)
-class Release:
-  """A trained model, ready to generate.
-
-  Attributes:
-    experiment: how it was made, with its sampling settings.
-    params: averaged parameters, placed on the mesh.
-    step: optimizer steps behind them.
-  """
-
-  experiment: Experiment
-  params: PyTree
-  step: int
+def card_of(experiment: Experiment, step: int = 0) -> Card:
+  """What a released checkpoint of this experiment says of itself."""
+  return Card(
+    name=experiment.name,
+    codec=experiment.codec,
+    model=experiment.model,
+    sampling=experiment.sampling,
+    data=experiment.data,
+    step=step,
+  )
 
 
-def load(directory: str | os.PathLike, mesh: jax.sharding.Mesh) -> Release:
-  """Reads a work directory's newest checkpoint.
+def load(
+  directory: str | os.PathLike, mesh: jax.sharding.Mesh
+) -> tuple[Card, PyTree]:
+  """The card and the averaged parameters of the newest checkpoint.
 
   Raises:
     FileNotFoundError: no such directory, or it has no checkpoint.
@@ -61,12 +62,13 @@ def load(directory: str | os.PathLike, mesh: jax.sharding.Mesh) -> Release:
       f"the checkpoint {root} is damaged: {fault}; restore its files, or move"
       " it away to use an older one."
     )
-  return Release(experiment, _read_params(root, experiment, mesh), step)
+  params = _read_params(root, abstract_params(experiment.model, mesh))
+  return card_of(experiment, step), params
 
 
 def read_experiment(directory: str | os.PathLike) -> Experiment:
   """The experiment of a work directory; errors as in `load`."""
-  path = Path(directory) / "config.json"
+  path = Path(directory) / CONFIG
   if not path.is_file():
     raise FileNotFoundError(
       f"{directory} is not a checkpoint: it has no config.json; expected the"
@@ -106,11 +108,9 @@ def _fault(path: Path, size: int) -> str | None:
   return None
 
 
-def abstract_params(experiment: Experiment, mesh: jax.sharding.Mesh) -> PyTree:
-  """Shapes, dtypes and shardings of the parameters."""
-  boxed = jax.eval_shape(
-    lambda: init_params(experiment.model, jax.random.key(0))
-  )
+def abstract_params(config: ModelConfig, mesh: jax.sharding.Mesh) -> PyTree:
+  """Shapes, dtypes and shardings of a model's parameters."""
+  boxed = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
   return jax.tree.map(
     lambda leaf, where: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=where
@@ -120,10 +120,10 @@ def abstract_params(experiment: Experiment, mesh: jax.sharding.Mesh) -> PyTree:
   )
 
 
-def _read_params(root: Path, experiment: Experiment, mesh) -> PyTree:
+def _read_params(root: Path, abstract: PyTree) -> PyTree:
   import orbax.checkpoint as ocp
 
-  target = {"ema_params": abstract_params(experiment, mesh)}
+  target = {"ema_params": abstract}
   try:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
       restored = reader.restore(

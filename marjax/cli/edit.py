@@ -1,0 +1,123 @@
+"""Draw a part of an image anew and keep the rest.
+
+The mask is an image of the same size, white where to draw anew, or one of the
+words left, right, top, bottom. It is rounded outwards to whole tokens. Writes
+what `marjax generate` writes; a .npz file holds `mask` and `latents`, too.
+"""
+
+import argparse
+
+from marjax.cli import generate, settings
+from marjax.settings import Settings
+
+SIDES = ("left", "right", "top", "bottom")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Declares the flags of `marjax edit`."""
+  parser.add_argument(
+    "--checkpoint",
+    required=True,
+    metavar="FOLDER",
+    help="a released checkpoint, a work directory, or a published name",
+  )
+  parser.add_argument(
+    "--image", required=True, metavar="FILE", help="the image, of model size"
+  )
+  parser.add_argument(
+    "--mask",
+    required=True,
+    metavar="FILE",
+    help="white where to draw anew, or left, right, top, bottom",
+  )
+  parser.add_argument(
+    "--label",
+    default="none",
+    metavar="CLASS",
+    help="class of the result, a number or a name (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--num_images",
+    type=int,
+    default=1,
+    metavar="N",
+    help="results, each drawn differently (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--seed",
+    type=int,
+    default=0,
+    metavar="N",
+    help="the same seed gives the same images (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--keep_pixels",
+    action="store_true",
+    help="put the image's own pixels back outside the mask",
+  )
+  parser.add_argument(
+    "--out",
+    required=True,
+    metavar="FILE",
+    help="the result: .png, .npy or .npz",
+  )
+  parser.add_argument(
+    "--overwrite", action="store_true", help="replace FILE where it exists"
+  )
+  generate.add_model_flags(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+  """Flags → image, mask, Settings → edit → one file."""
+  from marjax.classes import name_of
+  from marjax.tokens import regions
+
+  out = generate.checked_out(args.out, args.overwrite)
+  chosen = settings.from_flags(Settings, args)
+  pipe, chosen = generate.load(args, chosen)
+  codec = pipe.card.codec
+  image = read_image(args.image, codec.channels)
+  if args.mask in SIDES:
+    mask = regions.half(codec.image_size, args.mask)
+  else:
+    mask = read_image(args.mask, 1) > 127
+  labels = pipe.labels(args.label)
+  edited = pipe.edit(
+    image,
+    mask,
+    labels,
+    args.seed,
+    chosen,
+    num_images=args.num_images,
+    keep_pixels=args.keep_pixels,
+    progress=True,
+  )
+  labels = [int(labels[0])] * len(edited.images)
+  names = [name_of(label, pipe.card.class_names) for label in labels]
+  extra = {"mask": edited.mask, "latents": edited.latents}
+  generate.save(out, edited.images, labels, names, args.overwrite, **extra)
+  print(f"{len(edited.images)} images: {out}")
+
+
+def read_image(name: str, channels: int):
+  """An image file as uint8 [H, W, C].
+
+  Raises:
+    ValueError: it is no image. FileNotFoundError: it is not there.
+  """
+  import numpy as np
+  from PIL import Image, UnidentifiedImageError
+
+  try:
+    with Image.open(name) as picture:
+      pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+  except FileNotFoundError:
+    raise FileNotFoundError(
+      f"{name} does not exist; expected an image file such as .png or .jpg."
+    ) from None
+  except (UnidentifiedImageError, OSError) as error:
+    raise ValueError(
+      f"{name} cannot be read as an image ({type(error).__name__}); expected"
+      " a whole image file such as .png or .jpg."
+    ) from None
+  return pixels.reshape(*pixels.shape[:2], -1)

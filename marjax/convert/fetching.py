@@ -1,0 +1,138 @@
+"""Names and addresses → files and folders on this machine.
+
+1. `find` is what `marjax.load` looks a name up with: a path as it is; a
+   published name in the folder of models, fetched and converted first if it is
+   not there, and with it the autoencoder beside it.
+2. `fetched` is what `marjax convert` looks a source up with: a published name
+   or an address is downloaded to the folder of downloads, a path left alone.
+
+    ~/.cache/marjax/models/NAME        or below $MARJAX_MODELS
+    ~/.cache/marjax/downloads/FILE     or below $MARJAX_DOWNLOADS
+"""
+
+import dataclasses
+import hashlib
+import os
+import urllib.parse
+from pathlib import Path
+
+from marjax.convert import download, published, run
+from marjax.convert.published import PUBLISHED, Published
+from marjax.schema import check
+
+AUTOENCODER = "kl16"
+
+
+def models_dir() -> Path:
+  """Where converted published models lie."""
+  return _folder("MARJAX_MODELS", "models")
+
+
+def downloads_dir() -> Path:
+  """Where downloaded files lie; they are not needed after conversion."""
+  return _folder("MARJAX_DOWNLOADS", "downloads")
+
+
+def is_name(source: str | os.PathLike) -> bool:
+  """Whether it is a published name and no path that exists."""
+  return str(source) in PUBLISHED and not Path(source).exists()
+
+
+def find(name_or_dir: str | os.PathLike) -> Path:
+  """The path to load from; a published name is fetched on first use.
+
+  Raises:
+    ValueError: neither a path that exists nor a published name.
+    ModuleNotFoundError: what reads published files is not installed.
+  """
+  path = Path(name_or_dir)
+  if path.exists():
+    return path
+  if len(path.parts) > 1 or path.suffix:
+    raise FileNotFoundError(
+      f"{path} does not exist; expected a released checkpoint, a work"
+      " directory, a .safetensors file of marjax, or one of the names"
+      f" {', '.join(PUBLISHED)}."
+    )
+  published.find(str(name_or_dir))
+  for name in dict.fromkeys((AUTOENCODER, str(name_or_dir))):
+    if not (models_dir() / name).exists():
+      print(convert(name, models_dir() / name))
+  return models_dir() / str(name_or_dir)
+
+
+def convert(
+  source: str | os.PathLike,
+  out: str | os.PathLike | None = None,
+  choices: run.Choices | None = None,
+  progress: bool = True,
+) -> run.Report:
+  """`run.convert`, for names and addresses too.
+
+  Args:
+    source: a published name, an http(s) address, or a path.
+    out: the release's folder; None, for a name, is its place among the models.
+    choices: what the file does not say. progress: show bars.
+
+  Raises:
+    ValueError, OSError: see `run.convert`, `download.fetch`.
+  """
+  choices = choices or run.Choices()
+  if is_name(source):
+    row = PUBLISHED[str(source)]
+    is_raw = choices.weights == "raw"
+    out = out or models_dir() / (row.name + ("-raw" if is_raw else ""))
+    choices = dataclasses.replace(
+      choices,
+      name=choices.name or row.name,
+      licence=choices.licence or row.licence,
+    )
+  check(out is not None, f"{source} is no published name; say where with out.")
+  run.directory.check_free(Path(out).absolute())
+  path, url = fetched(source, progress)
+  return run.convert(path, out, choices, url=url, progress=progress)
+
+
+def fetched(
+  source: str | os.PathLike, progress: bool = True
+) -> tuple[Path, str]:
+  """The file of a source, and the address it was fetched from, if it was.
+
+  Raises:
+    FileNotFoundError: neither a path that exists, nor a name, nor an address.
+    OSError: see `download.fetch`; also a file of quite another size.
+  """
+  if is_name(source):
+    row = PUBLISHED[str(source)]
+    path = download.fetch(
+      row.url, downloads_dir() / row.file_name, progress=progress
+    )
+    _check_size(path, row)
+    return path, row.url
+  if str(source).startswith(("http://", "https://")):
+    name = Path(urllib.parse.urlsplit(str(source)).path).name or "weights"
+    digest = hashlib.sha256(str(source).encode()).hexdigest()[:12]
+    path = downloads_dir() / f"{digest}-{name}"
+    return download.fetch(str(source), path, progress=progress), str(source)
+  path = Path(source)
+  if not path.exists():
+    raise FileNotFoundError(
+      f"{source} does not exist; expected a file, a work directory, an http"
+      f" address, or one of the names {', '.join(PUBLISHED)}."
+    )
+  return path, ""
+
+
+def _folder(variable: str, name: str) -> Path:
+  chosen = os.environ.get(variable, "") or f"~/.cache/marjax/{name}"
+  return Path(chosen).expanduser()
+
+
+def _check_size(path: Path, row: Published) -> None:
+  size = path.stat().st_size
+  if abs(size / row.approximate_bytes - 1) > 0.1:
+    raise OSError(
+      f"{path} has {size:,} bytes; {row.name} has about"
+      f" {row.approximate_bytes:,}: delete it and fetch it again, or convert a"
+      " file that you have."
+    )

@@ -1,0 +1,201 @@
+"""Shapes of a published state dict → the configuration it belongs to.
+
+1. `kind_of` tells a MAR model from a KL autoencoder by a name of each.
+2. Widths, depths and counts are read off the shapes. Two things no shape says:
+   how many attention heads there are, which the published widths settle, and an
+   autoencoder's latent scale, which is known for KL-16.
+3. What is left to choose is an argument, and asked for in one sentence.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+from marjax.backbone.masked import MaskedConfig
+from marjax.head.diffusion import DiffusionHeadConfig
+from marjax.latents.kl import KLConfig
+from marjax.model import ModelConfig
+from marjax.schema import check
+from marjax.settings import Settings
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Width → name, blocks of each half, heads, guidance (spec sections 3 and 5).
+SIZES = {
+  768: ("MAR-B", 12, 12, 2.9),
+  1024: ("MAR-L", 16, 16, 3.0),
+  1280: ("MAR-H", 20, 16, 3.2),
+}
+
+KL16_SCALE = 0.2325
+
+
+def kind_of(shapes: Shapes) -> Literal["model", "autoencoder"]:
+  """What the names belong to.
+
+  Raises:
+    ValueError: neither.
+  """
+  if "encoder_pos_embed_learned" in shapes and "mask_token" in shapes:
+    return "model"
+  if "encoder.conv_in.weight" in shapes:
+    return "autoencoder"
+  some = ", ".join(list(shapes)[:3])
+  raise ValueError(
+    f"the weights are named {some} ...; expected those of a published MAR model"
+    " or KL autoencoder: convert a file of one of them."
+  )
+
+
+def autoencoder(shapes: Shapes, latent_scale: float | None = None) -> KLConfig:
+  """The autoencoder with these shapes, for images of 256².
+
+  Args:
+    shapes: name → shape. latent_scale: None is known for KL-16 only.
+
+  Raises:
+    ValueError: a shape is missing; the scale is neither given nor known.
+  """
+  base = _shape(shapes, "encoder.conv_in.weight")[0]
+  levels = _count(shapes, r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight")
+  multipliers = tuple(
+    _shape(shapes, f"encoder.down.{i}.block.0.conv1.weight")[0] // base
+    for i in range(levels)
+  )
+  latent_channels = _shape(shapes, "post_quant_conv.weight")[0]
+  is_kl16 = (latent_channels, levels) == (16, 5)
+  check(
+    latent_scale is not None or is_kl16,
+    f"the autoencoder has {latent_channels} latent channels at stride"
+    f" {2 ** (levels - 1)}, and its latent scale is not in the file; pass"
+    " latent_scale (--latent_scale), 1 / standard deviation of its latents.",
+  )
+  return KLConfig(
+    base_width=base,
+    multipliers=multipliers,
+    num_blocks=_count(shapes, r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight"),
+    latent_channels=latent_channels,
+    latent_scale=KL16_SCALE if latent_scale is None else latent_scale,
+    has_level_attention=f"encoder.down.{levels - 1}.attn.0.q.weight" in shapes,
+  )
+
+
+def model(shapes: Shapes, num_heads: int | None = None) -> ModelConfig:
+  """The model with these shapes.
+
+  Args:
+    shapes: name → shape. num_heads: None is known for published widths only.
+
+  Raises:
+    ValueError: a shape is missing; the heads are neither given nor known.
+  """
+  width, token_dim = _shape(shapes, "z_proj.weight")
+  slots = _shape(shapes, "encoder_pos_embed_learned")[1]
+  num_tokens = _shape(shapes, "diffusion_pos_embed_learned")[1]
+  if num_heads is None:
+    check(
+      width in SIZES,
+      f"the model has width {width}, none of the published {list(SIZES)}, and"
+      " its number of attention heads is not in the file; pass"
+      " num_heads (--num_heads).",
+    )
+    num_heads = SIZES[width][2]
+  backbone = MaskedConfig(
+    num_tokens=num_tokens,
+    token_dim=token_dim,
+    width=width,
+    encoder_depth=_count(shapes, r"encoder_blocks\.(\d+)\.norm1\.weight"),
+    decoder_depth=_count(shapes, r"decoder_blocks\.(\d+)\.norm1\.weight"),
+    num_heads=num_heads,
+    mlp_ratio=_shape(shapes, "encoder_blocks.0.mlp.fc1.weight")[0] // width,
+    num_buffer=slots - num_tokens,
+    num_classes=_shape(shapes, "class_emb.weight")[0],
+  )
+  head = DiffusionHeadConfig(
+    token_dim=token_dim,
+    width=_shape(shapes, "diffloss.net.input_proj.weight")[0],
+    depth=_count(shapes, r"diffloss\.net\.res_blocks\.(\d+)\.in_ln\.weight"),
+  )
+  return ModelConfig(backbone, head)
+
+
+def codec_of(config: ModelConfig, codec: KLConfig) -> KLConfig:
+  """The codec for the model's image size: latents cut into the model's tokens.
+
+  Raises:
+    ValueError: the autoencoder cannot give tokens of that many numbers.
+  """
+  backbone = config.backbone
+  patch = math.isqrt(backbone.token_dim // codec.latent_channels)
+  side = math.isqrt(backbone.num_tokens)
+  check(
+    patch >= 1
+    and patch**2 * codec.latent_channels == backbone.token_dim
+    and side**2 == backbone.num_tokens,
+    f"the model has {backbone.num_tokens} tokens of {backbone.token_dim}"
+    f" numbers, which patches of {codec.latent_channels} latent channels cannot"
+    " make; name the autoencoder that it was trained with.",
+  )
+  return dataclasses.replace(
+    codec, image_size=side * patch * codec.stride, patch=patch
+  )
+
+
+def name_of(config: ModelConfig) -> str:
+  """ "MAR-B", "MAR-L", "MAR-H" at 256², else "MAR"."""
+  backbone = config.backbone
+  name, depth, heads, _ = SIZES.get(backbone.width, ("MAR", 0, 0, 0))
+  found = (backbone.encoder_depth, backbone.decoder_depth, backbone.num_heads)
+  is_published = (*found, backbone.num_tokens) == (depth, depth, heads, 256)
+  return name if is_published else "MAR"
+
+
+def settings_of(config: ModelConfig) -> tuple[Settings, dict[str, Settings]]:
+  """Sampling settings to use, and presets by name (spec section 5).
+
+    published  256 steps, linear guidance: gave the paper's scores
+    unguided   256 steps, no guidance, temperature 0.95
+    fast       64 steps, linear guidance; FID 0.01 to 0.04 worse: the default
+    notebook   64 steps, constant guidance 4: what the authors' notebook draws
+
+  A model that is not one of the published sizes has no presets.
+  """
+  if name_of(config) == "MAR":
+    steps = min(64, config.backbone.num_tokens)
+    return Settings(num_ar_steps=steps), {}
+  scale = SIZES[config.backbone.width][3]
+  common = {"num_diffusion_steps": 100, "temperature": 1.0}
+  linear = {**common, "guidance_scale": scale, "guidance_schedule": "linear"}
+  presets = {
+    "published": Settings(num_ar_steps=256, **linear),
+    "unguided": Settings(
+      num_ar_steps=256,
+      guidance_scale=1.0,
+      **{**common, "temperature": 0.95},
+    ),
+    "fast": Settings(num_ar_steps=64, **linear),
+    "notebook": Settings(
+      num_ar_steps=64,
+      guidance_scale=4.0,
+      guidance_schedule="constant",
+      **common,
+    ),
+  }
+  return presets["fast"], presets
+
+
+def _shape(shapes: Shapes, name: str) -> tuple[int, ...]:
+  check(
+    name in shapes,
+    f"{name} is not among the weights, and tells the model's size; expected a"
+    " whole published checkpoint: convert one.",
+  )
+  return tuple(shapes[name])
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+  """How many indices the pattern's group takes: 1 + the largest."""
+  found = (re.fullmatch(pattern, name) for name in shapes)
+  return 1 + max((int(match[1]) for match in found if match), default=-1)

@@ -1,0 +1,258 @@
+"""Anything with MAR's weights → a released checkpoint.
+
+    name or URL ─fetch▶ file ─read▶ arrays ─table▶ parameters ─▶ release
+                 work directory, or a release in one file ─────────┘
+
+1. A source that is a name or an address is fetched first.
+2. Shapes say which model it is; the table places every array, or says which key
+   it cannot place; then the release is written under a temporary name.
+3. The report says what was read and written, to be kept with a release.
+"""
+
+import dataclasses
+import functools
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+from jaxtyping import PyTree
+
+from marjax.convert import describe, kl, mar, read, recognise, table
+from marjax.latents.kl import KLConfig
+from marjax.parallel.mesh import host_mesh
+from marjax.release import directory, loading, single_file, workdir
+from marjax.release.card import MANIFEST, Card, Origin
+from marjax.schema import check
+
+
+@dataclass(frozen=True)
+class Choices:
+  """What a file does not say.
+
+  Attributes:
+    weights: "ema" or "raw"; None for the average where there is one.
+    autoencoder: a released autoencoder or a file of one, to be copied into the
+      release; None names a sibling folder, see `describe.SIBLING`.
+    num_heads: attention heads, for widths that are not published.
+    latent_scale: of an autoencoder that is not KL-16.
+    class_names: one entry per class; None is ImageNet's for 1000 classes.
+    name, licence: for the card; None for what is known.
+  """
+
+  weights: str | None = None
+  autoencoder: str | os.PathLike | None = None
+  num_heads: int | None = None
+  latent_scale: float | None = None
+  class_names: tuple[str, ...] | None = None
+  name: str | None = None
+  licence: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+  """What was converted.
+
+  Attributes:
+    folder: of the release. card: what it says of itself.
+    num_arrays, num_parameters: placed, each exactly once.
+    num_bytes: of the release's files. seconds: reading to renaming.
+  """
+
+  folder: Path
+  card: Card
+  num_arrays: int
+  num_parameters: int
+  num_bytes: int
+  seconds: float
+
+  def __str__(self) -> str:
+    card, origin = self.card, self.card.origin
+    lines = [
+      f"converted    {card.name}",
+      f"parameters   {self.num_parameters:,} in {self.num_arrays} arrays, each"
+      " placed exactly once",
+    ]
+    if origin:
+      lines += [
+        f"source       {origin.file}, {origin.num_bytes:,} bytes,"
+        f" {origin.weights} weights",
+        f"sha256       {origin.sha256}",
+      ]
+    if isinstance(card.codec, KLConfig):
+      lines.append(f"latent scale {card.codec.latent_scale}")
+    if card.autoencoder:
+      beside = Path(os.path.normpath(self.folder / card.autoencoder))
+      missing = "" if beside.exists() else " (not there yet: convert it, too)"
+      lines.append(f"autoencoder  {beside}{missing}")
+    lines.append(
+      f"written      {self.folder}, {self.num_bytes:,} bytes, in"
+      f" {self.seconds:.1f} s"
+    )
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+  """What a release is made of: a card, weights, perhaps an autoencoder."""
+
+  card: Card
+  weights: PyTree
+  num_arrays: int
+  codec_weights: PyTree | None = None
+
+
+def convert(
+  source: str | os.PathLike,
+  out: str | os.PathLike,
+  choices: Choices | None = None,
+  *,
+  url: str = "",
+  progress: bool = False,
+) -> Report:
+  """Makes a release of a file, a release in one file, or a work directory.
+
+  Args:
+    source: path of it. out: the release's folder, which must not exist.
+    choices: what the file does not say.
+    url: where the file was fetched from, for the record.
+    progress: show bars.
+
+  Raises:
+    FileExistsError: `out` exists. OSError: something cannot be read or written.
+    ValueError: a file of another kind, or damaged; see also `recognise`.
+    ConversionError: a key without a place, or a place without a key.
+  """
+  start = time.perf_counter()
+  source, out = Path(source), Path(out).absolute()
+  choices = choices or Choices()
+  directory.check_free(out)
+  with tempfile.TemporaryDirectory(prefix="marjax-") as spare:
+    inner = _autoencoder(choices, Path(spare), progress)
+    parts = _parts(source, choices, inner, url, progress)
+    if inner is None and parts.codec_weights is not None:
+      inner = Path(spare) / directory.AUTOENCODER
+      _save_autoencoder(inner, parts)
+    card = dataclasses.replace(
+      parts.card,
+      name=choices.name or parts.card.name,
+      licence=choices.licence or parts.card.licence,
+      autoencoder=directory.AUTOENCODER if inner else parts.card.autoencoder,
+    )
+    manifest = directory.save(out, card, parts.weights, inner)
+  return Report(
+    out,
+    card,
+    parts.num_arrays,
+    manifest.num_parameters,
+    sum(record.num_bytes for record in manifest.files.values()),
+    time.perf_counter() - start,
+  )
+
+
+def _parts(
+  source: Path,
+  choices: Choices,
+  inner: Path | None,
+  url: str,
+  progress: bool,
+) -> Parts:
+  """What the source holds; `inner` is the autoencoder that was chosen."""
+  if (source / MANIFEST).exists():
+    raise ValueError(
+      f"{source} is a released checkpoint already; load it, or write it as one"
+      " file with marjax export."
+    )
+  if source.is_dir():
+    check(
+      choices.weights != "raw",
+      f"{source} is a work directory, of which averaged weights are released;"
+      " leave weights='raw' out.",
+    )
+    card, weights = workdir.load(source, host_mesh())
+    _check_fits(card, inner)
+    return Parts(card, weights, len(jax.tree.leaves(weights)))
+  file = read.read(source, choices.weights)
+  if single_file.METADATA in file.metadata:
+    parts = _from_single_file(source)
+    _check_fits(parts.card, inner)
+    return parts
+  shapes = {name: array.shape for name, array in file.arrays.items()}
+  if recognise.kind_of(shapes) == "autoencoder":
+    card, rules = describe.autoencoder(shapes, choices.latent_scale), kl.RULES
+    _check_fits(card, inner)
+  else:
+    codec = directory.read_manifest(inner).card.codec if inner else KLConfig()
+    card = describe.model(shapes, codec, choices.num_heads, choices.class_names)
+    rules = mar.RULES
+  # Names and shapes are settled before anything long is done.
+  target = describe.target(card)
+  table.assign(rules, shapes, target)
+  origin = Origin(
+    file=source.name,
+    num_bytes=source.stat().st_size,
+    sha256=read.sha256(source, progress),
+    weights=file.weights,
+    url=url,
+  )
+  weights = table.convert(rules, file.arrays, target, _bar(progress))
+  return Parts(
+    dataclasses.replace(card, origin=origin), weights, len(file.arrays)
+  )
+
+
+def _from_single_file(source: Path) -> Parts:
+  with single_file.opened(source) as file:
+    card, mesh = file.manifest.card, host_mesh()
+    weights = file.read(single_file.OWN, loading.abstract_weights(card, mesh))
+    codec_weights = None
+    if file.has(single_file.AUTOENCODER):
+      abstract = loading.abstract_codec(card.codec, mesh)
+      codec_weights = file.read(single_file.AUTOENCODER, abstract)
+    return Parts(card, weights, len(file.names), codec_weights)
+
+
+def _autoencoder(choices: Choices, spare: Path, progress: bool) -> Path | None:
+  """The released autoencoder that was chosen, converted first if a file."""
+  if choices.autoencoder is None:
+    return None
+  chosen = Path(choices.autoencoder)
+  if not chosen.is_dir():
+    folder = spare / directory.AUTOENCODER
+    own = Choices(latent_scale=choices.latent_scale)
+    chosen = convert(chosen, folder, own, progress=progress).folder
+  card = directory.read_manifest(chosen).card
+  check(
+    card.model is None,
+    f"{choices.autoencoder} is a model; name an autoencoder to go with it.",
+  )
+  return chosen
+
+
+def _check_fits(card: Card, inner: Path | None) -> None:
+  """Refuses an autoencoder for what has none, or has another."""
+  if inner is None:
+    return
+  check(
+    bool(card.autoencoder),
+    f"{card.name} needs no autoencoder; leave it out.",
+  )
+  theirs = directory.read_manifest(inner).card
+  loading.check_autoencoder(card.codec, theirs, str(inner))
+
+
+def _save_autoencoder(folder: Path, parts: Parts) -> None:
+  codec = parts.card.codec
+  card = Card(f"KL-{codec.stride}", codec, licence=parts.card.licence)
+  directory.save(folder, card, parts.codec_weights)
+
+
+def _bar(is_shown: bool):
+  """Wraps a loop over arrays in a bar."""
+  from tqdm import tqdm
+
+  return functools.partial(
+    tqdm, desc="converting", unit="array", disable=not is_shown
+  )

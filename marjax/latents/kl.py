@@ -1,0 +1,261 @@
+"""The KL autoencoder: images ↔ latents at a fraction of the resolution.
+
+    image [B, 256, 256, 3] ─encoder▶ moments [B, 16, 16, 2·16] ─draw▶ latents
+    latents [B, 16, 16, 16] ─decoder▶ image [B, 256, 256, 3]
+
+1. Encoder: 3 × 3 convolution in; per level, residual blocks (in the last level
+   of KL-16 attention after each), then half the resolution; a middle of block,
+   attention, block; norm, swish, 3 × 3 convolution, 1 × 1 convolution to the
+   moments: mean, then log-variance, clamped to [-30, 20].
+2. Latents = (mean + exp(log_variance / 2) · noise) · latent_scale. The scale is
+   1 / std of the training latents; their mean is not removed.
+3. Decoder: the mirror image, deepest level first, with one more block per level
+   and no attention outside the middle; it undoes the scale first.
+
+Everything is convolutional, so any image whose sides are multiples of the
+stride will do. Source: arXiv 2112.10752 section 3.1; spec section 1.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from marjax.arrays import Latents, RootKey
+from marjax.latents.blocks import FLOAT32, NORM_GROUPS, Decoder, Encoder, conv
+from marjax.schema import check
+from marjax.tokens import patches
+
+CHANNELS = 3
+LOG_VARIANCES = (-30.0, 20.0)
+
+# C is the latents' here, so the images' channels have another name.
+RGBImages = Float[Array, "B height width channels"]
+
+
+class Moments(NamedTuple):
+  """The posterior of the latents before scaling, float32.
+
+  Attributes:
+    mean: [B, rows, columns, C].
+    log_variance: the same shape, in [-30, 20].
+  """
+
+  mean: Latents
+  log_variance: Latents
+
+
+@dataclass(frozen=True)
+class KLConfig:
+  """Shape of the autoencoder; the defaults are KL-16 at 256².
+
+  KL-8 is multipliers (1, 2, 4, 4), latent_channels 4, has_level_attention
+  False, patch 2 and its own latent_scale.
+
+  Attributes:
+    image_size: height = width in pixels of the model's images; `moments` and
+      `decode` take other sizes too.
+    base_width: width of the first level, a multiple of 32.
+    multipliers: width of each level over base_width; the resolution halves
+      from one to the next.
+    num_blocks: residual blocks of a level of the encoder.
+    latent_channels: numbers of one latent position.
+    latent_scale: 1 / std of the training latents.
+    has_level_attention: attention in the encoder's last level too.
+    patch: latent positions per side of a token.
+    dtype: of the convolutions and of what flows between them; parameters,
+      norms, softmax and the convolutions that give moments and images are
+      float32. Accelerators round the factors of float32 products unless
+      `jax_default_matmul_precision` is "highest".
+  """
+
+  image_size: int = 256
+  base_width: int = 128
+  multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
+  num_blocks: int = 2
+  latent_channels: int = 16
+  latent_scale: float = 0.2325
+  has_level_attention: bool = True
+  patch: int = 1
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  kind: Literal["kl"] = "kl"
+
+  def __post_init__(self):
+    for name in ("num_blocks", "latent_channels", "patch"):
+      value = getattr(self, name)
+      check(value >= 1, f"codec.{name} is {value}; expected 1 or more.")
+    check(
+      len(self.multipliers) >= 1 and min(self.multipliers) >= 1,
+      f"codec.multipliers is {self.multipliers}; expected one integer of 1 or"
+      " more for each level.",
+    )
+    check(
+      self.base_width >= 1 and self.base_width % NORM_GROUPS == 0,
+      f"codec.base_width is {self.base_width}; expected a multiple of"
+      f" {NORM_GROUPS}, the groups of its norms.",
+    )
+    check(
+      self.latent_scale > 0,
+      f"codec.latent_scale is {self.latent_scale}; expected more than 0.",
+    )
+    side = self.stride * self.patch
+    check(
+      self.image_size >= 1 and self.image_size % side == 0,
+      f"codec.image_size is {self.image_size}; expected a multiple of {side}:"
+      f" {self.stride} pixels per latent, times codec.patch = {self.patch}.",
+    )
+
+  @property
+  def channels(self) -> int:
+    """3: the images are RGB."""
+    return CHANNELS
+
+  @property
+  def stride(self) -> int:
+    """Pixels per side of one latent position."""
+    return 2 ** (len(self.multipliers) - 1)
+
+  @property
+  def latent_shape(self) -> tuple[int, int, int]:
+    """Rows, columns, channels of one image's latents."""
+    side = self.image_size // self.stride
+    return (side, side, self.latent_channels)
+
+  @property
+  def num_tokens(self) -> int:
+    """L."""
+    return patches.num_tokens(self.latent_shape, self.patch)
+
+  @property
+  def token_dim(self) -> int:
+    """D."""
+    return self.latent_channels * self.patch**2
+
+  def init_params(self, key: RootKey) -> PyTree:
+    """New float32 parameters as nested dicts; also under `jax.eval_shape`.
+
+    Kernels are xavier-uniform, biases 0, norms the identity.
+    """
+    smallest = jnp.zeros((1, self.stride, self.stride, CHANNELS))
+    shapes = jax.eval_shape(Autoencoder(self).init, key, smallest)["params"]
+    leaves, structure = jax.tree.flatten(shapes)
+    # Compiling one draw for each kernel would take ten seconds.
+    sizes = [leaf.size * (leaf.ndim == 4) for leaf in leaves]
+    drawn = jax.random.uniform(key, (sum(sizes),), minval=-1.0, maxval=1.0)
+    parts = jnp.split(drawn, np.cumsum(sizes)[:-1])
+
+    def fresh(path, leaf, uniform):
+      if path[-1].key == "kernel":
+        height, width, inputs, outputs = leaf.shape
+        bound = math.sqrt(6 / (height * width * (inputs + outputs)))
+        return bound * uniform.reshape(leaf.shape)
+      return jnp.full(leaf.shape, 1.0 if path[-1].key == "scale" else 0.0)
+
+    return jax.tree_util.tree_map_with_path(
+      fresh, shapes, jax.tree.unflatten(structure, parts)
+    )
+
+  def moments(self, params: PyTree, images: RGBImages) -> Moments:
+    """Mean and log-variance of the latents, before scaling.
+
+    Args:
+      params: of the autoencoder; `decoder` and `from_latents` may be missing.
+      images: RGB in [-1, 1], sides multiples of the stride, not necessarily
+        image_size.
+
+    Returns:
+      Moments of shape [B, height / stride, width / stride, C].
+
+    Raises:
+      ValueError: integers, other channels or other sides.
+    """
+    self._check_images(images)
+    return self._apply("moments", params, images)
+
+  def draw(self, moments: Moments, noise: Latents) -> Latents:
+    """(mean + exp(log_variance / 2) · noise) · latent_scale.
+
+    `noise`: standard normal, shaped like the mean.
+    """
+    check(
+      noise.shape == moments.mean.shape,
+      f"noise has shape {noise.shape}; expected that of the mean,"
+      f" {moments.mean.shape}.",
+    )
+    std = jnp.exp(0.5 * moments.log_variance)
+    return (moments.mean + std * noise) * self.latent_scale
+
+  def encode(self, params: PyTree, images: RGBImages) -> Latents:
+    """The mean, scaled: `draw` without noise. See `moments`."""
+    return self.moments(params, images).mean * self.latent_scale
+
+  def decode(self, params: PyTree, latents: Latents) -> RGBImages:
+    """Scaled latents to float32 images; values may leave [-1, 1] slightly.
+
+    Args:
+      params: of the autoencoder; `encoder` and `to_moments` may be missing.
+      latents: [B, rows, columns, C], of any number of rows and columns.
+
+    Raises:
+      ValueError: other channels.
+    """
+    check(
+      latents.ndim == 4 and latents.shape[-1] == self.latent_channels,
+      f"latents have shape {latents.shape}; expected [B, rows, columns,"
+      f" {self.latent_channels}].",
+    )
+    latents = latents.astype(jnp.float32) / self.latent_scale
+    return self._apply("decode", params, latents)
+
+  def _apply(self, method: str, params: PyTree, x):
+    return Autoencoder(self).apply({"params": params}, x, method=method)
+
+  def _check_images(self, images):
+    check(
+      jnp.issubdtype(images.dtype, jnp.floating),
+      f"images hold {images.dtype}; expected floats in [-1, 1]: divide bytes"
+      " by 127.5 and subtract 1.",
+    )
+    check(
+      images.ndim == 4
+      and images.shape[-1] == CHANNELS
+      and images.shape[1] % self.stride == images.shape[2] % self.stride == 0,
+      f"images have shape {images.shape}; expected [B, height, width,"
+      f" {CHANNELS}] with sides that are multiples of {self.stride}: crop or"
+      " resize them.",
+    )
+
+
+class Autoencoder(nn.Module):
+  """Encoder and decoder with the 1 × 1 convolutions between them."""
+
+  config: KLConfig
+
+  def setup(self):
+    c = self.config
+    widths = tuple(c.base_width * multiplier for multiplier in c.multipliers)
+    dtype = jnp.dtype(c.dtype)
+    self.encoder = Encoder(
+      widths, c.num_blocks, 2 * c.latent_channels, c.has_level_attention, dtype
+    )
+    self.to_moments = conv(2 * c.latent_channels, 1, dtype=FLOAT32)
+    self.from_latents = conv(c.latent_channels, 1, dtype=FLOAT32)
+    self.decoder = Decoder(widths, c.num_blocks + 1, CHANNELS, dtype)
+
+  def moments(self, images) -> Moments:
+    """Images to unscaled moments, float32."""
+    features = self.to_moments(self.encoder(images))
+    mean, log_variance = jnp.split(features, 2, axis=-1)
+    return Moments(mean, jnp.clip(log_variance, *LOG_VARIANCES))
+
+  def decode(self, latents):
+    """Unscaled latents to images, float32."""
+    return self.decoder(self.from_latents(latents))
+
+  def __call__(self, images):
+    return self.decode(self.moments(images).mean)

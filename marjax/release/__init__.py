@@ -1,0 +1,1 @@
+"""What can be generated from: released checkpoints and work directories."""

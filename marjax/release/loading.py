@@ -1,0 +1,140 @@
+"""Anything that can be generated from, loaded the same way.
+
+1. A folder with release.json is a released checkpoint, one with config.json a
+   work directory; a .safetensors file is a release in one file.
+2. Hashes and shapes are checked, then the weights go to the mesh: the model's
+   where the table of axes puts them, an autoencoder's to every device.
+3. The autoencoder is inside the release or a sibling named in it. A sibling
+   that is not there is no error yet: latents can be made without it.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+from jaxtyping import PyTree
+
+from marjax.parallel.mesh import replicated
+from marjax.release import card as cards
+from marjax.release import directory, single_file, workdir
+from marjax.release.card import MANIFEST, Card, Codec, Manifest
+
+
+@dataclass(frozen=True, eq=False)
+class Release:
+  """A model, an autoencoder, or both, ready to use.
+
+  Attributes:
+    card: configuration, settings, origin.
+    params: the model's parameters on the mesh; {} for an autoencoder alone.
+    codec_params: the autoencoder's; {} for a codec without weights, None where
+      the sibling that the card names is not there.
+    autoencoder: where that sibling was looked for, None if there is none.
+  """
+
+  card: Card
+  params: PyTree
+  codec_params: PyTree | None
+  autoencoder: Path | None = None
+
+
+def load(
+  path: str | os.PathLike, mesh: jax.sharding.Mesh, verify: bool = True
+) -> Release:
+  """Loads a release, a work directory or a release in one file.
+
+  Args:
+    path: of the folder or the file.
+    mesh: devices that the weights go to.
+    verify: False skips the hashes, not the sizes and shapes.
+
+  Raises:
+    FileNotFoundError: there is nothing of the kind.
+    ValueError: it is damaged, of another format or of another model.
+  """
+  path = Path(path).absolute()
+  if path.is_file():
+    return _from_file(path, mesh, verify)
+  if (path / MANIFEST).exists() or (path / directory.WEIGHTS).is_dir():
+    return _from_directory(path, mesh, verify)
+  if not path.is_dir():
+    raise FileNotFoundError(
+      f"{path} does not exist; expected a released checkpoint, a work directory"
+      " or a .safetensors file of marjax."
+    )
+  if not (path / workdir.CONFIG).is_file():
+    raise FileNotFoundError(
+      f"{path} is not a checkpoint: it has no {MANIFEST} and no"
+      f" {workdir.CONFIG}; name a released checkpoint or the work directory of"
+      " a training run."
+    )
+  card, params = workdir.load(path, mesh)
+  return Release(card, params, {})
+
+
+def abstract_weights(card: Card, mesh: jax.sharding.Mesh) -> PyTree:
+  """Shapes and shardings of the weights that a card describes."""
+  if card.model is not None:
+    return workdir.abstract_params(card.model, mesh)
+  return abstract_codec(card.codec, mesh)
+
+
+def abstract_codec(codec: Codec, mesh: jax.sharding.Mesh) -> PyTree:
+  """Shapes of a codec's weights, whole on every device."""
+  shapes = jax.eval_shape(lambda: codec.init_params(jax.random.key(0)))
+  everywhere = replicated(mesh)
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=everywhere
+    ),
+    shapes,
+  )
+
+
+def _from_directory(path: Path, mesh, verify: bool) -> Release:
+  card, weights = _weights(path, mesh, verify)
+  if card.model is None:
+    return Release(card, {}, weights)
+  if not card.autoencoder:
+    return Release(card, weights, {})
+  beside = Path(os.path.normpath(path / card.autoencoder))
+  if not beside.exists():
+    return Release(card, weights, None, beside)
+  theirs, codec_params = _weights(beside, mesh, verify)
+  check_autoencoder(card.codec, theirs, str(beside))
+  return Release(card, weights, codec_params, beside)
+
+
+def check_autoencoder(codec: Codec, card: Card, where: str) -> None:
+  """Refuses a release that is not the autoencoder of this codec."""
+  is_model = card.model is not None
+  if is_model or not cards.is_same_autoencoder(codec, card.codec):
+    what = "a model" if is_model else f"{card.codec}"
+    raise ValueError(
+      f"{where} is {what}; expected the autoencoder of the model, {codec}: name"
+      " that one."
+    )
+
+
+def _weights(path: Path, mesh, verify: bool) -> tuple[Card, PyTree]:
+  manifest: Manifest = directory.read_manifest(path)
+  directory.verify(path, manifest, with_hashes=verify)
+  abstract = abstract_weights(manifest.card, mesh)
+  return manifest.card, directory.read_weights(path, abstract)
+
+
+def _from_file(path: Path, mesh, verify: bool) -> Release:
+  with single_file.opened(path) as file:
+    card = file.manifest.card
+    own = file.read(single_file.OWN, abstract_weights(card, mesh), verify)
+    if card.model is None:
+      return Release(card, {}, own)
+    if not card.autoencoder:
+      return Release(card, own, {})
+    if not file.has(single_file.AUTOENCODER):
+      return Release(card, own, None, path.parent / card.autoencoder)
+    abstract = abstract_codec(card.codec, mesh)
+    return Release(
+      card, own, file.read(single_file.AUTOENCODER, abstract, verify)
+    )

@@ -1,0 +1,53 @@
+"""How images were revealed: what each autoregressive step had of them.
+
+1. A frame is the image decoded from the tokens known after a step, the others
+   being 0.
+2. A pixel is known when its token is: the order says at which step that was.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from marjax.generate.draws import Draws
+from marjax.generate.plan import Plan
+from marjax.release.card import Codec
+from marjax.tokens import regions
+
+
+@dataclass(frozen=True)
+class Trajectory:
+  """Images and how they were revealed.
+
+  Attributes:
+    images: uint8 [N, H, W, C].
+    frames: uint8 [S, N, H, W, C] after each autoregressive step; pixels of
+      unknown tokens are those of latent 0.
+    is_known: bool [S, N, H, W], which pixels of a frame are final.
+    num_known: known tokens after each step, S integers.
+  """
+
+  images: UInt8[np.ndarray, "N height width C"]
+  frames: UInt8[np.ndarray, "S N height width C"]
+  is_known: Bool[np.ndarray, "S N height width"]
+  num_known: tuple[int, ...]
+
+  @classmethod
+  def of(
+    cls,
+    codec: Codec,
+    plan: Plan,
+    images: UInt8[np.ndarray, "N height width C"],
+    frames: UInt8[np.ndarray, "S N height width C"],
+    draws: Draws,
+  ) -> "Trajectory":
+    """The trajectory of images that were drawn by a plan in their order."""
+    rank = np.argsort(np.asarray(draws.order), axis=1)
+    is_known = rank[None] < np.asarray(plan.known_after)[:, None, None]
+    cell = codec.stride * codec.patch
+    cells = codec.image_size // cell
+    flat = is_known.reshape(-1, codec.num_tokens)
+    pixels = regions.pixel_mask(flat, cells, cells, cell)
+    pixels = pixels.reshape(*is_known.shape[:2], *pixels.shape[1:])
+    return cls(images, frames, pixels, plan.known_after)

@@ -1,0 +1,259 @@
+"""Downloads, from a server that misbehaves in every way that servers do."""
+
+import dataclasses
+import os
+import time
+
+import pytest
+from convert.weights_server import (
+  CONTENT,
+  CUT,
+  ONCE,
+  OTHER,
+  OVERLAP,
+  QUICK,
+  Answer,
+  fails,
+  get,
+  ranges,
+  resumed_at,
+  serving,
+)
+
+from marjax.convert.download import DownloadError, fetch
+
+ZEROS = bytes(len(CONTENT))
+
+pytest.importorskip("pycurl")
+
+
+@pytest.fixture(autouse=True)
+def direct(monkeypatch):
+  """No proxy stands before this machine."""
+  monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def server():
+  with serving() as made:
+    yield made
+
+
+@pytest.fixture
+def path(tmp_path):
+  return tmp_path / "folder" / "file.pth"
+
+
+def test_a_file_is_downloaded(server, path):
+  assert get(server, path, expected_bytes=len(CONTENT)) == CONTENT
+  assert server.requests[0]["User-Agent"].startswith("marjax/")
+  assert ranges(server) == [None]
+
+
+def test_redirects_are_followed(server, path):
+  hops = [Answer(status=302, location=f"/{i}", content=b"<html>") for i in "ab"]
+  server.answer(*hops, Answer())
+  assert get(server, path) == CONTENT
+  server.answer(hops[0])
+  fails(server, path.with_name("b"), "redirects")
+  for place in ("file:///etc/passwd", "ftp://127.0.0.1/a"):
+    server.answer(Answer(status=302, location=place))
+    fails(server, path.with_name("b"), "cannot be downloaded .Protocol")
+
+
+@pytest.mark.parametrize(
+  "about",
+  [
+    {},
+    {"etag": 'W/"weak"'},
+    {"etag": None, "date": "Sat, 01 Jun 2024 00:00:00 GMT"},
+    {"etag": None},
+  ],
+)
+def test_a_body_that_breaks_off_is_gone_on_with(server, path, about):
+  server.answer(Answer(cut=CUT, **about), Answer(**about))
+  assert get(server, path) == CONTENT
+  assert ranges(server) == [None, resumed_at(CUT)]
+  # A weak tag there would ask for the whole file.
+  same = server.requests[1].get("If-Range")
+  assert same == (about.get("date") or (None if about else '"one"'))
+
+
+def test_a_body_that_stalls_is_gone_on_with(server, path):
+  # libcurl takes the mean of several seconds; no server is as fast as this.
+  patience = dataclasses.replace(QUICK, min_bytes_per_second=10**9)
+  server.answer(Answer(cut=CUT, stalls=True), Answer())
+  started = time.monotonic()
+  assert get(server, path, patience) == CONTENT
+  assert time.monotonic() < started + 10
+  assert ranges(server) == [None, resumed_at(CUT)]
+
+
+def test_a_server_that_says_nothing_is_left(server, path):
+  server.answer(Answer(silence=True))
+  patience = dataclasses.replace(ONCE, min_bytes_per_second=10**9)
+  fails(server, path, "run again", patience)
+
+
+def test_a_bad_line_is_enough(server, path):
+  server.answer(Answer(cut=2 * OVERLAP))
+  assert get(server, path) == CONTENT
+  assert len(server.requests) > QUICK.num_tries
+
+
+def test_tries_that_bring_nothing_end(server, path):
+  server.answer(Answer(cut=CUT), Answer(cut=100))
+  fails(server, path, "cannot be downloaded .*run again, it goes on where")
+  assert len(server.requests) == QUICK.num_tries
+  server.answer(Answer())
+  assert get(server, path) == CONTENT
+  assert ranges(server)[-1] == resumed_at(CUT)
+
+
+def test_a_whole_part_is_taken(server, path):
+  server.answer(Answer(cut=CUT))
+  fails(server, path, "run again", ONCE)
+  path.with_name("file.pth.part").write_bytes(CONTENT)
+  server.answer(Answer())
+  assert get(server, path) == CONTENT
+  assert ranges(server)[-1] == resumed_at(len(CONTENT))
+
+
+@pytest.mark.parametrize(
+  ("before", "after", "num_requests"),
+  [
+    ({}, {"knows_ranges": False}, 2),
+    ({}, {"content": OTHER, "etag": '"two"'}, 2),
+    ({}, {"content": OTHER, "etag": '"two"', "knows_if_range": False}, 3),
+    ({"etag": None, "date": "a"}, {"content": OTHER, "date": "b"}, 2),
+    ({"etag": None}, {"content": OTHER, "etag": None}, 3),  # by the overlap
+    ({"etag": None}, {"content": OTHER[:CUT], "etag": None}, 3),
+    ({"etag": None}, {"content": CONTENT + b"+", "etag": None}, 3),
+    ({"etag": None}, {"content": OTHER[:1000], "etag": None}, 3),  # 416
+    ({"content": ZEROS}, {"content": ZEROS, "shift": 64}, 3),
+    ({"content": ZEROS}, {"content": ZEROS, "shift": -64}, 3),
+    ({}, {"extra": b"more"}, 3),
+  ],
+)
+def test_no_bytes_of_two_files_are_mixed(
+  server, path, before, after, num_requests
+):
+  server.answer(Answer(cut=CUT, **before), Answer(**after))
+  assert get(server, path) == after.get("content", CONTENT)
+  assert len(server.requests) == num_requests
+
+
+@pytest.mark.parametrize("note", [None, "{", "[]", '{"url": "x"}'])
+def test_a_part_of_unknown_origin_is_dropped(server, path, note):
+  path.parent.mkdir()
+  path.with_name("file.pth.part").write_bytes(OTHER[:CUT])
+  if note:
+    path.with_name("file.pth.part.json").write_text(note)
+  assert get(server, path) == CONTENT
+  assert ranges(server) == [None]
+
+
+def test_a_part_of_another_address_is_dropped(server, path):
+  server.answer(Answer(OTHER, cut=CUT))
+  fails(server, path, "run again", ONCE)
+  server.url += "&other"
+  server.answer(Answer())
+  assert get(server, path) == CONTENT
+  assert ranges(server) == [None, None]
+
+
+@pytest.mark.parametrize(
+  ("status", "match", "num_requests"),
+  [
+    (404, "HTTP 404.*check the address", 1),
+    (403, "HTTP 403.*in a browser", 1),
+    (503, "HTTP 503.*run again", QUICK.num_tries),
+    (204, "HTTP 204", 1),
+  ],
+)
+def test_refusals_are_explained(server, path, status, match, num_requests):
+  server.answer(Answer(b"", status, length=0))
+  fails(server, path, match)
+  assert len(server.requests) == num_requests
+
+
+def test_a_busy_server_is_asked_again(server, path):
+  server.answer(Answer(b"busy", 503), Answer())
+  assert get(server, path) == CONTENT
+
+
+@pytest.mark.parametrize("start", [b"<!DOCTYPE html>", b"\n\n  <html>"])
+@pytest.mark.parametrize("expected_bytes", [None, len(CONTENT)])
+def test_a_web_page_is_no_file(server, path, start, expected_bytes):
+  server.answer(Answer(start + b"<p>Sign in" * 999))
+  fails(server, path, "is a web page.*dl=1", expected_bytes=expected_bytes)
+  server.answer(Answer())
+  assert get(server, path) == CONTENT
+
+
+def test_a_length_is_not_needed(server, path):
+  server.answer(Answer(length="none"))
+  assert get(server, path) == CONTENT
+
+
+def test_a_known_size_stands_in_for_a_length(server, path):
+  server.answer(Answer(length="none", cut=CUT), Answer())
+  assert get(server, path, expected_bytes=len(CONTENT)) == CONTENT
+  assert len(server.requests) == 2
+  server.answer(Answer(length="none"))
+  fails(server, path.with_name("b"), "has 700000 bytes", expected_bytes=CUT)
+  assert os.listdir(path.parent) == [path.name]
+
+
+def test_wrong_lengths_are_noticed(server, path):
+  server.answer(Answer(length=len(CONTENT) + 1))
+  fails(
+    server,
+    path,
+    "1 bytes missing|1 bytes remaining",
+    expected_bytes=len(CONTENT) + 1,
+  )
+  for size in (len(CONTENT) - 1, len(CONTENT) + 1, 0):
+    server.answer(Answer(length=size))
+    match = f"has {size} bytes; expected 700000"
+    fails(server, path, match, expected_bytes=len(CONTENT))
+  server.answer(Answer(b""))
+  fails(server, path, "has 0 bytes; expected some")
+
+
+def test_a_file_that_is_there_is_kept(server, path):
+  path.parent.mkdir()
+  path.write_bytes(b"precious")
+  assert get(server, path) == b"precious"
+  assert get(server, path, expected_bytes=8) == b"precious"
+  with pytest.raises(DownloadError, match="has 8 bytes; expected 9: check"):
+    fetch(server.url, path, 9)
+  path.write_bytes(b"<html>")
+  with pytest.raises(DownloadError, match=r"file.pth is a web page"):
+    fetch(server.url, path)
+  with pytest.raises(IsADirectoryError, match="is a folder; expected"):
+    fetch(server.url, path.parent)
+  assert server.requests == []
+
+
+def test_addresses_are_of_the_web(path):
+  for url in ("ftp://a/b", "file:///etc/passwd", "a/b", ""):
+    with pytest.raises(ValueError, match="expected an address that starts"):
+      fetch(url, path)
+  assert not path.parent.exists()
+
+
+def test_a_machine_that_does_not_answer_is_named(server, path):
+  server.url = "http://127.0.0.1:9/a"
+  fails(server, path, "127.0.0.1:9/a cannot be downloaded .*network")
+
+
+def test_certificates_that_are_not_there_are_named(server, path, monkeypatch):
+  monkeypatch.setenv("CURL_CA_BUNDLE", "/absent.pem")
+  server.url = server.url.replace("http:", "https:")
+  fails(server, path, "/absent.pem.*set SSL_CERT_FILE")
+
+
+def test_a_place_that_cannot_be_written_is_named(server, path):
+  path.parent.write_text("a file")
+  fails(server, path, "file.pth cannot be written .*folder")

@@ -1,0 +1,160 @@
+"""Downloads on a machine where things happen: kills, interrupts, full disks."""
+
+import errno
+import io
+import logging
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent import futures
+
+import pytest
+from convert.weights_server import (
+  CONTENT,
+  CUT,
+  QUICK,
+  Answer,
+  fails,
+  get,
+  ranges,
+  resumed_at,
+  serving,
+)
+
+from marjax.convert import download
+from marjax.convert.download import fetch
+from marjax.convert.transfer import Part
+
+pytest.importorskip("pycurl")
+
+
+@pytest.fixture(autouse=True)
+def direct(monkeypatch):
+  """No proxy stands before this machine."""
+  monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def server():
+  with serving() as made:
+    yield made
+
+
+@pytest.fixture
+def path(tmp_path):
+  return tmp_path / "folder" / "file.pth"
+
+
+def test_a_full_disk_is_noticed_before(server, path, monkeypatch):
+  usage = shutil.disk_usage("/")._replace(free=1000)
+  monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+  fails(server, path, "file.pth cannot be written .*1000 are free")
+
+
+def test_a_disk_that_fills_up_keeps_what_is_there(server, path):
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (CUT, limits[1]))
+  try:
+    fails(
+      server,
+      path,
+      f"file.pth cannot be written .{os.strerror(errno.EFBIG).lower()}",
+    )
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert get(server, path) == CONTENT
+  assert ranges(server) == [None, resumed_at(CUT)]
+
+
+@pytest.fixture
+def downloading(server, path):
+  """A process that downloads, and has come as far as the server let it."""
+  server.answer(Answer(cut=CUT, stalls=True))
+  program = "import sys; from marjax.convert.download import fetch; fetch(*sys"
+  command = [sys.executable, "-c", f"{program}.argv[1:])", server.url, path]
+  process = subprocess.Popen(
+    command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  )
+  with process:
+    part = path.with_name(f"{path.name}.part")
+    deadline = time.monotonic() + 30
+    while not part.exists() or part.stat().st_size < CUT:
+      assert time.monotonic() < deadline
+      assert process.poll() is None
+      time.sleep(0.02)
+    yield process
+    process.kill()
+
+
+def test_a_killed_download_is_gone_on_with(server, path, downloading):
+  downloading.send_signal(signal.SIGKILL)
+  downloading.wait()
+  assert not path.exists()
+  server.answer(Answer())
+  assert get(server, path) == CONTENT
+  assert ranges(server) == [None, resumed_at(CUT)]
+
+
+def test_an_interrupt_ends_a_download_and_keeps_the_part(
+  server, path, downloading
+):
+  started = time.monotonic()
+  downloading.send_signal(signal.SIGINT)
+  _, shown = downloading.communicate()
+  assert time.monotonic() < started + 5
+  assert shown.count("Traceback") == 1
+  assert shown.rstrip().endswith("KeyboardInterrupt")
+  server.answer(Answer())
+  assert get(server, path) == CONTENT
+  assert ranges(server) == [None, resumed_at(CUT)]
+
+
+def test_one_process_downloads_while_another_waits(
+  server, path, downloading, caplog
+):
+  caplog.set_level(logging.INFO, "marjax")
+  with futures.ThreadPoolExecutor() as pool:
+    waiting = [pool.submit(get, server, path) for _ in range(3)]
+    time.sleep(0.3)
+    assert not any(one.done() for one in waiting)
+    assert f"another process is downloading {path}" in caplog.text
+    server.answer(Answer())
+    downloading.kill()
+    assert [one.result() for one in waiting] == [CONTENT] * 3
+  # One of them went on with the file; the others found it whole.
+  assert ranges(server) == [None, resumed_at(CUT)]
+
+
+def test_a_part_that_another_process_deleted_is_made_anew(server, path):
+  with futures.ThreadPoolExecutor() as pool:
+    with download._claimed(path) as part:
+      waiting = pool.submit(get, server, path)
+      time.sleep(0.3)
+      part.discard()
+    assert waiting.result() == CONTENT
+
+
+class Short(io.FileIO):
+  """Takes seven bytes at a time."""
+
+  def write(self, data):
+    return super().write(data[:7])
+
+
+def test_short_writes_are_completed(tmp_path):
+  path = tmp_path / "file.part"
+  with Short(path, "a+") as file:
+    Part(path, file).append(CONTENT[:100])
+  assert path.read_bytes() == CONTENT[:100]
+
+
+def test_progress_is_shown_on_request(server, path, capsys):
+  fetch(server.url, path, progress=False, patience=QUICK)
+  assert capsys.readouterr() == ("", "")
+  server.answer(Answer(cut=CUT), Answer())
+  fetch(server.url, path.with_name("b"), patience=QUICK)
+  assert "100%" in capsys.readouterr().err
