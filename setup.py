@@ -46,7 +46,7 @@ setuptools.setup(
       "matplotlib>=3.10",  # the loss curve
     ],
     "convert": [
-      "torch>=2.6",  # reads published files; older restricted readers were unsafe
+      "torch>=2.6",  # published files; readers before it were unsafe
       "pycurl>=7.49",  # libcurl: downloads that resume and notice a stall
       "safetensors>=0.8",  # weights as one file
     ],

@@ -37,7 +37,7 @@ class Edited:
 
   images: UInt8[np.ndarray, "N height width C"]
   mask: Bool[np.ndarray, "N height width"]
-  latents: Float[np.ndarray, "N rows columns C"]
+  latents: Float[np.ndarray, "N rows columns latent"]
 
 
 def token_mask(mask, num_images: int, size: int, cell: int) -> np.ndarray:

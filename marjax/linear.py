@@ -89,3 +89,13 @@ def layer_norm(axis: str = "embed", *, affine: bool = True) -> nn.LayerNorm:
     ),
     bias_init=nn.with_logical_partitioning(zeros, (axis,)),
   )
+
+
+def by_batch(x):
+  """On a mesh: the leading axis split as the batch is, the others whole.
+
+  Needed before an axis that parameters split is cut up: XLA's partitioner has
+  been seen to mix up images there, on a mesh of three axes.
+  """
+  axes = ("batch",) + (None,) * (x.ndim - 1)
+  return nn.with_logical_constraint(x, axes) if x.ndim > 1 else x

@@ -11,7 +11,6 @@
 """
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,7 +125,7 @@ class Pipeline:
 
   def generate(
     self,
-    labels: Sequence | int | str | None = None,
+    labels: Any = None,
     seed: int = 0,
     settings: Settings | str | None = None,
     *,
@@ -186,7 +185,7 @@ class Pipeline:
     self,
     image: Any,
     mask: Any,
-    label: Sequence | int | str | None = None,
+    label: Any = None,
     seed: int = 0,
     settings: Settings | str | None = None,
     *,
@@ -221,9 +220,8 @@ class Pipeline:
     images = check_images(image, codec.channels, codec.image_size)
     labels = self.labels([NO_LABEL] if label is None else label, None)
     count = editing.count_of(images, labels, num_images)
-    cell = codec.stride * codec.patch
-    is_masked = editing.token_mask(mask, count, codec.image_size, cell)
-    tokens = editing.repeated(self.tokenise(images), count)
+    is_masked = editing.token_mask(mask, count, codec.image_size, codec.cell)
+    tokens = editing.repeated(np.asarray(self.tokenise(images)), count)
     chosen = self.settings(settings)
     request = Request(
       masked.static_for(model, chosen, is_edit=True),
@@ -235,8 +233,8 @@ class Pipeline:
     tokens, _ = self._run(request, batch_size, progress)
     latents = batching.latents_of(codec, tokens)
     edited = self.decode(latents)
-    cells = codec.image_size // cell
-    shown = regions.pixel_mask(is_masked, cells, cells, cell)
+    cells = codec.image_size // codec.cell
+    shown = regions.pixel_mask(is_masked, cells, cells, codec.cell)
     if keep_pixels:
       originals = editing.repeated(images, count)
       edited = editing.pasted(edited, originals, shown)

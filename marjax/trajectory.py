@@ -45,9 +45,8 @@ class Trajectory:
     """The trajectory of images that were drawn by a plan in their order."""
     rank = np.argsort(np.asarray(draws.order), axis=1)
     is_known = rank[None] < np.asarray(plan.known_after)[:, None, None]
-    cell = codec.stride * codec.patch
-    cells = codec.image_size // cell
+    cells = codec.image_size // codec.cell
     flat = is_known.reshape(-1, codec.num_tokens)
-    pixels = regions.pixel_mask(flat, cells, cells, cell)
+    pixels = regions.pixel_mask(flat, cells, cells, codec.cell)
     pixels = pixels.reshape(*is_known.shape[:2], *pixels.shape[1:])
     return cls(images, frames, pixels, plan.known_after)

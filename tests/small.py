@@ -4,6 +4,9 @@ Freshly initialised heads output exactly 0; noise on every parameter makes all
 paths count. The scale keeps a reverse process bounded.
 """
 
+import tempfile
+from pathlib import Path
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,8 +14,11 @@ import jax.numpy as jnp
 from marjax.backbone.masked import MaskedConfig
 from marjax.experiment import DataConfig, Experiment, TrainingConfig
 from marjax.head.diffusion import DiffusionHeadConfig
+from marjax.latents.kl import KLConfig
 from marjax.latents.pixels import PixelsConfig
 from marjax.model import ModelConfig, init_params
+from marjax.release import directory
+from marjax.release.card import Card
 from marjax.settings import Settings
 from marjax.tokens.masking import MaskConfig
 
@@ -72,3 +78,42 @@ def images(count: int):
     "label": jnp.arange(count, dtype=jnp.int32) % 10,
     "id": jnp.arange(count, dtype=jnp.int32),
   }
+
+
+CODEC = KLConfig(
+  image_size=8,
+  base_width=32,
+  multipliers=(1, 1),
+  num_blocks=1,
+  latent_channels=4,
+  latent_scale=0.5,
+  has_level_attention=False,
+)
+
+
+def codec_params():
+  """Initial parameters of the small autoencoder."""
+  return jax.jit(CODEC.init_params)(jax.random.key(4))
+
+
+def card(**changes) -> Card:
+  """A small model whose images go through the small autoencoder."""
+  fields = {
+    "name": "small",
+    "codec": CODEC,
+    "model": MODEL,
+    "sampling": EXPERIMENT.sampling,
+    "presets": {"quick": Settings(num_ar_steps=2, num_diffusion_steps=3)},
+    "class_names": tuple(f"thing {i}, object {i}" for i in range(10)),
+    "licence": "CC0",
+  }
+  return Card(**{**fields, **changes})
+
+
+def save_release(folder):
+  """A released model with its autoencoder inside; returns the folder."""
+  with tempfile.TemporaryDirectory() as spare:
+    inner = Path(spare) / "autoencoder"
+    directory.save(inner, Card("small KL", CODEC), codec_params())
+    directory.save(folder, card(autoencoder="autoencoder"), params(), inner)
+  return folder

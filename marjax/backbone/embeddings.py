@@ -2,6 +2,9 @@
 
 In order space a token's position embedding travels with it: the table is
 looked up by the generation order once, and from then on only sliced.
+
+A table is made whole on every device before it is looked up: it is small, and
+XLA cannot split a lookup whose table and indices lie on the same mesh axis.
 """
 
 import flax.linen as nn
@@ -33,6 +36,7 @@ class ClassEmbedding(nn.Module):
       nn.with_logical_partitioning(small_normal, (None, "embed")),
       (self.num_classes, self.width),
     )
+    table = nn.with_logical_constraint(table, (None, None))
     rows = table[jnp.maximum(labels, 0)]
     return jnp.where((labels < 0)[:, None], fake, rows)
 
@@ -52,6 +56,7 @@ class PositionEmbedding(nn.Module):
       nn.with_logical_partitioning(small_normal, (None, "embed")),
       (self.num_buffer + self.num_tokens, self.width),
     )
+    table = nn.with_logical_constraint(table, (None, None))
     buffer = jnp.broadcast_to(
       table[: self.num_buffer],
       (order.shape[0], self.num_buffer, self.width),

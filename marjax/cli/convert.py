@@ -28,8 +28,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--autoencoder",
     metavar="PATH",
-    help="a released autoencoder, or a file of one, to be copied into the"
-    " release (default: the release names ../kl16 beside it)",
+    help="a released autoencoder, a file of one, or kl16, to be copied into"
+    " the release (default: the release names the folder ../kl16 beside it)",
   )
   parser.add_argument(
     "--num_heads",

@@ -87,6 +87,11 @@ def convert(
       name=choices.name or row.name,
       licence=choices.licence or row.licence,
     )
+  if choices.autoencoder is not None and is_name(choices.autoencoder):
+    name = str(choices.autoencoder)
+    there = models_dir() / name
+    path = there if there.exists() else fetched(name, progress)[0]
+    choices = dataclasses.replace(choices, autoencoder=path)
   check(out is not None, f"{source} is no published name; say where with out.")
   run.directory.check_free(Path(out).absolute())
   path, url = fetched(source, progress)

@@ -35,7 +35,8 @@ class Choices:
   Attributes:
     weights: "ema" or "raw"; None for the average where there is one.
     autoencoder: a released autoencoder or a file of one, to be copied into the
-      release; None names a sibling folder, see `describe.SIBLING`.
+      release; None names the folder kl16 beside the release, whether it is
+      there already or not.
     num_heads: attention heads, for widths that are not published.
     latent_scale: of an autoencoder that is not KL-16.
     class_names: one entry per class; None is ImageNet's for 1000 classes.
@@ -131,7 +132,9 @@ def convert(
   directory.check_free(out)
   with tempfile.TemporaryDirectory(prefix="marjax-") as spare:
     inner = _autoencoder(choices, Path(spare), progress)
-    parts = _parts(source, choices, inner, url, progress)
+    beside = Path(os.path.normpath(out / describe.SIBLING))
+    codec = _codec(inner or beside)
+    parts = _parts(source, choices, inner, codec, url, progress)
     if inner is None and parts.codec_weights is not None:
       inner = Path(spare) / directory.AUTOENCODER
       _save_autoencoder(inner, parts)
@@ -156,10 +159,16 @@ def _parts(
   source: Path,
   choices: Choices,
   inner: Path | None,
+  codec: KLConfig,
   url: str,
   progress: bool,
 ) -> Parts:
-  """What the source holds; `inner` is the autoencoder that was chosen."""
+  """What the source holds.
+
+  Args:
+    source, choices, url, progress: as in `convert`.
+    inner: the autoencoder that was chosen. codec: that of a model's images.
+  """
   if (source / MANIFEST).exists():
     raise ValueError(
       f"{source} is a released checkpoint already; load it, or write it as one"
@@ -184,7 +193,6 @@ def _parts(
     card, rules = describe.autoencoder(shapes, choices.latent_scale), kl.RULES
     _check_fits(card, inner)
   else:
-    codec = directory.read_manifest(inner).card.codec if inner else KLConfig()
     card = describe.model(shapes, codec, choices.num_heads, choices.class_names)
     rules = mar.RULES
   # Names and shapes are settled before anything long is done.
@@ -229,6 +237,14 @@ def _autoencoder(choices: Choices, spare: Path, progress: bool) -> Path | None:
     f"{choices.autoencoder} is a model; name an autoencoder to go with it.",
   )
   return chosen
+
+
+def _codec(autoencoder: Path) -> KLConfig:
+  """The codec of a released autoencoder, KL-16 where there is none."""
+  if not (autoencoder / MANIFEST).exists():
+    return KLConfig()
+  codec = directory.read_manifest(autoencoder).card.codec
+  return codec if isinstance(codec, KLConfig) else KLConfig()
 
 
 def _check_fits(card: Card, inner: Path | None) -> None:

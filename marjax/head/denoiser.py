@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from marjax.arrays import Conditions, Timesteps, TokenRows
 from marjax.head import timesteps
-from marjax.linear import layer_norm, linear, small_normal, zeros
+from marjax.linear import by_batch, layer_norm, linear, small_normal, zeros
 
 
 class AdaLNBlock(nn.Module):
@@ -38,7 +38,9 @@ class AdaLNBlock(nn.Module):
     self.linear_out = linear(self.width, ("mlp", "embed"), dtype=self.dtype)
 
   def __call__(self, x, activated_y):
-    shift, scale, gate = jnp.split(self.modulation(activated_y), 3, axis=-1)
+    shift, scale, gate = jnp.split(
+      by_batch(self.modulation(activated_y)), 3, axis=-1
+    )
     h = modulate(self.norm(x), shift, scale).astype(self.dtype)
     h = self.linear_out(nn.silu(self.linear_in(h)))
     return x + gate * h
@@ -91,7 +93,9 @@ class Denoiser(nn.Module):
     h = self.embed_x(x).astype(self.dtype)
     for block in self.blocks:
       h = block(h, activated_y)
-    shift, scale = jnp.split(self.final_modulation(activated_y), 2, axis=-1)
+    shift, scale = jnp.split(
+      by_batch(self.final_modulation(activated_y)), 2, axis=-1
+    )
     return self.final_linear(modulate(self.final_norm(h), shift, scale))
 
   def __call__(

@@ -121,6 +121,11 @@ class KLConfig:
     return 2 ** (len(self.multipliers) - 1)
 
   @property
+  def cell(self) -> int:
+    """Pixels per side of one token."""
+    return self.stride * self.patch
+
+  @property
   def latent_shape(self) -> tuple[int, int, int]:
     """Rows, columns, channels of one image's latents."""
     side = self.image_size // self.stride

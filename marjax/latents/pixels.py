@@ -53,6 +53,11 @@ class PixelsConfig:
     return 1
 
   @property
+  def cell(self) -> int:
+    """Pixels per side of one token."""
+    return self.stride * self.patch
+
+  @property
   def latent_shape(self) -> tuple[int, int, int]:
     """Rows, columns, channels of one image's latents."""
     return (self.image_size, self.image_size, self.channels)

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import marjax
 from marjax.generate.draws import Draws
 from marjax.generate.masked import generate, static_for, step_scales
 from marjax.head.noise import RecordedNoise
+from marjax.parallel.mesh import make_mesh
 from marjax.settings import Settings
 from parity.published import TINY, assert_close, reveal_order
 
@@ -64,3 +66,29 @@ def test_whole_sample(golden, model_params, ema_params, name, num_buckets):
   )(params, jnp.asarray(theirs["labels"], jnp.int32))
   assert_close(tokens, theirs["tokens_final"], tolerance)
   assert_close(after, theirs["tokens_after"], tolerance)
+
+
+def test_a_converted_pipeline_draws_the_published_image(golden, converted):
+  pytest.importorskip("torch")
+  theirs = golden("sample_model_stepsddim25_iter4_cfg3linear_temp0.95.npz")
+  pipe = marjax.load(converted("raw"), make_mesh(devices=jax.devices()[:1]))
+  latents = pipe.generate(
+    theirs["labels"],
+    settings=Settings(
+      num_ar_steps=4,
+      num_diffusion_steps=25,
+      spacing="stride",
+      guidance_scale=3.0,
+      temperature=0.95,
+    ),
+    draws=Draws(
+      reveal_order(theirs["orders"]),
+      RecordedNoise(
+        jnp.asarray(theirs["dense_init_noise"]),
+        jnp.asarray(theirs["dense_step_noise"]),
+      ),
+    ),
+    batch_size=2,
+    return_latents=True,
+  )
+  assert_close(latents.transpose(0, 3, 1, 2), theirs["img_final"], 1e-5)

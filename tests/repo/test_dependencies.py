@@ -17,7 +17,7 @@ DISTRIBUTIONS = {
 }
 
 # Programs and plugins that tests use without an import.
-TOOLS = {"beartype", "ipykernel", "pytest-xdist", "ruff"}
+TOOLS = {"beartype", "ipykernel", "pycurl", "pytest-xdist", "ruff", "torch"}
 
 # Needed by a dependency that does not declare it.
 INDIRECT = {"importlib_resources"}
