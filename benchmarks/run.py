@@ -66,9 +66,9 @@ def time_training(experiment: Experiment, repeats: int) -> dict:
   seconds = rounds(call, repeats)
   work = 3 * flops.count(forward(experiment), state.params, batch)
   return {
-    **_rates(seconds, experiment.training.batch_size, work),
+    **rates(seconds, experiment.training.batch_size, work),
     "compile_seconds": round(compile_seconds, 2),
-    "memory_bytes": _memory(step),
+    "memory_bytes": memory(step),
     "parameters": count_parameters(state.params),
   }
 
@@ -95,9 +95,9 @@ def time_generation(experiment: Experiment, repeats: int) -> dict:
   compile_seconds = time.perf_counter() - start
   seconds = rounds(lambda: compiled(params, labels), repeats)
   return {
-    **_rates(seconds, batch, flops.count(generate, params, labels)),
+    **rates(seconds, batch, flops.count(generate, params, labels)),
     "compile_seconds": round(compile_seconds, 2),
-    "memory_bytes": _memory(compiled),
+    "memory_bytes": memory(compiled),
     "parameters": count_parameters(params),
     "settings": dataclasses.asdict(settings),
   }
@@ -154,6 +154,37 @@ def rounds(call: Callable, repeats: int) -> list[float]:
     jax.block_until_ready(done)
     seconds.append((time.perf_counter() - start) / calls)
   return seconds
+
+
+def rates(seconds: list[float], images: int, work: int) -> dict:
+  """Columns of speed, from seconds per call and FLOPs of a call."""
+  median = statistics.median(seconds)
+  found = {
+    "seconds": median,
+    "seconds_fastest": min(seconds),
+    "seconds_slowest": max(seconds),
+    "repeats": len(seconds),
+    "images_per_second": images / median,
+    "flops": work,
+    "tflops_per_second": work / median / 1e12,
+  }
+  peak = peak_tflops(jax.devices()[0])
+  if peak:
+    found["share_of_bfloat16_peak"] = found["tflops_per_second"] / peak
+  return found
+
+
+def memory(compiled) -> int | None:
+  """Bytes the program holds on a device: arguments, results, temporaries."""
+  found = compiled.memory_analysis()
+  if found is None:
+    return None
+  return (
+    found.argument_size_in_bytes
+    + found.output_size_in_bytes
+    + found.temp_size_in_bytes
+    - found.alias_size_in_bytes
+  )
 
 
 def measure(task: str, size: str, experiment: Experiment, repeats: int) -> dict:
@@ -217,36 +248,6 @@ def _known_task(task: str) -> str:
       f"there is no task {task!r}; expected one of {', '.join(TASKS)}."
     )
   return task
-
-
-def _rates(seconds: list[float], images: int, work: int) -> dict:
-  median = statistics.median(seconds)
-  rates = {
-    "seconds": median,
-    "seconds_fastest": min(seconds),
-    "seconds_slowest": max(seconds),
-    "repeats": len(seconds),
-    "images_per_second": images / median,
-    "flops": work,
-    "tflops_per_second": work / median / 1e12,
-  }
-  peak = peak_tflops(jax.devices()[0])
-  if peak:
-    rates["share_of_bfloat16_peak"] = rates["tflops_per_second"] / peak
-  return rates
-
-
-def _memory(compiled) -> int | None:
-  """Bytes the program holds on a device: arguments, results, temporaries."""
-  found = compiled.memory_analysis()
-  if found is None:
-    return None
-  return (
-    found.argument_size_in_bytes
-    + found.output_size_in_bytes
-    + found.temp_size_in_bytes
-    - found.alias_size_in_bytes
-  )
 
 
 def _flags(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -4,13 +4,15 @@
     python -m experiments.tables --write    and write results/tables.md
 
 Each table is a list of columns: heading, and how a row fills it. Numbers are
-printed here only, so a table never says more digits than it should.
+printed here only, so a table never says more digits than it should. Edits have
+a line for all their seeds: mean ± standard deviation.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 
 from experiments import rows
 from marjax import outputs
@@ -39,6 +41,15 @@ CONTROL: Columns = {
   }[row["head"]],
   "steps": lambda row: str(row["steps_trained"]),
   **SCORES,
+}
+
+EDITS: Columns = {
+  "edit": lambda row: row["edit"],
+  "region": lambda row: row["region"],
+  "drawn": lambda row: f"{row['share_drawn']:.0%}",
+  "label asked for": lambda row: _spread(row["asked_label_accuracy"]),
+  "own label": lambda row: _spread(row["own_label_accuracy"]),
+  "own label, region grey": lambda row: f"{row['grey_accuracy']:.3f}",
 }
 
 SPEED: Columns = {
@@ -77,6 +88,10 @@ def tables(results: Path, benchmarks: Path) -> str:
     table = rows.read(results / f"{name}.jsonl")
     if table:
       parts.append(f"{_caption(table)}\n\n{markdown(columns, table)}")
+  edits = rows.read(results / "edits.jsonl")
+  if edits:
+    lines = markdown(EDITS, over_seeds(edits))
+    parts.append(f"{_caption_of_edits(edits)}\n\n{lines}")
   speed = rows.read(benchmarks)
   if speed:
     parts.append(
@@ -84,6 +99,19 @@ def tables(results: Path, benchmarks: Path) -> str:
       f"{markdown(SPEED, speed)}"
     )
   return "\n".join(parts)
+
+
+def over_seeds(table: Sequence[rows.Row]) -> list[rows.Row]:
+  """One row per edit and region; what was seen becomes a list, one per seed."""
+  groups = {}
+  for row in table:
+    of = (row["edit"], row["region"], row["parameters"], str(row["settings"]))
+    groups.setdefault((*of, row["num_images"]), []).append(row)
+  seen = ("asked_label_accuracy", "own_label_accuracy")
+  return [
+    {**group[0], **{key: [row[key] for row in group] for key in seen}}
+    for group in groups.values()
+  ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -110,6 +138,26 @@ def _caption(table: Sequence[rows.Row]) -> str:
     f" accuracy on real test images is {first['real_test_accuracy']:.3f};"
     f" {device(first)}, jax {first['versions']['jax']}."
   )
+
+
+def _caption_of_edits(table: Sequence[rows.Row]) -> str:
+  first = table[0]
+  steps = sorted({row["steps_trained"] for row in table})
+  return (
+    f"How often the classifier sees a label in {first['num_images']} real test"
+    f" digits, edited; seeds 0 to {max(row['seed'] for row in table)};"
+    f" {' or '.join(map(str, steps))} steps of training; on the digits as they"
+    f" are it sees their own in {first['real_test_accuracy']:.3f};"
+    f" {device(first)}, jax {first['versions']['jax']}."
+  )
+
+
+def _spread(values: Sequence[float | None]) -> str:
+  """Mean ± standard deviation; a dash where there is nothing to see."""
+  if None in values:
+    return "–"
+  spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+  return f"{mean(values):.3f}{spread}"
 
 
 def _digits(value: float) -> str:

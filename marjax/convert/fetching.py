@@ -12,6 +12,7 @@
 
 import dataclasses
 import hashlib
+import importlib.util
 import os
 import urllib.parse
 from pathlib import Path
@@ -79,6 +80,7 @@ def convert(
   """
   choices = choices or run.Choices()
   if is_name(source):
+    _require("torch", "pycurl")  # before gigabytes are fetched
     row = PUBLISHED[str(source)]
     is_raw = choices.weights == "raw"
     out = out or models_dir() / (row.name + ("-raw" if is_raw else ""))
@@ -131,6 +133,16 @@ def fetched(
 def _folder(variable: str, name: str) -> Path:
   chosen = os.environ.get(variable, "") or f"~/.cache/marjax/{name}"
   return Path(chosen).expanduser()
+
+
+def _require(*modules: str) -> None:
+  """One sentence where something that reads published files is missing."""
+  missing = [name for name in modules if not importlib.util.find_spec(name)]
+  if missing:
+    raise ModuleNotFoundError(
+      f"{' and '.join(missing)} cannot be imported, and published files are"
+      ' fetched and read with it: pip install "marjax[convert]".'
+    )
 
 
 def _check_size(path: Path, row: Published) -> None:

@@ -196,7 +196,10 @@ class KLConfig:
     return (moments.mean + std * noise) * self.latent_scale
 
   def encode(self, params: PyTree, images: RGBImages) -> Latents:
-    """The mean, scaled: `draw` without noise. See `moments`."""
+    """The mean, scaled: `draw` without noise. See `moments`.
+
+    DIFFERS: encode-mean. The published program draws here, too.
+    """
     return self.moments(params, images).mean * self.latent_scale
 
   def decode(self, params: PyTree, latents: Latents) -> RGBImages:

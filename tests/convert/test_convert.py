@@ -179,6 +179,16 @@ def test_a_name_is_fetched_and_converted_once(
   assert capsys.readouterr().out.count("each placed exactly once") == 2
 
 
+def test_a_missing_extra_is_found_before_anything_is_fetched(
+  tmp_path, monkeypatch, fails
+):
+  monkeypatch.setenv("MARJAX_MODELS", str(tmp_path))
+  monkeypatch.setattr(fetching.importlib.util, "find_spec", lambda name: None)
+  line = fails("convert", "mar-large")
+  assert "torch and pycurl cannot be imported" in line
+  assert 'pip install "marjax[convert]"' in line
+
+
 def test_an_address_is_fetched(command, model_file, tmp_path, monkeypatch):
   monkeypatch.setenv("MARJAX_DOWNLOADS", str(tmp_path / "downloads"))
   flags = ["--num_heads", "4", "--out", tmp_path / "tiny"]

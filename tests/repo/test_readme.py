@@ -34,17 +34,46 @@ def commands(text: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  """Where README's Python runs: out/digits is a trained model."""
+  """Where README's Python runs: out/digits is trained, mar-large a stand-in."""
   folder = tmp_path_factory.mktemp("readme")
   config = ROOT / "configs" / "digits.py"
   workdir = folder / "out" / "digits"
   flags = ["--config", f"{config}:laptop", "--workdir", str(workdir)]
   assert main.main(["train", *flags]) == 0
+  save_stand_ins(folder / "models")
   return folder
+
+
+def save_stand_ins(models: Path) -> None:
+  """A small model of ImageNet's classes, where "mar-large" is looked for."""
+  import dataclasses
+
+  import jax
+  import small
+  from flax import linen as nn
+
+  from marjax import classes
+  from marjax.model import init_params
+  from marjax.release import directory
+  from marjax.release.card import Card
+
+  backbone = dataclasses.replace(small.MODEL.backbone, num_classes=1000)
+  model = dataclasses.replace(small.MODEL, backbone=backbone)
+  card = small.card(
+    model=model,
+    class_names=classes.imagenet(),
+    presets={"published": small.EXPERIMENT.sampling},
+    autoencoder="../kl16",
+  )
+  params = jax.jit(lambda key: nn.unbox(init_params(model, key)))
+  directory.save(models / "mar-large", card, params(jax.random.key(0)))
+  kl16 = Card("KL-16", small.CODEC)
+  directory.save(models / "kl16", kl16, small.codec_params())
 
 
 def test_python_runs(folder, monkeypatch):
   monkeypatch.chdir(folder)
+  monkeypatch.setenv("MARJAX_MODELS", str(folder / "models"))
   namespace = {}
   assert blocks(README, "python")
   for block in blocks(README, "python"):

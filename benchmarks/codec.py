@@ -1,0 +1,213 @@
+"""Times the KL-16 autoencoder at 256²; one JSON line per measurement.
+
+    python -m benchmarks.codec --batch_size 64 --dtypes float32,bfloat16
+
+1. Parameters as initialised; decoding takes standard normal latents, which is
+   what trained latents are scaled to, encoding takes uniform pixels.
+2. A variant is a dtype and a matmul precision. Accelerators round the factors
+   of float32 products at "default" and do not at "highest", so float32 is
+   measured at both; bfloat16 at "default".
+3. Compile and time as in `benchmarks.run`, on the first device.
+4. Compare the result with that of float32 at "highest" on the same input: in
+   uint8 levels for images, and relative to the root mean square of the result,
+   since the range of an untrained decoder's images means nothing.
+5. Append the row, with versions and device, to the output file.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import functools
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks import run
+from marjax import flops, keys
+from marjax.evaluate import environment
+from marjax.latents.kl import KLConfig
+
+KL16 = KLConfig()
+LEVELS = 127.5
+"""uint8 levels in 1, the unit of images in [-1, 1]."""
+
+PARTS = {
+  "decode": ("from_latents", "decoder"),
+  "encode": ("encoder", "to_moments"),
+}
+"""Parameters that each task reads."""
+
+
+class Variant(NamedTuple):
+  """How the arithmetic is done.
+
+  Attributes:
+    dtype: of the convolutions; see `KLConfig`.
+    precision: of products, as in `jax.default_matmul_precision`.
+  """
+
+  dtype: str
+  precision: str
+
+
+REFERENCE = Variant("float32", "highest")
+VARIANTS = {
+  "float32": (REFERENCE, Variant("float32", "default")),
+  "bfloat16": (Variant("bfloat16", "default"),),
+}
+
+
+def measure(
+  config: KLConfig,
+  task: str,
+  variants: Sequence[Variant],
+  batch_size: int,
+  repeats: int,
+) -> Iterator[dict]:
+  """Rows of one task, one per variant, the reference's first if asked for."""
+  arguments = jax.device_put(inputs(config, task, batch_size))
+  reference = None
+  for variant in dict.fromkeys((REFERENCE, *variants)):
+    start = time.perf_counter()
+    compiled = lower(config, task, variant, *arguments).compile()
+    compile_seconds = time.perf_counter() - start
+    result = np.asarray(compiled(*arguments))
+    if reference is None:
+      reference = result
+    if variant not in variants:
+      continue
+    seconds = run.rounds(functools.partial(compiled, *arguments), repeats)
+    work = flops.count(getattr(config, task), *arguments)
+    yield {
+      "task": task,
+      "image_size": config.image_size,
+      "batch_size": batch_size,
+      "dtype": variant.dtype,
+      "matmul_precision": variant.precision,
+      **run.rates(seconds, batch_size, work),
+      "compile_seconds": round(compile_seconds, 2),
+      "memory_bytes": run.memory(compiled),
+      "parameters": sum(leaf.size for leaf in jax.tree.leaves(arguments[0])),
+      **difference(task, result, reference),
+      "date": datetime.date.today().isoformat(),
+      "device": environment.device(),
+      "versions": environment.versions(),
+    }
+
+
+def inputs(config: KLConfig, task: str, batch_size: int) -> tuple:
+  """Parameters that a task reads, and its latents or images, float32."""
+  params = jax.jit(config.init_params)(keys.root(0))
+  params = {name: params[name] for name in PARTS[task]}
+  rng = np.random.default_rng(0)
+  if task == "decode":
+    shape = (batch_size, *config.latent_shape)
+    return params, rng.standard_normal(shape, np.float32)
+  shape = (batch_size, config.image_size, config.image_size, config.channels)
+  return params, rng.uniform(-1, 1, shape).astype(np.float32)
+
+
+def lower(config: KLConfig, task: str, variant: Variant, *arguments):
+  """A task's program, to be compiled, whatever jax's default precision is."""
+  config = dataclasses.replace(config, dtype=variant.dtype)
+  with jax.default_matmul_precision(variant.precision):
+    return jax.jit(getattr(config, task)).lower(*arguments)
+
+
+def difference(task: str, result: np.ndarray, reference: np.ndarray) -> dict:
+  """Columns of error: root mean square, largest, relative to the reference.
+
+  Images are not clipped or rounded first; latents are in their own unit.
+  """
+  unit = LEVELS if task == "decode" else 1.0
+  reference = unit * reference.astype(np.float64)
+  error = unit * result.astype(np.float64) - reference
+  return {
+    "error_unit": "uint8 levels" if task == "decode" else "latents",
+    "error_rms": _rms(error),
+    "error_max": float(np.abs(error).max()),
+    "error_relative": _rms(error) / _rms(reference),
+    "result_rms": _rms(reference),
+    "result_std": float(reference.std()),
+  }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Flags → measurements → appended lines; 2 after a wrong flag."""
+  args = _flags(argv)
+  try:
+    for name in ("batch_size", "repeats"):
+      value = getattr(args, name)
+      if value < 1:
+        raise ValueError(f"--{name} is {value}; expected 1 or more.")
+    tasks = _known("task", args.tasks, PARTS)
+    dtypes = _known("dtype", args.dtypes, VARIANTS)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    file = open(args.out, "a")
+  except (ValueError, OSError) as error:
+    print(f"benchmarks.codec: {error}", file=sys.stderr)
+    return 2
+  variants = [variant for dtype in dtypes for variant in VARIANTS[dtype]]
+  with file:
+    for task in tasks:
+      found = measure(KL16, task, variants, args.batch_size, args.repeats)
+      for row in found:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        print(_sentence(row), flush=True)
+  return 0
+
+
+def _known(what: str, asked: str, known: dict) -> list[str]:
+  names = asked.split(",")
+  for name in names:
+    if name not in known:
+      raise ValueError(
+        f"there is no {what} {name!r}; expected one of {', '.join(known)}."
+      )
+  return names
+
+
+def _rms(values: np.ndarray) -> float:
+  return float(np.sqrt(np.mean(np.square(values))))
+
+
+def _sentence(row: dict) -> str:
+  return (
+    f"{row['task']} {row['dtype']} {row['matmul_precision']}:"
+    f" {1e3 * row['seconds']:.4g} ms,"
+    f" {row['images_per_second']:.4g} images/s,"
+    f" {row['tflops_per_second']:.3g} TFLOP/s,"
+    f" compiled in {row['compile_seconds']} s,"
+    f" error {row['error_rms']:.3g} (max {row['error_max']:.3g})"
+    f" {row['error_unit']}, {100 * row['error_relative']:.2g} %"
+  )
+
+
+def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog="python -m benchmarks.codec", description=__doc__.partition("\n")[0]
+  )
+  parser.add_argument("--tasks", default="decode,encode", help="decode,encode")
+  parser.add_argument(
+    "--dtypes", default="float32,bfloat16", help="float32,bfloat16"
+  )
+  parser.add_argument("--batch_size", type=int, default=64, help="images")
+  parser.add_argument("--repeats", type=int, default=5, help="timed rounds")
+  parser.add_argument(
+    "--out",
+    type=Path,
+    default=Path("benchmarks/results/codec.jsonl"),
+    help="JSON lines, appended to (default: %(default)s)",
+  )
+  return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())
