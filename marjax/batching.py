@@ -28,7 +28,7 @@ from marjax.generate import masked
 from marjax.generate.draws import Draws, draw_batch
 from marjax.generate.masked import Given, Static
 from marjax.head.noise import KeyedNoise, RecordedNoise
-from marjax.latents.images import to_uint8
+from marjax.latents.images import to_float, to_uint8
 from marjax.parallel.mesh import RULES, batch_sharding, replicated
 from marjax.release.card import Codec
 from marjax.schema import check
@@ -81,6 +81,10 @@ class Request:
   keep_steps: bool = False
 
   def __post_init__(self):
+    check(
+      self.given is None or not self.keep_steps,
+      "an edit keeps no steps; leave keep_steps out.",
+    )
     recorded = self.draws.order.shape[0]
     check(
       recorded == len(self.labels),
@@ -181,10 +185,10 @@ def finish(static: Static, carry, fixed, kept: list | None):
 def encode(
   mesh: Mesh, codec: Codec, codec_params: PyTree, images: np.ndarray, size: int
 ) -> np.ndarray:
-  """Images [N, H, W, C] in [-1, 1] to latents float32 [N, rows, columns, C]."""
+  """Checked images [N, H, W, C] to latents float32 [N, rows, columns, C]."""
   outputs = []
   for index, keep in batches(len(images), size):
-    batch = jax.device_put(images[index], batch_sharding(mesh))
+    batch = jax.device_put(to_float(images[index]), batch_sharding(mesh))
     outputs.append(np.asarray(_encode(codec, codec_params, batch))[:keep])
   return np.concatenate(outputs)
 

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 
 from marjax.generate.draws import Draws
 from marjax.generate.masked import Given
-from marjax.latents.images import to_uint8
+from marjax.latents.images import as_uint8
+from marjax.schema import check
 from marjax.tokens import regions
 
 
@@ -72,11 +73,11 @@ def given(tokens: np.ndarray, is_masked: Bool[np.ndarray, "N L"]) -> Given:
 
 def pasted(
   images: UInt8[np.ndarray, "N height width C"],
-  originals: Float[np.ndarray, "N height width C"],
+  originals: Shaped[np.ndarray, "N height width C"],
   mask: Bool[np.ndarray, "N height width"],
 ) -> UInt8[np.ndarray, "N height width C"]:
   """The original pixels wherever nothing was masked."""
-  return np.where(mask[..., None], images, to_uint8(originals))
+  return np.where(mask[..., None], images, as_uint8(originals))
 
 
 def count_of(
@@ -85,12 +86,16 @@ def count_of(
   """How many images an edit makes: one of several counts, or 1.
 
   Raises:
-    ValueError: two counts that differ.
+    ValueError: two counts that differ, or fewer than one image.
   """
+  check(
+    num_images is None or num_images >= 1,
+    f"num_images is {num_images}; expected 1 or more.",
+  )
   counts = {
     "images": len(images),
     "labels": len(labels),
-    "num_images": num_images or 1,
+    "num_images": 1 if num_images is None else num_images,
   }
   several = {name: count for name, count in counts.items() if count != 1}
   if len(set(several.values())) > 1:
@@ -102,9 +107,7 @@ def count_of(
   return max(counts.values())
 
 
-def repeated(
-  values: Float[np.ndarray, "n ..."] | Int[np.ndarray, " n"], count: int
-) -> np.ndarray:
+def repeated(values: Shaped[np.ndarray, "n ..."], count: int) -> np.ndarray:
   """One value for all, or one for each: N of them."""
   values = np.asarray(values)
   return np.repeat(values, count, axis=0) if len(values) == 1 else values

@@ -146,7 +146,7 @@ class Pipeline:
         one of its presets.
       num_images: only with labels=None.
       batch_size: images per device call; None chooses. Does not change images.
-      draws: recorded order and noise of all images, instead of the seed.
+      draws: recorded order and noise of all images, instead of a seed.
       return_latents: return latents float32 [N, rows, columns, C] instead.
       return_trajectory: return a `Trajectory` instead.
       progress: show rate and time left.
@@ -163,6 +163,8 @@ class Pipeline:
     static = masked.static_for(self._model(), chosen)
     if not return_latents:
       self._codec_params()
+    elif return_trajectory:
+      raise ValueError("return_latents and return_trajectory: ask for one.")
     draws = self.draws(seed, len(labels)) if draws is None else draws
     request = Request(
       static, chosen, labels, draws, keep_steps=return_trajectory
@@ -253,11 +255,10 @@ class Pipeline:
       FileNotFoundError: the autoencoder is not there.
     """
     codec, params = self.card.codec, self._codec_params()
-    is_alone = self.card.model is None
-    size = None if is_alone else codec.image_size
-    images = check_images(images, codec.channels, size, codec.stride)
-    size = self._codec_batch(len(images), batch_size)
-    return batching.encode(self.mesh, codec, params, images, size)
+    side = None if self.card.model is None else codec.image_size
+    found = check_images(images, codec.channels, side, codec.stride)
+    size = self._codec_batch(len(found), batch_size)
+    return batching.encode(self.mesh, codec, params, found, size)
 
   def decode(
     self, latents: np.ndarray, batch_size: int | None = None
@@ -269,9 +270,9 @@ class Pipeline:
       FileNotFoundError: the autoencoder is not there.
     """
     codec, params = self.card.codec, self._codec_params()
-    latents = check_latents(latents, codec.latent_shape)
-    size = self._codec_batch(len(latents), batch_size)
-    return batching.decode(self.mesh, codec, params, latents, size)
+    found = check_latents(latents, codec.latent_shape)
+    size = self._codec_batch(len(found), batch_size)
+    return batching.decode(self.mesh, codec, params, found, size)
 
   def reconstruct(self, images: Any) -> np.ndarray:
     """Images encoded and decoded again, uint8 [N, H, W, C]; see `encode`."""

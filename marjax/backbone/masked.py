@@ -61,11 +61,6 @@ class MaskedConfig:
   kind: Literal["masked"] = "masked"
 
   def __post_init__(self):
-    check(
-      self.width % self.num_heads == 0,
-      f"backbone.width is {self.width}; expected a multiple of num_heads"
-      f" = {self.num_heads}.",
-    )
     for name in ("label_dropout", "attention_dropout", "projection_dropout"):
       rate = getattr(self, name)
       check(
@@ -82,6 +77,11 @@ class MaskedConfig:
         value >= minimum,
         f"backbone.{name} is {value}; expected {minimum} or more.",
       )
+    check(
+      self.width % self.num_heads == 0,
+      f"backbone.width is {self.width}; expected a multiple of num_heads"
+      f" = {self.num_heads}.",
+    )
 
   def block(self) -> BlockConfig:
     """The part of the shape that one transformer block needs."""

@@ -92,4 +92,9 @@ def read_names(file: str | None) -> tuple[str, ...] | None:
       f"--class_names is {file}, which is no file; expected a text file with"
       " one class a line."
     )
-  return tuple(Path(file).read_text(encoding="utf-8").splitlines())
+  try:
+    return tuple(Path(file).read_text(encoding="utf-8").splitlines())
+  except UnicodeDecodeError:
+    raise ValueError(
+      f"--class_names is {file}, which is no UTF-8 text; save it as one."
+    ) from None

@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
     args.seed,
     chosen,
     num_images=args.num_images,
+    batch_size=args.batch_size,
     keep_pixels=args.keep_pixels,
     progress=True,
   )
@@ -106,18 +107,21 @@ def read_image(name: str, channels: int):
     ValueError: it is no image. FileNotFoundError: it is not there.
   """
   import numpy as np
-  from PIL import Image, UnidentifiedImageError
+  from PIL import Image
+  from PIL.Image import DecompressionBombError
 
   try:
     with Image.open(name) as picture:
+      if picture.mode.startswith(("I", "F")):
+        raise ValueError(f"mode {picture.mode}, of more than 8 bits")
       pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
   except FileNotFoundError:
     raise FileNotFoundError(
       f"{name} does not exist; expected an image file such as .png or .jpg."
     ) from None
-  except (UnidentifiedImageError, OSError) as error:
+  except (OSError, ValueError, SyntaxError, DecompressionBombError) as error:
     raise ValueError(
-      f"{name} cannot be read as an image ({type(error).__name__}); expected"
-      " a whole image file such as .png or .jpg."
+      f"{name} cannot be read as an image ({error}); expected a whole image"
+      " file of 8 bits a channel, such as .png or .jpg."
     ) from None
   return pixels.reshape(*pixels.shape[:2], -1)

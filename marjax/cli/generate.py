@@ -66,6 +66,12 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     help="of the model's matmuls (default: as the checkpoint says)",
   )
   parser.add_argument(
+    "--batch_size",
+    type=int,
+    metavar="N",
+    help="images per device call, if memory is short; changes no image",
+  )
+  parser.add_argument(
     "--preset",
     metavar="NAME",
     help="settings of that name in the checkpoint; flags below change them",
@@ -85,7 +91,9 @@ def run(args: argparse.Namespace) -> None:
   out = checked_out(args.out, args.overwrite)
   pipe, chosen = load(args, chosen)
   labels = pipe.labels(labels)
-  images = pipe.generate(labels, args.seed, chosen, progress=True)
+  images = pipe.generate(
+    labels, args.seed, chosen, batch_size=args.batch_size, progress=True
+  )
   names = [name_of(label, pipe.card.class_names) for label in labels]
   save(out, images, labels, names, args.overwrite)
   print(f"{len(images)} images: {out}")

@@ -18,30 +18,26 @@ def model(
   shapes: recognise.Shapes,
   codec: KLConfig,
   num_heads: int | None = None,
-  class_names: tuple[str, ...] | None = None,
 ) -> Card:
-  """The card of a model.
+  """The card of a model; 1000 classes are called what ImageNet's are.
 
   Args:
     shapes: of its weights. codec: of its autoencoder.
     num_heads: None is known for published widths only.
-    class_names: None is ImageNet's for 1000 classes, else none.
 
   Raises:
     ValueError: see `recognise.model`, `recognise.codec_of`.
   """
   config = recognise.model(shapes, num_heads)
   sampling, presets = recognise.settings_of(config)
-  if class_names is None:
-    is_imagenet = config.backbone.num_classes == len(classes.imagenet())
-    class_names = classes.imagenet() if is_imagenet else ()
+  is_imagenet = config.backbone.num_classes == len(classes.imagenet())
   return Card(
     name=recognise.name_of(config),
     codec=recognise.codec_of(config, codec),
     model=config,
     sampling=sampling,
     presets=presets,
-    class_names=class_names,
+    class_names=classes.imagenet() if is_imagenet else (),
     autoencoder=SIBLING,
   )
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from marjax.convert import download, published, run
 from marjax.convert.published import PUBLISHED, Published
+from marjax.release.card import MANIFEST
 from marjax.schema import check
 
 AUTOENCODER = "kl16"
@@ -46,7 +47,7 @@ def find(name_or_dir: str | os.PathLike) -> Path:
     ValueError: neither a path that exists nor a published name.
     ModuleNotFoundError: what reads published files is not installed.
   """
-  path = Path(name_or_dir)
+  path = Path(name_or_dir).expanduser()
   if path.exists():
     return path
   if len(path.parts) > 1 or path.suffix:
@@ -57,9 +58,21 @@ def find(name_or_dir: str | os.PathLike) -> Path:
     )
   published.find(str(name_or_dir))
   for name in dict.fromkeys((AUTOENCODER, str(name_or_dir))):
-    if not (models_dir() / name).exists():
-      print(convert(name, models_dir() / name))
+    _provide(PUBLISHED[name])
   return models_dir() / str(name_or_dir)
+
+
+def _provide(row: Published) -> None:
+  """Fetches and converts a published file, unless that was done before."""
+  folder = models_dir() / row.name
+  if folder.exists():
+    return
+  try:
+    print(_convert_published(row, folder, run.Choices(), progress=True))
+  except OSError:
+    # Another process may have been quicker.
+    if not (folder / MANIFEST).exists():
+      raise
 
 
 def convert(
@@ -79,24 +92,32 @@ def convert(
     ValueError, OSError: see `run.convert`, `download.fetch`.
   """
   choices = choices or run.Choices()
-  if is_name(source):
-    _require("torch", "pycurl")  # before gigabytes are fetched
-    row = PUBLISHED[str(source)]
+  row = PUBLISHED[str(source)] if is_name(source) else None
+  if row is not None:
     is_raw = choices.weights == "raw"
     out = out or models_dir() / (row.name + ("-raw" if is_raw else ""))
-    choices = dataclasses.replace(
-      choices,
-      name=choices.name or row.name,
-      licence=choices.licence or row.licence,
-    )
+  check(out is not None, f"{source} is no published name; say where with out.")
+  run.directory.check_free(Path(out).absolute())
   if choices.autoencoder is not None and is_name(choices.autoencoder):
     name = str(choices.autoencoder)
     there = models_dir() / name
     path = there if there.exists() else fetched(name, progress)[0]
     choices = dataclasses.replace(choices, autoencoder=path)
-  check(out is not None, f"{source} is no published name; say where with out.")
-  run.directory.check_free(Path(out).absolute())
+  if row is not None:
+    return _convert_published(row, out, choices, progress)
   path, url = fetched(source, progress)
+  return run.convert(path, out, choices, url=url, progress=progress)
+
+
+def _convert_published(
+  row: Published, out: str | os.PathLike, choices: run.Choices, progress: bool
+) -> run.Report:
+  choices = dataclasses.replace(
+    choices,
+    name=choices.name or row.name,
+    licence=choices.licence or row.licence,
+  )
+  path, url = _fetch_published(row, progress)
   return run.convert(path, out, choices, url=url, progress=progress)
 
 
@@ -110,24 +131,31 @@ def fetched(
     OSError: see `download.fetch`; also a file of quite another size.
   """
   if is_name(source):
-    row = PUBLISHED[str(source)]
-    path = download.fetch(
-      row.url, downloads_dir() / row.file_name, progress=progress
-    )
-    _check_size(path, row)
-    return path, row.url
+    return _fetch_published(PUBLISHED[str(source)], progress)
   if str(source).startswith(("http://", "https://")):
-    name = Path(urllib.parse.urlsplit(str(source)).path).name or "weights"
+    parts = urllib.parse.urlsplit(str(source))
+    name = Path(parts.path).name or "weights"
     digest = hashlib.sha256(str(source).encode()).hexdigest()[:12]
     path = downloads_dir() / f"{digest}-{name}"
-    return download.fetch(str(source), path, progress=progress), str(source)
-  path = Path(source)
+    # The record is handed on: no passwords, no signed tokens.
+    public = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="")
+    path = download.fetch(str(source), path, progress=progress)
+    return path, urllib.parse.urlunsplit(public)
+  path = Path(source).expanduser()
   if not path.exists():
     raise FileNotFoundError(
       f"{source} does not exist; expected a file, a work directory, an http"
       f" address, or one of the names {', '.join(PUBLISHED)}."
     )
   return path, ""
+
+
+def _fetch_published(row: Published, progress: bool) -> tuple[Path, str]:
+  _require("torch", "pycurl")  # before gigabytes are fetched
+  place = downloads_dir() / row.file_name
+  path = download.fetch(row.url, place, progress=progress)
+  _check_size(path, row)
+  return path, row.url
 
 
 def _folder(variable: str, name: str) -> Path:

@@ -60,6 +60,11 @@ def autoencoder(shapes: Shapes, latent_scale: float | None = None) -> KLConfig:
   """
   base = _shape(shapes, "encoder.conv_in.weight")[0]
   levels = _count(shapes, r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight")
+  check(
+    levels >= 1,
+    "the autoencoder's weights have no encoder.down.0; expected a whole"
+    " checkpoint: convert one.",
+  )
   multipliers = tuple(
     _shape(shapes, f"encoder.down.{i}.block.0.conv1.weight")[0] // base
     for i in range(levels)
@@ -192,7 +197,15 @@ def _shape(shapes: Shapes, name: str) -> tuple[int, ...]:
     f"{name} is not among the weights, and tells the model's size; expected a"
     " whole published checkpoint: convert one.",
   )
-  return tuple(shapes[name])
+  shape = tuple(shapes[name])
+  is_conv = "conv" in name
+  axes = 3 if "pos_embed" in name else 4 if is_conv else 2
+  check(
+    len(shape) == axes and all(size >= 1 for size in shape),
+    f"{name} has shape {shape}; expected {axes} axes of 1 or more, as published"
+    " checkpoints have there: convert one.",
+  )
+  return shape
 
 
 def _count(shapes: Shapes, pattern: str) -> int:

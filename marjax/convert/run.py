@@ -138,8 +138,10 @@ def convert(
     if inner is None and parts.codec_weights is not None:
       inner = Path(spare) / directory.AUTOENCODER
       _save_autoencoder(inner, parts)
+    names = choices.class_names
     card = dataclasses.replace(
       parts.card,
+      class_names=parts.card.class_names if names is None else names,
       name=choices.name or parts.card.name,
       licence=choices.licence or parts.card.licence,
       autoencoder=directory.AUTOENCODER if inner else parts.card.autoencoder,
@@ -193,7 +195,7 @@ def _parts(
     card, rules = describe.autoencoder(shapes, choices.latent_scale), kl.RULES
     _check_fits(card, inner)
   else:
-    card = describe.model(shapes, codec, choices.num_heads, choices.class_names)
+    card = describe.model(shapes, codec, choices.num_heads)
     rules = mar.RULES
   # Names and shapes are settled before anything long is done.
   target = describe.target(card)
@@ -231,9 +233,10 @@ def _autoencoder(choices: Choices, spare: Path, progress: bool) -> Path | None:
     folder = spare / directory.AUTOENCODER
     own = Choices(latent_scale=choices.latent_scale)
     chosen = convert(chosen, folder, own, progress=progress).folder
-  card = directory.read_manifest(chosen).card
+  manifest = directory.read_manifest(chosen)
+  directory.verify(chosen, manifest)
   check(
-    card.model is None,
+    manifest.card.model is None,
     f"{choices.autoencoder} is a model; name an autoencoder to go with it.",
   )
   return chosen

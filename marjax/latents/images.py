@@ -18,10 +18,22 @@ def to_uint8(images) -> np.ndarray:
   return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
 
 
+def to_float(images: np.ndarray) -> np.ndarray:
+  """Images that were checked to float32 in [-1, 1]."""
+  if images.dtype == np.uint8:
+    return np.float32(images) / np.float32(127.5) - np.float32(1.0)
+  return images
+
+
+def as_uint8(images: np.ndarray) -> np.ndarray:
+  """Images that were checked to uint8."""
+  return images if images.dtype == np.uint8 else to_uint8(images)
+
+
 def check_images(
   images: Any, channels: int, size: int | None, multiple: int = 1
 ) -> np.ndarray:
-  """One image or several to float32 [N, H, W, C] in [-1, 1].
+  """One image or several to [N, H, W, C]: uint8, or float32 in [-1, 1].
 
   Args:
     images: uint8, or floats in [-1, 1]; [H, W, C] or [N, H, W, C], as numpy,
@@ -53,9 +65,10 @@ def check_images(
       f"{shown}; expected sides that are multiples of {multiple}: crop or"
       " resize them first."
     )
+  array = array.reshape(-1, *array.shape[-3:])
   if array.dtype == np.uint8:
-    array = array.astype(np.float32) / 127.5 - 1.0
-  elif not np.issubdtype(array.dtype, np.floating):
+    return array
+  if not np.issubdtype(array.dtype, np.floating):
     raise ValueError(f"{shown}; {expected}: convert them first.")
   lowest, highest = float(array.min()), float(array.max())
   if not (lowest >= -1.0 - SLACK and highest <= 1.0 + SLACK):
@@ -63,8 +76,7 @@ def check_images(
       f"images hold floats from {lowest:g} to {highest:g}; expected -1 to 1, or"
       " uint8 from 0 to 255: rescale or convert them first."
     )
-  array = array.astype(np.float32)
-  return array.reshape(-1, *array.shape[-3:])
+  return array.astype(np.float32, copy=False)
 
 
 def check_latents(latents: Any, shape: tuple[int, int, int]) -> np.ndarray:

@@ -67,12 +67,14 @@ def save(
 
 
 def check_free(folder: Path) -> None:
-  """Refuses a folder that exists, before anything long is done."""
+  """Refuses a folder that exists or cannot be made, before anything long."""
   if os.path.lexists(folder):
     raise FileExistsError(
       f"{folder} already exists; expected a new folder: choose another, or move"
       " it away."
     )
+  with _temporary(folder):
+    pass
 
 
 def read_manifest(folder: str | os.PathLike) -> Manifest:
@@ -151,14 +153,18 @@ def read_weights(folder: str | os.PathLike, abstract: PyTree) -> PyTree:
     read: list = []
     for group in _groups(leaves):
       part = _nested(group)
-      restored = reader.restore(
-        folder,
-        args=ocp.args.PyTreeRestore(
-          item=part,
-          restore_args=ocp.checkpoint_utils.construct_restore_args(part),
-          partial_restore=True,
-        ),
+      args = ocp.args.PyTreeRestore(
+        item=part,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(part),
+        partial_restore=True,
       )
+      try:
+        restored = reader.restore(folder, args=args)
+      except Exception as error:
+        raise ValueError(
+          f"{folder} cannot be read ({_cause(error)}); copy the release again,"
+          " whole, or convert again."
+        ) from None
       read += jax.block_until_ready(jax.tree.leaves(restored))
   return jax.tree.unflatten(structure, read)
 
@@ -167,13 +173,24 @@ def _write_weights(folder: Path, weights: PyTree) -> None:
   import orbax.checkpoint as ocp
 
   chunked = ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES)
-  with _only_errors(), ocp.Checkpointer(_handler()) as writer:
-    writer.save(
-      folder,
-      args=ocp.args.PyTreeSave(
-        weights, save_args=jax.tree.map(lambda _: chunked, weights)
-      ),
-    )
+  args = ocp.args.PyTreeSave(
+    weights, save_args=jax.tree.map(lambda _: chunked, weights)
+  )
+  try:
+    with _only_errors(), ocp.Checkpointer(_handler()) as writer:
+      writer.save(folder, args=args)
+  except Exception as error:
+    raise OSError(
+      f"the weights could not be written to {folder.parent.parent}"
+      f" ({_cause(error)}); nothing is left of them: make room, or choose"
+      " another folder."
+    ) from None
+
+
+def _cause(error: Exception) -> str:
+  """Both ends of a first line: TensorStore puts the cause last."""
+  line = (str(error).splitlines() or [type(error).__name__])[0]
+  return line if len(line) <= 200 else f"{line[:60]} ... {line[-140:]}"
 
 
 def _handler():

@@ -53,7 +53,7 @@ def load(
     FileNotFoundError: there is nothing of the kind.
     ValueError: it is damaged, of another format or of another model.
   """
-  path = Path(path).absolute()
+  path = Path(path).expanduser().absolute()
   if path.is_file():
     return _from_file(path, mesh, verify)
   if (path / MANIFEST).exists() or (path / directory.WEIGHTS).is_dir():
@@ -96,9 +96,17 @@ def _from_directory(path: Path, mesh, verify: bool) -> Release:
   card, weights = _weights(path, mesh, verify)
   if card.model is None:
     return Release(card, {}, weights)
+  return _with_sibling(card, weights, path, mesh, verify)
+
+
+def _with_sibling(card: Card, weights, path: Path, mesh, verify) -> Release:
+  """The model with the autoencoder that its card names, if it is there."""
   if not card.autoencoder:
     return Release(card, weights, {})
   beside = Path(os.path.normpath(path / card.autoencoder))
+  if not beside.exists():  # perhaps it is beside what a link points to
+    linked = Path(os.path.normpath(path.resolve() / card.autoencoder))
+    beside = linked if linked.exists() else beside
   if not beside.exists():
     return Release(card, weights, None, beside)
   theirs, codec_params = _weights(beside, mesh, verify)
@@ -130,10 +138,9 @@ def _from_file(path: Path, mesh, verify: bool) -> Release:
     own = file.read(single_file.OWN, abstract_weights(card, mesh), verify)
     if card.model is None:
       return Release(card, {}, own)
-    if not card.autoencoder:
-      return Release(card, own, {})
     if not file.has(single_file.AUTOENCODER):
-      return Release(card, own, None, path.parent / card.autoencoder)
+      # As if the file were a folder of that name.
+      return _with_sibling(card, own, path.with_suffix(""), mesh, verify)
     abstract = abstract_codec(card.codec, mesh)
     return Release(
       card, own, file.read(single_file.AUTOENCODER, abstract, verify)

@@ -105,7 +105,8 @@ def opened(path: str | os.PathLike) -> Iterator[OpenFile]:
     cause = (str(error).splitlines() or [type(error).__name__])[0]
     raise ValueError(
       f"{path} cannot be read as a .safetensors file ({cause}); expected one"
-      " that marjax exported, whole: download it again."
+      " that marjax exported, whole: download it again, or make a release of"
+      f" another kind of file with marjax convert {path} --out FOLDER."
     ) from None
   with file as tensors:
     text = (tensors.metadata() or {}).get(METADATA)
@@ -141,7 +142,10 @@ def write(
   count = sum(leaf.size for leaf in jax.tree.leaves(weights))
   manifest = cards.with_files(card, count, hashes)
   with outputs.replacing(path, overwrite) as temporary:
-    save_file(tensors, temporary, {METADATA: manifest.to_json()})
+    try:
+      save_file(tensors, temporary, {METADATA: manifest.to_json()})
+    except Exception as error:
+      raise OSError(str(error)) from None
   return manifest
 
 

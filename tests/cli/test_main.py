@@ -46,7 +46,7 @@ class FakePipeline:
   def labels(self, labels):
     return np.array([-1 if label == "none" else int(label) for label in labels])
 
-  def generate(self, labels, seed, settings, progress):
+  def generate(self, labels, seed, settings, batch_size, progress):
     self.seed, self.asked = seed, settings
     values = np.array(labels).astype(np.uint8)
     return np.broadcast_to(values[:, None, None, None], (len(labels), 8, 8, 1))

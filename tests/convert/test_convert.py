@@ -94,8 +94,13 @@ def test_an_autoencoder_comes_along(command, model_file, codec_file, tmp_path):
   assert first.card.autoencoder == "autoencoder"
   assert first.card.codec.base_width == 32
   assert command("export", "--checkpoint", out, "--out", file)[0] == 0
-  again = tmp_path / "again"
+  again, names = tmp_path / "again", tmp_path / "names.txt"
+  names.write_text("\n".join(f"thing {i}" for i in range(10)))
   assert command("convert", file, "--out", again)[0] == 0
+  named = ["--out", tmp_path / "named", "--class_names", names]
+  assert command("convert", file, *named)[0] == 0
+  card = directory.read_manifest(tmp_path / "named").card
+  assert card.class_names[3] == "thing 3"
   second = marjax.load(again, one_device())
   assert second.card == first.card
   assert_equal(second.params, first.params)
@@ -196,8 +201,34 @@ def test_an_address_is_fetched(command, model_file, tmp_path, monkeypatch):
     content = model_file.read_bytes()
     server.answer(weights_server.Answer(content=content))
     assert command("convert", server.url, *flags)[0] == 0
-    url = server.url
+    url = server.url.partition("?")[0]
   assert directory.read_manifest(tmp_path / "tiny").card.origin.url == url
+
+
+def test_a_local_folder_of_that_name_is_not_the_published_one(
+  codec_file, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv("MARJAX_MODELS", str(tmp_path / "models"))
+  (tmp_path / "kl16").mkdir()
+  row = fetching.PUBLISHED["kl16"]
+  monkeypatch.setattr(
+    fetching, "_fetch_published", lambda *_: (codec_file, row.url)
+  )
+  fetching._provide(row)
+  made = tmp_path / "models" / "kl16"
+  assert directory.read_manifest(made).card.name == "kl16"
+
+  def quicker(*_, **__):
+    raise FileExistsError("made by another process")
+
+  # Another process may make it between the look and the conversion.
+  manifest = made / "release.json"
+  monkeypatch.setattr(fetching.Path, "exists", lambda path: path == manifest)
+  monkeypatch.setattr(fetching, "_convert_published", quicker)
+  fetching._provide(row)
+  with pytest.raises(FileExistsError):  # and there is nothing after all
+    fetching._provide(fetching.PUBLISHED["mar-base"])
 
 
 def test_a_file_of_quite_another_size_is_no_published_one(

@@ -59,6 +59,33 @@ def test_an_autoencoder_of_unknown_scale_asks_for_it():
   assert recognise.autoencoder(shapes, 0.18).latent_scale == 0.18
 
 
+@pytest.mark.parametrize(
+  ("name", "shape"),
+  [
+    ("z_proj.weight", (768,)),
+    ("z_proj.weight", (0, 16)),
+    ("encoder_pos_embed_learned", (320,)),
+    ("diffloss.net.input_proj.weight", ()),
+  ],
+)
+def test_odd_shapes_are_one_sentence(name, shape):
+  shapes = {**listing("base"), name: shape}
+  with pytest.raises(ValueError, match=f"{name} has shape .*; expected"):
+    recognise.model(shapes)
+
+
+def test_half_an_autoencoder_is_one_sentence():
+  shapes = {n: s for n, s in listing("kl16").items() if ".down." not in n}
+  with pytest.raises(ValueError, match=r"have no encoder\.down\.0"):
+    recognise.autoencoder(shapes)
+
+
+@pytest.mark.parametrize("heads", [0, -2, 7])
+def test_wrong_heads_are_one_sentence(heads):
+  with pytest.raises(ValueError, match=r"expected (1 or more|a multiple)"):
+    recognise.model(listing("base"), num_heads=heads)
+
+
 def test_tokens_that_the_autoencoder_cannot_make_are_refused():
   config = describe.model(listing("base"), describe.KLConfig()).model
   eight = describe.KLConfig(

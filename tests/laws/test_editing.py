@@ -207,6 +207,7 @@ HALF = regions.half(8, "left")
     (GOOD, np.zeros((4, 4), bool), {}, "mask"),
     (GOOD, np.full((8, 8), 0.5), {}, "mask"),
     (GOOD, HALF, {"label": 10}, "not all classes"),
+    (GOOD, HALF, {"num_images": 0}, "num_images is 0; expected 1 or more"),
     (GOOD, HALF, {"label": [1, 2], "num_images": 3}, "2 labels, 3 num_images"),
   ],
 )

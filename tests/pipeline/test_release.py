@@ -158,6 +158,21 @@ def test_a_sibling_autoencoder(tmp_path):
     alone.generate([1])
 
 
+def test_siblings_of_files_and_links(tmp_path):
+  models, links = tmp_path / "models", tmp_path / "links"
+  links.mkdir()
+  card = small.card(autoencoder="../kl")
+  directory.save(models / "model", card, small.params())
+  exporting.export(models / "model", models / "one.safetensors")
+  with pytest.raises(FileNotFoundError, match="models/kl is not there"):
+    marjax.load(models / "one.safetensors", one_device()).decode(np.zeros(1))
+  directory.save(models / "kl", Card("KL", small.CODEC), small.codec_params())
+  (links / "model").symlink_to(models / "model")
+  for path in (models / "one.safetensors", links / "model"):
+    pipe = marjax.load(path, one_device())
+    assert pipe.decode(np.zeros((1, 4, 4, 4))).shape == (1, 8, 8, 3)
+
+
 def test_another_autoencoder_is_refused(tmp_path):
   directory.save(
     tmp_path / "model", small.card(autoencoder="../kl"), small.params()

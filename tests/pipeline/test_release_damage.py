@@ -1,7 +1,11 @@
 """A damaged release is found before it is used, in one sentence."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -10,6 +14,8 @@ import small
 import marjax
 from marjax.parallel.mesh import make_mesh
 from marjax.release.card import MANIFEST
+
+TESTS = Path(__file__).parents[1]
 
 
 def one_device():
@@ -58,6 +64,53 @@ def test_a_damaged_autoencoder_is_found(copy):
     ValueError, match=r"has another content than release\.json"
   ):
     marjax.load(copy, one_device())
+
+
+def test_a_damaged_autoencoder_is_not_copied(copy, tmp_path):
+  from marjax.convert import run
+
+  path = largest_file(copy / "autoencoder")
+  path.write_bytes(bytes(path.stat().st_size))
+  choices = run.Choices(autoencoder=copy / "autoencoder")
+  with pytest.raises(
+    ValueError, match=r"has another content than release\.json"
+  ):
+    run.convert(tmp_path / "absent", tmp_path / "out", choices)
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import small
+from marjax.release import directory, single_file
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+folder = Path(sys.argv[1])
+for save in (
+  lambda: directory.save(folder / "a", small.card(), small.params()),
+  lambda: single_file.write(folder / "a.safetensors", small.card(),
+                            small.params()),
+):
+  try:
+    save()
+  except OSError as error:
+    print("sentence:", error)
+"""
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+  done = subprocess.run(
+    [sys.executable, "-c", FULL, str(tmp_path)],
+    check=True,
+    capture_output=True,
+    text=True,
+    env={**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
+  )
+  lines = [x for x in done.stdout.splitlines() if x.startswith("sentence:")]
+  assert len(lines) == 2
+  assert "nothing is left of them: make room" in lines[0]
+  assert "a.safetensors cannot be written" in lines[1]
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_a_truncated_or_missing_file_is_found(copy):
