@@ -1,5 +1,6 @@
 """Downloads on a machine where things happen: kills, interrupts, full disks."""
 
+import contextlib
 import errno
 import io
 import logging
@@ -102,10 +103,15 @@ def test_a_killed_download_is_gone_on_with(server, path, downloading):
 def test_an_interrupt_ends_a_download_and_keeps_the_part(
   server, path, downloading
 ):
-  started = time.monotonic()
-  downloading.send_signal(signal.SIGINT)
+  # The server stalls for longer than these tries take together. Python loses
+  # an interrupt that falls into a destructor; a person presses again.
+  for _ in range(3):
+    downloading.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      downloading.wait(timeout=5)
+      break
+  assert downloading.poll() is not None
   _, shown = downloading.communicate()
-  assert time.monotonic() < started + 5
   assert shown.count("Traceback") == 1
   assert shown.rstrip().endswith("KeyboardInterrupt")
   server.answer(Answer())
