@@ -16,12 +16,6 @@ SIDES = ("left", "right", "top", "bottom")
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Declares the flags of `marjax edit`."""
   parser.add_argument(
-    "--checkpoint",
-    required=True,
-    metavar="FOLDER",
-    help="a released checkpoint, a work directory, or a published name",
-  )
-  parser.add_argument(
     "--image", required=True, metavar="FILE", help="the image, of model size"
   )
   parser.add_argument(
@@ -44,27 +38,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     help="results, each drawn differently (default: %(default)s)",
   )
   parser.add_argument(
-    "--seed",
-    type=int,
-    default=0,
-    metavar="N",
-    help="the same seed gives the same images (default: %(default)s)",
-  )
-  parser.add_argument(
     "--keep_pixels",
     action="store_true",
     help="put the image's own pixels back outside the mask",
   )
-  parser.add_argument(
-    "--out",
-    required=True,
-    metavar="FILE",
-    help="the result: .png, .npy or .npz",
-  )
-  parser.add_argument(
-    "--overwrite", action="store_true", help="replace FILE where it exists"
-  )
-  generate.add_model_flags(parser)
+  generate.add_run_flags(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -21,12 +21,6 @@ FORMATS = (".png", ".npy", ".npz")
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Declares the flags of `marjax generate`."""
   parser.add_argument(
-    "--checkpoint",
-    required=True,
-    metavar="FOLDER",
-    help="a released checkpoint, a work directory, or a published name",
-  )
-  parser.add_argument(
     "--labels",
     required=True,
     metavar="0,1,2",
@@ -39,12 +33,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     help="images to generate, going through the labels again and again"
     " (default: one per label)",
   )
+  add_run_flags(parser)
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+  """Declares what is loaded, how it draws, and where the result goes."""
   parser.add_argument(
-    "--seed",
-    type=int,
-    default=0,
-    metavar="N",
-    help="the same seed gives the same images (default: %(default)s)",
+    "--checkpoint",
+    required=True,
+    metavar="FOLDER",
+    help="a released checkpoint, a work directory, or a published name",
   )
   parser.add_argument(
     "--out",
@@ -55,11 +53,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--overwrite", action="store_true", help="replace FILE where it exists"
   )
-  add_model_flags(parser)
-
-
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-  """Declares how a checkpoint is loaded, and all settings of a generation."""
+  parser.add_argument(
+    "--seed",
+    type=int,
+    default=0,
+    metavar="N",
+    help="the same seed gives the same images (default: %(default)s)",
+  )
   parser.add_argument(
     "--dtype",
     choices=("float32", "bfloat16"),

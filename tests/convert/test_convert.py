@@ -153,7 +153,7 @@ def shrunk(shapes) -> dict[str, tuple[int, ...]]:
 
 
 def test_a_name_is_fetched_and_converted_once(
-  save, codec_file, tmp_path, monkeypatch, capsys
+  save_sets, codec_file, tmp_path, monkeypatch, capsys
 ):
   rng = np.random.default_rng(0)
   shapes = shrunk(listing("base"))
@@ -161,7 +161,7 @@ def test_a_name_is_fetched_and_converted_once(
     name: np.float32(0.001 * rng.standard_normal(shape))
     for name, shape in shapes.items()
   }
-  files = {"kl16": codec_file, "mar-base": save("base.pth", model=arrays)}
+  files = {"kl16": codec_file, "mar-base": save_sets("base.pth", model=arrays)}
   monkeypatch.setenv("MARJAX_MODELS", str(tmp_path / "models"))
   monkeypatch.setenv("MARJAX_DOWNLOADS", str(tmp_path / "downloads"))
   with contextlib.ExitStack() as stack:

@@ -20,11 +20,13 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_key_without_a_place_is_named(name, fails, save, golden, tmp_path):
+def test_a_key_without_a_place_is_named(
+  name, fails, save_sets, golden, tmp_path
+):
   changes, message = CHANGES[name]
   arrays = {**golden("weights_model.npz"), **changes}
   arrays = {n: array for n, array in arrays.items() if array is not None}
-  source, out = save("a.pth", model=arrays), tmp_path / "out"
+  source, out = save_sets("a.pth", model=arrays), tmp_path / "out"
   line = fails("convert", source, "--out", out, "--num_heads", "4")
   assert message in line
   assert not out.exists()

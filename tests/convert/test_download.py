@@ -17,7 +17,6 @@ from convert.weights_server import (
   get,
   ranges,
   resumed_at,
-  serving,
 )
 
 from marjax.convert.download import DownloadError, fetch
@@ -25,23 +24,6 @@ from marjax.convert.download import DownloadError, fetch
 ZEROS = bytes(len(CONTENT))
 
 pytest.importorskip("pycurl")
-
-
-@pytest.fixture(autouse=True)
-def direct(monkeypatch):
-  """No proxy stands before this machine."""
-  monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
-@pytest.fixture
-def server():
-  with serving() as made:
-    yield made
-
-
-@pytest.fixture
-def path(tmp_path):
-  return tmp_path / "folder" / "file.pth"
 
 
 def test_a_file_is_downloaded(server, path):

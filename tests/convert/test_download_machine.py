@@ -23,7 +23,6 @@ from convert.weights_server import (
   get,
   ranges,
   resumed_at,
-  serving,
 )
 
 from marjax.convert import download
@@ -31,23 +30,6 @@ from marjax.convert.download import fetch
 from marjax.convert.transfer import Part
 
 pytest.importorskip("pycurl")
-
-
-@pytest.fixture(autouse=True)
-def direct(monkeypatch):
-  """No proxy stands before this machine."""
-  monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
-@pytest.fixture
-def server():
-  with serving() as made:
-    yield made
-
-
-@pytest.fixture
-def path(tmp_path):
-  return tmp_path / "folder" / "file.pth"
 
 
 def test_a_full_disk_is_noticed_before(server, path, monkeypatch):

@@ -24,23 +24,6 @@ def write_over(path, array):
 
 
 @pytest.fixture
-def torch():
-  return pytest.importorskip("torch")
-
-
-@pytest.fixture
-def save(torch, tmp_path):
-  """Writes a PyTorch file; returns its path."""
-
-  def write(content, is_zip=True, name="file.pth"):
-    path = tmp_path / name
-    torch.save(content, path, _use_new_zipfile_serialization=is_zip)
-    return path
-
-  return write
-
-
-@pytest.fixture
 def published(torch):
   """The contents of a file in the published layout."""
   ema = {"a.weight": torch.tensor(WEIGHTS), "a.bias": torch.ones(2)}

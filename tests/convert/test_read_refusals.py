@@ -16,23 +16,6 @@ from marjax.convert.read import read, sha256
 
 
 @pytest.fixture
-def torch():
-  return pytest.importorskip("torch")
-
-
-@pytest.fixture
-def save(torch, tmp_path):
-  """Writes a PyTorch file; returns its path."""
-
-  def write(content, is_zip=True, name="file.pth"):
-    path = tmp_path / name
-    torch.save(content, path, _use_new_zipfile_serialization=is_zip)
-    return path
-
-  return write
-
-
-@pytest.fixture
 def published(torch):
   """The contents of a file in the published layout."""
   return {"model": {"a": torch.zeros(2)}, "model_ema": {"a": torch.ones(2)}}
