@@ -106,13 +106,19 @@ def test_one_process_downloads_while_another_waits(
 ):
   caplog.set_level(logging.INFO, "marjax")
   with futures.ThreadPoolExecutor() as pool:
-    waiting = [pool.submit(get, server, path) for _ in range(3)]
+    waiting = [
+      pool.submit(fetch, server.url, path, progress=False, patience=QUICK)
+      for _ in range(3)
+    ]
     time.sleep(0.3)
     assert not any(one.done() for one in waiting)
     assert f"another process is downloading {path}" in caplog.text
     server.answer(Answer())
     downloading.kill()
-    assert [one.result() for one in waiting] == [CONTENT] * 3
+    assert [one.result() for one in waiting] == [path] * 3
+  # Only now: until the last is through, one may look whether there is a part.
+  assert path.read_bytes() == CONTENT
+  assert os.listdir(path.parent) == [path.name]
   # One of them went on with the file; the others found it whole.
   assert ranges(server) == [None, resumed_at(CUT)]
 
