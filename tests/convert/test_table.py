@@ -41,6 +41,9 @@ def test_every_number_lands_where_the_table_says():
     ({"layers.1.bias": None}, r"stack/bias \(layers \[1\]\) is not filled"),
     ({"a.weight": None}, r"a/kernel is not filled"),
     ({"a.weight": np.zeros((3, 3))}, r"a\.weight has shape \(3, 3\)"),
+    # As many numbers, but [in, out].
+    ({"a.weight": np.zeros((2, 3))}, r"a\.weight has shape \(2, 3\)"),
+    ({"layers.0.bias": np.zeros((2, 2))}, r"layers\.0\.bias has shape"),
   ],
 )
 def test_what_does_not_fit_is_named(change, message):

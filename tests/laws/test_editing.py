@@ -104,6 +104,19 @@ def test_nothing_given_is_a_generation():
   np.testing.assert_allclose(*results, atol=2e-4)
 
 
+def test_what_is_kept_has_influence_even_in_one_step(pipe):
+  # The kept tokens end in the middle of the only step.
+  images = pictures(2)
+  mask = regions.half(8, "left")
+  scrambled = np.where(mask[..., None], images, 255 - images)
+  once = dataclasses.replace(SETTINGS, num_ar_steps=1)
+  one, other = (
+    pipe.edit(image, mask, [1, 2], settings=once).latents[:, :, :4]
+    for image in (images, scrambled)
+  )
+  assert (one != other).mean() > 0.9
+
+
 def test_what_is_masked_has_no_influence(pipe):
   images = pictures(2)
   mask = regions.half(8, "left")
