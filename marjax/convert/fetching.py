@@ -56,7 +56,10 @@ def find(name_or_dir: str | os.PathLike) -> Path:
       " directory, a .safetensors file of marjax, or one of the names"
       f" {', '.join(PUBLISHED)}."
     )
-  published.find(str(name_or_dir))
+  if str(name_or_dir) not in PUBLISHED:  # perhaps converted as NAME-raw
+    if (models_dir() / path).exists():
+      return models_dir() / path
+    published.find(str(name_or_dir))
   for name in dict.fromkeys((AUTOENCODER, str(name_or_dir))):
     _provide(PUBLISHED[name])
   return models_dir() / str(name_or_dir)

@@ -197,9 +197,10 @@ def _parts(
   else:
     card = describe.model(shapes, codec, choices.num_heads)
     rules = mar.RULES
-  # Names and shapes are settled before anything long is done.
-  target = describe.target(card)
-  table.assign(rules, shapes, target)
+  # Names and shapes are settled before a number is read.
+  weights = table.convert(
+    rules, file.arrays, describe.target(card), _bar(progress)
+  )
   origin = Origin(
     file=source.name,
     num_bytes=source.stat().st_size,
@@ -207,7 +208,6 @@ def _parts(
     weights=file.weights,
     url=url,
   )
-  weights = table.convert(rules, file.arrays, target, _bar(progress))
   return Parts(
     dataclasses.replace(card, origin=origin), weights, len(file.arrays)
   )
@@ -231,7 +231,9 @@ def _autoencoder(choices: Choices, spare: Path, progress: bool) -> Path | None:
   chosen = Path(choices.autoencoder)
   if not chosen.is_dir():
     folder = spare / directory.AUTOENCODER
-    own = Choices(latent_scale=choices.latent_scale)
+    own = Choices(
+      num_heads=choices.num_heads, latent_scale=choices.latent_scale
+    )
     chosen = convert(chosen, folder, own, progress=progress).folder
   manifest = directory.read_manifest(chosen)
   directory.verify(chosen, manifest)

@@ -180,6 +180,10 @@ def test_a_name_is_fetched_and_converted_once(
     assert pipe.generate([1], settings=SETTINGS).shape == (1, 64, 64, 3)
     asked = {name: len(server.requests) for name, server in servers.items()}
     marjax.load("mar-base", one_device())
+    shutil.copytree(
+      tmp_path / "models" / "mar-base", tmp_path / "models" / "mar-base-raw"
+    )
+    marjax.load("mar-base-raw", one_device())
     assert asked == {n: len(server.requests) for n, server in servers.items()}
   assert capsys.readouterr().out.count("each placed exactly once") == 2
 
