@@ -8,6 +8,7 @@ and a work directory's config.json is the same mapping.
 from dataclasses import dataclass, field
 from typing import Literal
 
+from marjax.latents.kl import KLConfig
 from marjax.latents.pixels import PixelsConfig
 from marjax.model import ModelConfig
 from marjax.schema import check
@@ -20,15 +21,18 @@ class DataConfig:
 
   Attributes:
     source: "digits" (scikit-learn's), "tfds" (any dataset by `name`),
-      "folder" (class subfolders below `data_dir`) or "synthetic".
+      "folder" (class subfolders below `data_dir`), "synthetic", or "latents"
+      (what `marjax cache-latents` wrote into `data_dir`).
     name: TFDS name. data_dir: folder of prepared datasets or of images.
+    autoencoder: release, by name or folder, that must have made the cached
+      latents; "" takes whichever it was.
     image_size, channels, num_classes: what every image must be cropped to.
     flip: mirror half of the training images.
     seed: of the shuffle. num_examples: size of the synthetic set.
     num_threads: that prepare batches.
   """
 
-  source: Literal["digits", "tfds", "folder", "synthetic"]
+  source: Literal["digits", "tfds", "folder", "synthetic", "latents"]
   image_size: int
   num_classes: int
   channels: int = 3
@@ -40,6 +44,7 @@ class DataConfig:
   seed: int = 0
   num_examples: int = 1024
   num_threads: int = 2
+  autoencoder: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class TrainingConfig:
 
   Attributes:
     batch_size: images per step over all devices.
+    num_microbatches: parts that a batch is worked on in, one after the other;
+      gradients add up, so only memory and speed change.
     num_steps, total_epochs: give exactly one.
     base_learning_rate: per 256 images of batch; `learning_rate`, if given,
       is the absolute peak instead.
@@ -57,9 +64,11 @@ class TrainingConfig:
     ema_warmup: average faster in the first steps, min(rate, (1+n)/(10+n)).
     log_every, checkpoint_every, sample_every: in steps; 0 turns sampling off.
     keep_checkpoints: newest checkpoints kept.
+    log_ids: write down which examples made each update.
   """
 
   batch_size: int
+  num_microbatches: int = 1
   num_steps: int | None = None
   total_epochs: float | None = None
   base_learning_rate: float = 1e-4
@@ -77,6 +86,7 @@ class TrainingConfig:
   checkpoint_every: int = 1000
   sample_every: int = 0
   keep_checkpoints: int = 2
+  log_ids: bool = False
 
   def __post_init__(self):
     check(
@@ -87,7 +97,8 @@ class TrainingConfig:
       self.warmup_steps is None or self.warmup_epochs is None,
       "training.warmup_steps and training.warmup_epochs: give at most one.",
     )
-    for name in ("batch_size", "log_every", "checkpoint_every"):
+    names = ("batch_size", "num_microbatches", "log_every", "checkpoint_every")
+    for name in names:
       value = getattr(self, name)
       check(value >= 1, f"training.{name} is {value}; expected 1 or more.")
 
@@ -112,11 +123,39 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-  """Devices along each mesh axis; -1 takes all that are left."""
+  """How the devices are shared out.
 
+  Attributes:
+    preset: "dp" holds the whole state on every device and splits batches;
+      "fsdp" also splits the state over all devices of a slice; "fsdp+tensor"
+      splits each layer over `tensor` neighbours as well. "custom" takes the
+      three sizes as they are.
+    data, fsdp, tensor: devices along each axis; one may be -1, all that are
+      left.
+  """
+
+  preset: Literal["custom", "dp", "fsdp", "fsdp+tensor"] = "custom"
   data: int = -1
   fsdp: int = 1
   tensor: int = 1
+
+  def __post_init__(self):
+    sizes = (self.data, self.fsdp, self.tensor)
+    check(
+      all(size == -1 or size >= 1 for size in sizes) and sizes.count(-1) <= 1,
+      f"mesh has data={self.data}, fsdp={self.fsdp}, tensor={self.tensor};"
+      " expected sizes of 1 or more, and at most one -1.",
+    )
+    has_tensor = self.preset == "fsdp+tensor"
+    check(
+      self.preset == "custom"
+      or (
+        (self.data, self.fsdp) == (-1, 1) and (self.tensor > 1) == has_tensor
+      ),
+      f"mesh.preset is {self.preset!r}, which sets data and fsdp itself;"
+      ' expected mesh.tensor above 1 with "fsdp+tensor" only, and no other'
+      ' size: leave them out, or use preset "custom".',
+    )
 
 
 @dataclass(frozen=True)
@@ -124,7 +163,7 @@ class Experiment:
   """One training run, and the checkpoint it makes."""
 
   name: str
-  codec: PixelsConfig
+  codec: PixelsConfig | KLConfig
   model: ModelConfig
   data: DataConfig
   training: TrainingConfig
@@ -153,8 +192,17 @@ class Experiment:
       f"model.backbone.num_classes is {backbone.num_classes}; expected 0 or"
       f" data.num_classes = {self.data.num_classes}.",
     )
+    is_cached = self.data.source == "latents"
     check(
-      self.training.batch_size % self.model.masking.num_strata == 0,
-      f"training.batch_size is {self.training.batch_size}; expected a multiple"
-      f" of model.masking.num_strata = {self.model.masking.num_strata}.",
+      is_cached == isinstance(codec, KLConfig),
+      f"data.source is {self.data.source!r} and codec.kind {codec.kind!r};"
+      " training with an autoencoder takes latents that were cached: make them"
+      " with marjax cache-latents, and set data.source to 'latents'.",
+    )
+    training, strata = self.training, self.model.masking.num_strata
+    parts = strata * training.num_microbatches
+    check(
+      training.batch_size % parts == 0,
+      f"training.batch_size is {training.batch_size}; expected a multiple of"
+      f" {parts} = model.masking.num_strata × training.num_microbatches.",
     )

@@ -91,11 +91,34 @@ def layer_norm(axis: str = "embed", *, affine: bool = True) -> nn.LayerNorm:
   )
 
 
-def by_batch(x):
-  """On a mesh: the leading axis split as the batch is, the others whole.
+def constrained(x, axes: tuple[str | None, ...]):
+  """On a mesh: x, placed by the logical names of its axes.
 
-  Needed before an axis that parameters split is cut up: XLA's partitioner has
-  been seen to mix up images there, on a mesh of three axes.
+  Raises:
+    ValueError: two of them go to one mesh axis.
   """
-  axes = ("batch",) + (None,) * (x.ndim - 1)
-  return nn.with_logical_constraint(x, axes) if x.ndim > 1 else x
+  table = dict(nn.get_logical_axis_rules())
+  groups = [table.get(axis) or () for axis in axes]
+  used = [
+    axis
+    for group in groups
+    for axis in ((group,) if isinstance(group, str) else group)
+  ]
+  if len(used) != len(set(used)):
+    raise ValueError(
+      f"an array has logical axes {axes}, two of which go to one mesh axis;"
+      " change the table of rules."
+    )
+  return nn.with_logical_constraint(x, axes)
+
+
+def by_batch(x, last: str | None = None):
+  """On a mesh: the leading axis split as the batch is, the last as `last` says.
+
+  Said of all that flows between split parameters. Otherwise XLA may gather the
+  batch instead of the parameters; and where an axis that parameters split is
+  cut up, it has been seen to mix up images on a mesh of three axes.
+  """
+  if x.ndim == 1:
+    return x
+  return constrained(x, ("batch", *(None,) * (x.ndim - 2), last))

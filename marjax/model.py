@@ -4,7 +4,8 @@ Training, `loss`:
 
 1. Draw per image: generation order, number of known tokens, hidden label.
 2. Permute the tokens once by that order; known tokens are now a prefix.
-3. Encode each stratum's prefix at its own static length, decode all slots: z.
+3. Encode the strata's prefixes side by side, each at its own static length;
+   decode all slots: z.
 4. Slice the tokens that can be unknown, and give them to the head's loss;
    those that happen to be known weigh 0.
 
@@ -143,16 +144,23 @@ class MarModel(nn.Module):
     def stratum(values, g):
       return values.reshape(-1, len(bounds), *values.shape[1:])[:, g]
 
-    encoded = []
-    for g, (_, most) in enumerate(bounds):
-      slots = self.backbone.encode(
+    parts = [
+      (
         stratum(x, g)[:, :most],
         stratum(draws.num_known, g),
         stratum(draws.order, g),
         stratum(draws.labels, g),
-        deterministic=deterministic,
       )
-      encoded.append(jnp.pad(slots, ((0, 0), (0, longest - most), (0, 0))))
+      for g, (_, most) in enumerate(bounds)
+    ]
+    encoded = [
+      jnp.pad(slots, ((0, 0), (0, longest - most), (0, 0)))
+      for slots, (_, most) in zip(
+        self.backbone.encode_all(parts, deterministic=deterministic),
+        bounds,
+        strict=True,
+      )
+    ]
     encoded = jnp.stack(encoded, axis=1).reshape(-1, *encoded[0].shape[1:])
     return self.backbone.decode(
       encoded, draws.num_known, draws.order, deterministic=deterministic

@@ -4,7 +4,8 @@
 2. `from_dict` walks the dataclass's type hints, converts each value and refuses
    what does not fit, naming the path of the key.
 3. A field that may hold one of several dataclasses is told apart by their
-   `kind` field; dict[str, X] is a mapping of names that are open.
+   `kind` field, the first if it is left out; dict[str, X] is a mapping of names
+   that are open.
 """
 
 import dataclasses
@@ -127,7 +128,8 @@ def _convert_union(options: tuple, value: Any, where: str) -> Any:
   if isinstance(value, options):
     return value
   kinds = {option.kind: option for option in options}
-  kind = value.get("kind") if isinstance(value, Mapping) else None
+  first = options[0].kind
+  kind = value.get("kind", first) if isinstance(value, Mapping) else None
   if kind not in kinds:
     raise ValueError(
       f"{where}.kind is {kind!r}; expected one of {', '.join(kinds)}."

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from marjax.arrays import Labels, Order
-from marjax.linear import small_normal
+from marjax.linear import by_batch, constrained, small_normal
 
 
 class ClassEmbedding(nn.Module):
@@ -36,9 +36,9 @@ class ClassEmbedding(nn.Module):
       nn.with_logical_partitioning(small_normal, (None, "embed")),
       (self.num_classes, self.width),
     )
-    table = nn.with_logical_constraint(table, (None, None))
+    table = constrained(table, (None, None))
     rows = table[jnp.maximum(labels, 0)]
-    return jnp.where((labels < 0)[:, None], fake, rows)
+    return by_batch(jnp.where((labels < 0)[:, None], fake, rows))
 
 
 class PositionEmbedding(nn.Module):
@@ -56,9 +56,10 @@ class PositionEmbedding(nn.Module):
       nn.with_logical_partitioning(small_normal, (None, "embed")),
       (self.num_buffer + self.num_tokens, self.width),
     )
-    table = nn.with_logical_constraint(table, (None, None))
+    table = constrained(table, (None, None))
     buffer = jnp.broadcast_to(
       table[: self.num_buffer],
       (order.shape[0], self.num_buffer, self.width),
     )
-    return jnp.concatenate([buffer, table[self.num_buffer + order]], axis=1)
+    rows = by_batch(table[self.num_buffer + order])
+    return jnp.concatenate([buffer, rows], axis=1)

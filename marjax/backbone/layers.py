@@ -1,23 +1,35 @@
 """Transformer blocks: pre-norm attention and MLP, scanned over depth.
 
 1. x += proj(attention(norm(x))); x += fc2(gelu(fc1(norm(x)))), exact GELU.
-2. Keys beyond a length get no attention; softmax is float32.
+2. Sequences of several lengths may lie side by side on one axis, so that all
+   but attention is one matrix product; attention stays within each:
+
+       slots   | sequence 0 ... pad | sequence 1 ....... pad | ...
+       valid     1 1 1 1 1 1 1  0 0   1 1 1 1 1 1 1 1 1  0 0
+
+   Keys that are not valid get no attention; softmax is float32.
 3. Dropout: on attention weights, after the attention projection, after the
    activation and after fc2 (spec section 3).
-4. A stack of blocks is one `nn.scan` over stacked parameters, rematerialised:
-   compile time and memory do not grow with depth. Without remat it is unrolled.
+4. A stack of blocks is one `nn.scan` over stacked parameters, so that compile
+   time does not grow with depth. `Remat` says what its backward pass keeps of
+   each block: nothing but its input, the matrix products too, or all (then it
+   is unrolled).
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from marjax.linear import layer_norm, linear
+from marjax.linear import constrained, layer_norm, linear
 
-SLOT_AXES = ("batch", "sequence", "embed")
+Remat = Literal["none", "full", "save_matmuls"]
+
+SLOT_AXES = ("batch", "sequence", "features")
 HEAD_AXES = ("batch", "sequence", "heads", "head_dim")
 
 
@@ -57,7 +69,10 @@ def attend(
 
 
 class Attention(nn.Module):
-  """Multi-head self-attention with a fused qkv projection."""
+  """Multi-head self-attention with a fused qkv projection.
+
+  `is_key_valid` has one [B, P] for each sequence along the slots of x.
+  """
 
   config: BlockConfig
 
@@ -77,13 +92,16 @@ class Attention(nn.Module):
 
   def __call__(self, x, is_key_valid, deterministic):
     qkv = self.qkv(x)
-    query, key, value = (
-      nn.with_logical_constraint(qkv[:, :, i], HEAD_AXES) for i in range(3)
+    ends = np.cumsum([valid.shape[1] for valid in is_key_valid])
+    sequences = (
+      jnp.split(constrained(qkv[:, :, i], HEAD_AXES), ends[:-1], axis=1)
+      for i in range(3)
     )
-    mixed = attend(
-      query, key, value, is_key_valid, self.weight_dropout, deterministic
-    )
-    return self.projection(mixed)
+    mixed = [
+      attend(*parts, self.weight_dropout, deterministic)
+      for parts in zip(*sequences, is_key_valid, strict=True)
+    ]
+    return self.projection(jnp.concatenate(mixed, axis=1))
 
 
 class Block(nn.Module):
@@ -110,22 +128,30 @@ class Block(nn.Module):
     h = self.norm_attention(x).astype(dtype)
     x = x + drop(self.attention(h, is_key_valid, deterministic))
     h = self.fc1(self.norm_mlp(x).astype(dtype))
-    h = nn.with_logical_constraint(h, ("batch", "sequence", "mlp"))
+    h = constrained(h, ("batch", "sequence", "mlp"))
     h = drop(nn.gelu(h, approximate=False))
     x = x + drop(self.fc2(h))
-    return nn.with_logical_constraint(x, SLOT_AXES)
+    return constrained(x, SLOT_AXES)
 
 
 class _ScannedBlock(nn.Module):
   config: BlockConfig
   deterministic: bool
-  is_rematerialised: bool
+  remat: Remat
 
   @nn.compact
   def __call__(self, x, is_key_valid):
     block = Block
-    if self.is_rematerialised:
-      block = nn.remat(Block, prevent_cse=False, static_argnums=(3,))
+    if self.remat != "none":
+      policies = jax.checkpoint_policies
+      # Products with a batch axis are attention's: large, and cheap to redo.
+      saves = {"save_matmuls": policies.dots_with_no_batch_dims_saveable}
+      block = nn.remat(
+        Block,
+        prevent_cse=False,
+        static_argnums=(3,),
+        policy=saves.get(self.remat),
+      )
     block = block(self.config, name="block")
     x = block(x, is_key_valid, self.deterministic)
     return x, None
@@ -136,16 +162,22 @@ class Stack(nn.Module):
 
   config: BlockConfig
   depth: int
-  is_rematerialised: bool = True
+  remat: Remat = "full"
 
   @nn.compact
   def __call__(
     self,
     x: Float[Array, "B P W"],
-    is_key_valid: Bool[Array, "B P"],
+    is_key_valid: list[Bool[Array, "B _"]],
     deterministic: bool,
   ) -> Float[Array, "B P W"]:
-    """Slots [B, P, W] to slots [B, P, W]; invalid keys are not looked at."""
+    """Slots to slots; see the module docstring.
+
+    Args:
+      x: [B, P, W], one sequence or several side by side.
+      is_key_valid: for each sequence [B, its slots]; they add up to P.
+      deterministic: True turns dropout off.
+    """
     scanned = nn.scan(
       _ScannedBlock,
       variable_axes={"params": 0, "intermediates": 0},
@@ -154,10 +186,8 @@ class Stack(nn.Module):
       length=self.depth,
       # Kept activations go through a loop's buffers: unrolled, small models
       # train 6 % faster on CPU; with remat there is nothing to keep.
-      unroll=1 if self.is_rematerialised else self.depth,
+      unroll=self.depth if self.remat == "none" else 1,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    layers = scanned(
-      self.config, deterministic, self.is_rematerialised, name="layers"
-    )
+    layers = scanned(self.config, deterministic, self.remat, name="layers")
     return layers(x, is_key_valid)[0]

@@ -22,12 +22,19 @@ from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from marjax.arrays import Counts, Labels, Order
 from marjax.backbone.embeddings import ClassEmbedding, PositionEmbedding
 from marjax.backbone.layers import SLOT_AXES, BlockConfig, Stack
-from marjax.linear import layer_norm, linear, small_normal
+from marjax.linear import (
+  by_batch,
+  constrained,
+  layer_norm,
+  linear,
+  small_normal,
+)
 from marjax.schema import check
 
 
@@ -41,7 +48,9 @@ class MaskedConfig:
     num_buffer: slots that hold the class. num_classes: 0 for no classes.
     label_dropout: share of training images whose class is hidden.
     attention_dropout, projection_dropout: see `marjax.backbone.layers`.
-    dtype: of the matmuls. is_rematerialised: recompute blocks in backward.
+    dtype: of the matmuls.
+    remat: what the backward pass recomputes of a block: "full", everything;
+      "save_matmuls", all but its matrix products; "none".
   """
 
   num_tokens: int = 256
@@ -57,7 +66,7 @@ class MaskedConfig:
   attention_dropout: float = 0.1
   projection_dropout: float = 0.1
   dtype: Literal["float32", "bfloat16"] = "float32"
-  is_rematerialised: bool = True
+  remat: Literal["none", "full", "save_matmuls"] = "full"
   kind: Literal["masked"] = "masked"
 
   def __post_init__(self):
@@ -109,7 +118,7 @@ class MaskedBackbone(nn.Module):
     self.head_positions = self._positions(0)
     self.embed_token = linear(c.width, (None, "embed"), dtype=dtype)
     self.embed_norm = layer_norm()
-    self.encoder = Stack(c.block(), c.encoder_depth, c.is_rematerialised)
+    self.encoder = Stack(c.block(), c.encoder_depth, c.remat)
     self.encoder_norm = layer_norm()
     self.embed_encoded = linear(c.width, ("embed", None), dtype=dtype)
     self.mask_token = self.param(
@@ -117,7 +126,7 @@ class MaskedBackbone(nn.Module):
       nn.with_logical_partitioning(small_normal, (None, None, "embed")),
       (1, 1, c.width),
     )
-    self.decoder = Stack(c.block(), c.decoder_depth, c.is_rematerialised)
+    self.decoder = Stack(c.block(), c.decoder_depth, c.remat)
     self.decoder_norm = layer_norm()
 
   def _positions(self, num_buffer: int) -> PositionEmbedding:
@@ -158,16 +167,40 @@ class MaskedBackbone(nn.Module):
     deterministic: bool = True,
   ) -> Float[Array, "B P W"]:
     """Buffer slots and known prefix to [B, num_buffer + K, W]."""
+    part = (known, num_known, order, labels)
+    return self.encode_all([part], deterministic=deterministic)[0]
+
+  def encode_all(
+    self, parts: list[tuple], *, deterministic: bool = True
+  ) -> list[Float[Array, "B _ W"]]:
+    """`encode` of several parts of a batch at once, each of its own length.
+
+    Args:
+      parts: the arguments of `encode`, of equally many images each.
+      deterministic: False turns dropout on.
+    """
+    c = self.config
+    x = [self._encoder_input(*part) for part in parts]
+    is_valid = [
+      jnp.arange(slots.shape[1]) < c.num_buffer + num_known[:, None]
+      for slots, (_, num_known, *_) in zip(x, parts, strict=True)
+    ]
+    ends = np.cumsum([slots.shape[1] for slots in x])
+    x = constrained(jnp.concatenate(x, axis=1), SLOT_AXES)
+    x = self.embed_norm(x).astype(c.dtype)
+    x = self.encoder_norm(self.encoder(x, is_valid, deterministic))
+    return jnp.split(x, ends[:-1], axis=1)
+
+  def _encoder_input(self, known, num_known, order, labels):
+    """Class in the buffer slots, then the known tokens, with positions."""
+    del num_known
     c = self.config
     batch, length, _ = known.shape
     classes = self.class_embedding(labels)[:, None]
     buffer = jnp.broadcast_to(classes, (batch, c.num_buffer, c.width))
-    x = jnp.concatenate([buffer, self.embed_token(known)], axis=1)
-    x = x + self.encoder_positions(order)[:, : c.num_buffer + length]
-    x = self.embed_norm(x).astype(c.dtype)
-    x = nn.with_logical_constraint(x, SLOT_AXES)
-    is_valid = jnp.arange(x.shape[1]) < c.num_buffer + num_known[:, None]
-    return self.encoder_norm(self.encoder(x, is_valid, deterministic))
+    tokens = by_batch(self.embed_token(by_batch(known)))
+    x = jnp.concatenate([buffer, tokens], axis=1)
+    return x + self.encoder_positions(order)[:, : c.num_buffer + length]
 
   def decode(
     self,
@@ -180,13 +213,13 @@ class MaskedBackbone(nn.Module):
     """The encoder's output to z of every token, in order space."""
     c = self.config
     num_slots = c.num_buffer + c.num_tokens
-    x = self.embed_encoded(encoded.astype(c.dtype))
+    x = by_batch(self.embed_encoded(encoded.astype(c.dtype)))
     x = jnp.pad(x, ((0, 0), (0, num_slots - x.shape[1]), (0, 0)))
     is_filled = jnp.arange(num_slots) < c.num_buffer + num_known[:, None]
     x = jnp.where(is_filled[..., None], x, self.mask_token)
     x = (x + self.decoder_positions(order)).astype(c.dtype)
-    x = nn.with_logical_constraint(x, SLOT_AXES)
-    is_valid = jnp.ones(x.shape[:2], bool)
+    x = constrained(x, SLOT_AXES)
+    is_valid = [jnp.ones(x.shape[:2], bool)]
     x = self.decoder_norm(self.decoder(x, is_valid, deterministic))
     z = x[:, c.num_buffer :] + self.head_positions(order)
-    return nn.with_logical_constraint(z, SLOT_AXES)
+    return constrained(z, SLOT_AXES)

@@ -26,7 +26,6 @@ callers that show progress between segments.
 
 from dataclasses import dataclass
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +36,7 @@ from marjax.generate import guidance
 from marjax.generate.draws import Draws, cut, noise_in_order, pad
 from marjax.generate.plan import Plan, make_plan
 from marjax.head.reverse import ReverseSettings
+from marjax.linear import constrained
 from marjax.model import ModelConfig
 from marjax.settings import Settings
 from marjax.tokens.order import to_order_space, to_raster
@@ -191,7 +191,7 @@ def begin(
     known = to_order_space(given.tokens, order)
     tokens = jnp.where(is_given[..., None], known, tokens)
   tokens = jnp.pad(tokens, ((0, 0), (0, widest), (0, 0)))
-  tokens = nn.with_logical_constraint(tokens, ("batch", None, None))
+  tokens = constrained(tokens, ("batch", None, None))
   return Carry(tokens), Fixed(labels, order, noise, num_given)
 
 

@@ -42,8 +42,8 @@ class AdaLNBlock(nn.Module):
       by_batch(self.modulation(activated_y)), 3, axis=-1
     )
     h = modulate(self.norm(x), shift, scale).astype(self.dtype)
-    h = self.linear_out(nn.silu(self.linear_in(h)))
-    return x + gate * h
+    h = nn.silu(by_batch(self.linear_in(h), "mlp"))
+    return x + gate * by_batch(self.linear_out(h))
 
 
 class Denoiser(nn.Module):
@@ -61,7 +61,9 @@ class Denoiser(nn.Module):
 
   def setup(self):
     self.embed_x = linear(self.width, (None, "embed"))
-    self.time_in = linear(self.width, (None, "mlp"), kernel_init=small_normal)
+    self.time_in = linear(
+      self.width, ("embed", "mlp"), kernel_init=small_normal
+    )
     self.time_out = linear(
       self.width, ("mlp", "embed"), kernel_init=small_normal
     )
@@ -78,25 +80,36 @@ class Denoiser(nn.Module):
     )
 
   def embed_time(self, t: Timesteps) -> Float[Array, "*batch width"]:
-    """Embedding of original timesteps 0 .. 999."""
-    return self.time_out(nn.silu(self.time_in(timesteps.embed(t))))
+    """Embedding of original timesteps 0 .. 999.
+
+    With one axis they are steps of a process; with more, rows of a batch.
+    """
+    is_batch = t.ndim > 1
+
+    def placed(h, last=None):
+      return by_batch(h, last) if is_batch else h
+
+    h = self.time_in(placed(timesteps.embed(t)))
+    return placed(self.time_out(nn.silu(placed(h, "mlp"))))
 
   def embed_z(self, z: Conditions) -> Float[Array, "*batch width"]:
     """Embedding of the backbone's vectors, [*batch, W] to [*batch, width]."""
-    return self.condition(z.astype(self.dtype)).astype(jnp.float32)
+    y = by_batch(self.condition(z.astype(self.dtype)))
+    return y.astype(jnp.float32)
 
   def denoise(
     self, x: TokenRows, y: Float[Array, "*batch width"]
   ) -> Float[Array, "*batch D2"]:
     """(eps, v) at x_t for y = embed_time(t) + embed_z(z), float32."""
-    activated_y = nn.silu(y).astype(self.dtype)
-    h = self.embed_x(x).astype(self.dtype)
+    activated_y = nn.silu(by_batch(y)).astype(self.dtype)
+    h = by_batch(self.embed_x(by_batch(x))).astype(self.dtype)
     for block in self.blocks:
       h = block(h, activated_y)
     shift, scale = jnp.split(
       by_batch(self.final_modulation(activated_y)), 2, axis=-1
     )
-    return self.final_linear(modulate(self.final_norm(h), shift, scale))
+    h = modulate(self.final_norm(h), shift, scale)
+    return by_batch(self.final_linear(h))
 
   def __call__(
     self, x: TokenRows, t: Timesteps, z: Conditions

@@ -109,7 +109,8 @@ def sample(
     amount = jnp.where(index > 0, temperature, 0.0) * spread
     return mean + amount * noise.at_step(index, token_dim), None
 
-  x, _ = jax.lax.scan(step, noise.initial(token_dim), xs, reverse=True)
+  with jax.named_scope("reverse"):
+    x, _ = jax.lax.scan(step, noise.initial(token_dim), xs, reverse=True)
   return x
 
 

@@ -1,1 +1,1 @@
-"""Where arrays live: mesh and the table of logical axes."""
+"""Where arrays live: the mesh, and the table of logical axes."""

@@ -9,7 +9,8 @@ import small
 from marjax import batching, flops
 from marjax.generate import masked
 from marjax.generate.draws import draw_batch
-from marjax.parallel.mesh import make_mesh, replicated
+from marjax.parallel.mesh import make_mesh
+from marjax.parallel.rules import replicated
 from marjax.pipeline import Pipeline
 from marjax.settings import Settings
 

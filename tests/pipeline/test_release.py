@@ -235,7 +235,8 @@ def test_a_save_that_fails_leaves_nothing(tmp_path, monkeypatch):
 PEAK = """
 import resource, sys
 import jax
-from marjax.parallel.mesh import host_mesh, replicated
+from marjax.parallel.mesh import host_mesh
+from marjax.parallel.rules import replicated
 from marjax.release import directory
 
 def peak():

@@ -1,5 +1,6 @@
 """Training and generation on several meshes of eight fake devices."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,22 +9,25 @@ import pytest
 import small
 from jax.sharding import PartitionSpec as P
 
-from marjax.parallel.mesh import make_mesh
+from marjax.experiment import MeshConfig
+from marjax.parallel.mesh import make_mesh, mesh_for
+from marjax.parallel.rules import batch_sharding
 from marjax.pipeline import Pipeline
 from marjax.train.step import make_train_program
 
 MESHES = {
-  "1": {"devices": 1},
-  "8 data": {"devices": 8},
-  "4 data, 2 fsdp": {"devices": 8, "fsdp": 2},
-  "2 data, 2 fsdp, 2 tensor": {"devices": 8, "fsdp": 2, "tensor": 2},
+  "1 device": MeshConfig(),
+  "dp": MeshConfig("dp"),
+  "fsdp": MeshConfig("fsdp"),
+  "fsdp+tensor": MeshConfig("fsdp+tensor", tensor=2),
+  "2 data, 2 fsdp, 2 tensor": MeshConfig(data=2, fsdp=2, tensor=2),
 }
 
 
 def mesh_of(name):
-  options = dict(MESHES[name])
-  devices = jax.devices()[: options.pop("devices")]
-  return make_mesh(**options, devices=devices)
+  experiment = dataclasses.replace(small.EXPERIMENT, mesh=MESHES[name])
+  devices = jax.devices()[: 1 if name == "1 device" else 8]
+  return mesh_for(experiment, devices)
 
 
 @functools.cache
@@ -31,7 +35,7 @@ def two_steps(name):
   mesh = mesh_of(name)
   program = make_train_program(small.EXPERIMENT, mesh, num_examples=64)
   state = program.init()
-  batch = jax.device_put(small.images(16), program.batch_sharding)
+  batch = jax.device_put(small.images(16), batch_sharding(program.mesh))
   metrics = []
   for _ in range(2):
     state, values = program.step(state, batch)
@@ -41,7 +45,7 @@ def two_steps(name):
 
 @pytest.mark.parametrize("name", list(MESHES)[1:])
 def test_training_is_the_same_on_every_mesh(name):
-  expected, expected_params, _ = two_steps("1")
+  expected, expected_params, _ = two_steps("1 device")
   metrics, params, _ = two_steps(name)
   for ours, theirs in zip(metrics, expected, strict=True):
     for key in theirs:
@@ -81,14 +85,14 @@ def test_state_lives_where_the_table_says():
     assert leaf.sharding == average.sharding
 
 
-@pytest.mark.parametrize("name", ["8 data", "2 data, 2 fsdp, 2 tensor"])
+@pytest.mark.parametrize("name", ["fsdp", "2 data, 2 fsdp, 2 tensor"])
 def test_generation_is_the_same_on_every_mesh(name):
   def images(mesh):
     pipe = Pipeline.of_experiment(small.EXPERIMENT, small.params(), mesh)
     return pipe.generate(list(range(10)), seed=4).astype(int)
 
   # uint8 images: 1e-4 of the range moves a pixel by at most one level.
-  assert np.abs(images(mesh_of(name)) - images(mesh_of("1"))).max() <= 1
+  assert np.abs(images(mesh_of(name)) - images(mesh_of("1 device"))).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -106,8 +110,6 @@ def test_a_mesh_that_does_not_fit_is_refused(sizes, message):
 
 def test_a_size_that_does_not_divide_is_refused():
   mesh = make_mesh(fsdp=8, devices=jax.devices()[:8])
-  import dataclasses
-
   odd = dataclasses.replace(
     small.MODEL,
     backbone=dataclasses.replace(small.MODEL.backbone, width=36),
