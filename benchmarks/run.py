@@ -36,10 +36,11 @@ from marjax.experiment import Experiment
 from marjax.generate import masked
 from marjax.generate.draws import draw_batch
 from marjax.model import draw, init_params
+from marjax.parallel.chips import chip_of
 from marjax.parallel.mesh import make_mesh
+from marjax.parallel.rules import batch_sharding
 from marjax.settings import Settings
 from marjax.tokens.patches import patchify
-from marjax.train.metrics import peak_tflops
 from marjax.train.step import make_train_program
 
 IMAGENET_IMAGES = 1_281_167
@@ -52,7 +53,7 @@ def time_training(experiment: Experiment, repeats: int) -> dict:
   mesh = make_mesh()
   program = make_train_program(experiment, mesh, IMAGENET_IMAGES)
   state, batch = program.init(), random_batch(experiment)
-  placed = jax.device_put(batch, program.batch_sharding)
+  placed = jax.device_put(batch, batch_sharding(program.mesh))
   start = time.perf_counter()
   with jax.set_mesh(mesh):
     step = program.step.lower(state, placed).compile()
@@ -168,9 +169,9 @@ def rates(seconds: list[float], images: int, work: int) -> dict:
     "flops": work,
     "tflops_per_second": work / median / 1e12,
   }
-  peak = peak_tflops(jax.devices()[0])
-  if peak:
-    found["share_of_bfloat16_peak"] = found["tflops_per_second"] / peak
+  chip = chip_of(jax.devices()[0])
+  if chip:
+    found["share_of_bfloat16_peak"] = found["tflops_per_second"] / chip.tflops
   return found
 
 

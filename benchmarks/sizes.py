@@ -42,7 +42,7 @@ def _small(
     num_classes=10,
     attention_dropout=0.0,
     projection_dropout=0.0,
-    is_rematerialised=False,
+    remat="none",
   )
   codec = PixelsConfig(image_size=8, channels=1, patch=2)
   return _experiment(name, backbone, codec, head, 64, 2, masking)

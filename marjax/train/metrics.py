@@ -14,26 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-PEAK_TFLOPS = {
-  "NVIDIA A100-SXM4-40GB": 312.0,
-  "NVIDIA A100-SXM4-80GB": 312.0,
-  "NVIDIA H100 80GB HBM3": 989.0,
-  "NVIDIA H200": 989.0,
-  "TPU v4": 275.0,
-  "TPU v5 lite": 197.0,
-  "TPU v5": 459.0,
-  "TPU v6 lite": 918.0,
-}
-"""Dense bfloat16 peak of one device, by its `device_kind`.
-
-From the makers' data sheets. Utilisation is reported against these only: a
-CPU's peak depends on its clock and vector units, so there it is left out.
-"""
-
-
-def peak_tflops(device: Any) -> float | None:
-  """Dense bfloat16 TFLOP/s of one device, None where it is not known."""
-  return PEAK_TFLOPS.get(device.device_kind)
+from marjax.parallel.chips import chip_of
 
 
 def parameter_table(params: Any) -> str:
@@ -75,8 +56,8 @@ class Stopwatch:
     """`flops_per_step`: of the whole batch, forward and backward."""
     self._batch_size, self._num_steps = batch_size, num_steps
     self._flops = flops_per_step
-    peak = peak_tflops(jax.devices()[0])
-    self._peak = peak and 1e12 * peak * jax.device_count()
+    chip = chip_of(jax.devices()[0])
+    self._peak = chip and 1e12 * chip.tflops * jax.device_count()
     self._start = None
     self._waited = 0.0
 

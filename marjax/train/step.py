@@ -1,9 +1,7 @@
 """One training step, and the state it starts from, placed on a mesh.
 
-1. Images to latents to tokens (the codec), in float32.
-2. Draw order, mask, label dropout, timesteps and noise from
-   seed ⊕ step ⊕ image id.
-3. Loss and gradient, clip, AdamW, EMA.
+1. Loss and gradient of the batch (`marjax.train.gradients`).
+2. Clip, AdamW, EMA.
 
 Shapes come before values and shardings before arrays: the abstract state gives
 the shardings, and `jit(init, out_shardings)` makes each shard on its device.
@@ -11,24 +9,24 @@ the shardings, and `jit(init, out_shardings)` makes each shard on its device.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from marjax import keys
 from marjax.experiment import Experiment
-from marjax.model import draw, init_params
-from marjax.parallel.mesh import (
+from marjax.model import init_params
+from marjax.parallel.rules import (
   RULES,
   batch_sharding,
   replicated,
   shardings,
 )
-from marjax.tokens.patches import patchify
+from marjax.train.gradients import Batch, batch_shapes, loss_and_gradient
 from marjax.train.optimizer import (
   learning_rate,
   make_optimizer,
@@ -36,22 +34,22 @@ from marjax.train.optimizer import (
 )
 from marjax.train.state import TrainState
 
-Batch = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class TrainProgram:
   """The jitted pieces of training and where their arrays live.
 
   Attributes:
+    mesh: the devices.
     abstract_state: shapes, dtypes and shardings of the state.
-    batch_sharding: of every array of a batch.
+    abstract_batch: the same of a batch, by name.
     init: () to the state at step 0.
     step: (state, batch) to (state, metrics); the state is donated.
   """
 
+  mesh: Mesh
   abstract_state: TrainState
-  batch_sharding: NamedSharding
+  abstract_batch: dict[str, jax.ShapeDtypeStruct]
   init: Callable[[], TrainState]
   step: Callable[[TrainState, Batch], tuple[TrainState, dict]]
 
@@ -82,31 +80,30 @@ def make_train_program(
       opt_state=optimizer.init(params),
     )
 
-  placed = shardings(jax.eval_shape(boxed_params), mesh)
-  state_shardings = _like_params(jax.eval_shape(init), placed, mesh)
-  abstract_state = jax.tree.map(
-    lambda leaf, where: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=where
-    ),
-    jax.eval_shape(init),
-    state_shardings,
-  )
+  params_placed = shardings(jax.eval_shape(boxed_params), mesh)
+  placed = _like_params(jax.eval_shape(init), params_placed, mesh)
+  batches = batch_sharding(mesh)
 
   def step(state: TrainState, batch: Batch):
     with nn.logical_axis_rules(RULES):
-      return train_step(experiment, optimizer, schedule, state, batch)
+      return train_step(
+        experiment, optimizer, schedule, state, batch, placed.params
+      )
 
-  batches = batch_sharding(mesh)
   return TrainProgram(
-    abstract_state=abstract_state,
-    batch_sharding=batches,
-    init=_within(mesh, jax.jit(init, out_shardings=state_shardings)),
+    mesh=mesh,
+    abstract_state=_abstract(jax.eval_shape(init), placed),
+    abstract_batch={
+      name: _abstract(shape, batches)
+      for name, shape in batch_shapes(experiment).items()
+    },
+    init=_within(mesh, jax.jit(init, out_shardings=placed)),
     step=_within(
       mesh,
       jax.jit(
         step,
-        in_shardings=(state_shardings, batches),
-        out_shardings=(state_shardings, replicated(mesh)),
+        in_shardings=(placed, batches),
+        out_shardings=(placed, replicated(mesh)),
         donate_argnums=0,
       ),
     ),
@@ -119,32 +116,28 @@ def train_step(
   schedule: optax.Schedule,
   state: TrainState,
   batch: Batch,
+  placed: PyTree | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-  """State and metrics after one step on {"image", "label", "id"}.
+  """State and metrics after one step on a batch of `batch_shapes`.
 
   Metrics are float32 scalars: loss, mse, vlb, grad_norm (before clipping),
   update_norm, learning_rate.
+
+  Args:
+    experiment, optimizer, schedule: of the run.
+    state, batch: what enters the step.
+    placed: shardings of the gradient, which is placed like the parameters.
   """
-  codec, config = experiment.codec, experiment.model
-  tokens = patchify(codec.encode({}, batch["image"]), codec.patch)
-  root = keys.stream(keys.root(experiment.seed), "training")
-  image_keys = keys.at(root, state.step, batch["id"])
-  draws = draw(config, image_keys, batch["label"])
-  dropout = keys.at(keys.stream(root, "dropout"), state.step)
-
-  def loss_of(params):
-    losses = config.build().apply(
-      {"params": params},
-      tokens,
-      draws,
-      method="loss",
-      rngs={"dropout": dropout},
+  losses, grads = loss_and_gradient(experiment, state.params, batch, state.step)
+  if placed is not None:
+    grads = jax.lax.with_sharding_constraint(grads, placed)
+  with jax.named_scope("optimizer"):
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+  with jax.named_scope("ema"):
+    ema_params = update_ema(
+      experiment.training, state.ema_params, params, state.step
     )
-    return losses.loss, losses
-
-  grads, losses = jax.grad(loss_of, has_aux=True)(state.params)
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
   metrics = {
     **losses._asdict(),
     "grad_norm": optax.tree.norm(grads),
@@ -154,9 +147,7 @@ def train_step(
   new_state = TrainState(
     step=state.step + 1,
     params=params,
-    ema_params=update_ema(
-      experiment.training, state.ema_params, params, state.step
-    ),
+    ema_params=ema_params,
     opt_state=opt_state,
   )
   return new_state, metrics
@@ -177,12 +168,26 @@ def _like_params(abstract, placed, mesh: Mesh):
   return jax.tree.map(place, abstract, is_leaf=is_params)
 
 
+def _abstract(tree, placed):
+  return jax.tree.map(
+    lambda leaf, where: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=where
+    ),
+    tree,
+    placed,
+  )
+
+
 def _within(mesh: Mesh, function):
-  """The function, always traced and run under this mesh."""
+  """The function, always traced, lowered and run under this mesh."""
 
-  def run(*args):
-    with jax.set_mesh(mesh):
-      return function(*args)
+  def under_mesh(call):
+    def run(*args):
+      with jax.set_mesh(mesh):
+        return call(*args)
 
-  run.lower = function.lower
+    return run
+
+  run = under_mesh(function)
+  run.lower = under_mesh(function.lower)
   return run

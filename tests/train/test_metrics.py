@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from marjax.parallel.chips import CHIPS, Chip
 from marjax.train import metrics
 from marjax.train.metrics import Averages, Stopwatch
 
@@ -89,7 +90,7 @@ def test_a_report_right_after_the_first_step_has_no_rates(clock):
 
 def test_utilisation_is_of_all_devices(clock, monkeypatch):
   kind = jax.devices()[0].device_kind
-  monkeypatch.setitem(metrics.PEAK_TFLOPS, kind, 10.0)
+  monkeypatch.setitem(CHIPS, kind, Chip("fake", 10.0, 1.0, 1.0, 1.0))
   flops = 1e12 * jax.device_count()
   watch = Stopwatch(batch_size=1, num_steps=10, flops_per_step=flops)
   watch.tick(0)
