@@ -8,14 +8,15 @@
 1. `plan`: each epoch is a new permutation of all examples, and a coin per
    example for the mirror image; a pure function of (seed, epoch).
 2. Step t takes examples t·B .. t·B + B - 1 of the line, across the ends of
-   epochs, so none is ever dropped. Host h of n takes the h-th n-th of them:
-   the hosts' batches, put together in order, are the one host's batch.
-3. The examples are gathered, cropped, mirrored and scaled to [-1, 1].
+   epochs, so none is ever dropped. A process takes the rows of that batch which
+   its devices hold: together they are the one batch, however many there are.
+3. Images are gathered, cropped, mirrored and scaled to [-1, 1]; of cached
+   latents, the moments of the image or of its mirror image are read.
 
-grain's MapDataset carries this: a range of steps, sliced by host, mapped, and
-prefetched by threads. So batches[t] is a pure function, the state to save is t,
-and the number of threads and hosts changes nothing. Whole batches are mapped,
-and the shuffle sorts random bits, because grain's own shuffle and its work per
+grain's MapDataset carries this: a range of steps, mapped, and prefetched by
+threads. So batches[t] is a pure function, the state to save is t, and the
+number of threads and processes changes nothing. Whole batches are mapped, and
+the shuffle sorts random bits, because grain's own shuffle and its work per
 example take 2 ms for 64 images that are in memory; this takes 0.04 ms.
 """
 
@@ -24,13 +25,14 @@ import sys
 
 import grain
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int, Int64
 
-from marjax.data import examples
+from marjax.data import examples, latent_cache
 from marjax.experiment import DataConfig
 
 Batch = dict[str, np.ndarray]
-"""image: float32 [B, H, W, C] in [-1, 1]; label, id: int32 [B]."""
+"""image: float32 [B, H, W, C] in [-1, 1], or moments: float16 or float32
+[B, rows, columns, 2C], mean before log-variance; label, id: int32 [B]."""
 
 
 class Batches:
@@ -39,13 +41,14 @@ class Batches:
   Args:
     config: a DataConfig; its seed, flip and num_threads are used here.
     split: a name the source knows, e.g. config.train_split.
-    batch_size: examples of a step over all hosts.
+    batch_size: examples of a step over all processes.
     shuffle: False takes the examples in the source's order, never mirrored.
-    host, num_hosts: this process and how many share each batch.
+    rows: those of each batch that are wanted, 0 .. batch_size - 1; None for
+      all of them.
 
   Raises:
-    ValueError: fewer examples than one batch, or a batch that the hosts cannot
-      share equally; and whatever `sources.open_source` raises.
+    ValueError: fewer examples than one batch, or rows outside of it; and
+      whatever `sources.open_source` raises.
   """
 
   def __init__(
@@ -54,25 +57,34 @@ class Batches:
     split: str,
     batch_size: int,
     shuffle: bool = True,
-    host: int = 0,
-    num_hosts: int = 1,
+    rows: Int[np.ndarray, " N"] | None = None,
   ):
-    if batch_size < 1 or batch_size % num_hosts or not 0 <= host < num_hosts:
+    rows = np.arange(batch_size) if rows is None else rows
+    if not rows.size or rows.min() < 0 or rows.max() >= batch_size:
       raise ValueError(
-        f"batch_size is {batch_size} for host {host} of {num_hosts}; expected a"
-        " positive multiple of the number of hosts."
+        f"batch_size is {batch_size} and the rows are {rows.tolist()}; expected"
+        " at least one example, and rows in 0 .. batch_size - 1."
       )
-    self._examples = examples.Examples(config, split)
+    is_cached = config.source == "latents"
+    if is_cached:
+      self._examples = latent_cache.CachedLatents(config)
+    else:
+      self._examples = examples.Examples(config, split)
     if self.num_examples < batch_size:
       raise ValueError(
         f"split {split!r} of {config.source} has {self.num_examples} images;"
         f" expected at least one batch of {batch_size}: lower batch_size or add"
         " images."
       )
-    self._config, self._shuffle = config, shuffle
-    self._host_batch_size = batch_size // num_hosts
-    parts = grain.MapDataset.range(sys.maxsize // batch_size)
-    self._dataset = parts[host::num_hosts].map(self._make)
+    self._config, self._shuffle, self._is_cached = config, shuffle, is_cached
+    self._batch_size, self._rows = batch_size, rows
+    steps = grain.MapDataset.range(sys.maxsize // batch_size)
+    self._dataset = steps.map(self._make)
+
+  @property
+  def cache(self) -> latent_cache.CachedLatents | None:
+    """The cached latents, None where images are read."""
+    return self._examples if self._is_cached else None
 
   @property
   def num_examples(self) -> int:
@@ -94,9 +106,12 @@ class Batches:
     )
     return iter(self._dataset[from_step:].to_iter_dataset(options))
 
-  def _make(self, part: int) -> Batch:
-    """The part-th stretch of the line, host_batch_size long."""
-    order, is_mirrored = self._stretch(part * self._host_batch_size)
+  def _make(self, step: int) -> Batch:
+    """The wanted rows of one step's batch."""
+    order, is_mirrored = self._places(step * self._batch_size + self._rows)
+    if self._is_cached:
+      moments, labels, ids = self._examples.gather(order, is_mirrored)
+      return {"moments": moments, "label": labels, "id": ids.astype(np.int32)}
     columns = self._examples.gather(order)
     images = columns.images.astype(np.float32)
     images /= 127.5
@@ -106,15 +121,14 @@ class Batches:
     ids = columns.ids.astype(np.int32)
     return {"image": images, "label": columns.labels, "id": ids}
 
-  def _stretch(self, start: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which examples stand at start, start + 1, ... and which are mirrored."""
-    count, stop = self.num_examples, start + self._host_batch_size
-    pieces = []
-    for epoch in range(start // count, (stop - 1) // count + 1):
-      here = slice(max(start - epoch * count, 0), stop - epoch * count)
-      order, coins = self._plan(epoch)
-      pieces.append((order[here], coins[here]))
-    order, coins = map(np.concatenate, zip(*pieces, strict=True))
+  def _places(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which examples stand at these places of the line; which are mirrored."""
+    epochs, places = np.divmod(places, self.num_examples)
+    order, coins = np.empty_like(places), np.empty(places.shape, bool)
+    for epoch in np.unique(epochs).tolist():
+      here = epochs == epoch
+      planned, tossed = self._plan(epoch)
+      order[here], coins[here] = planned[places[here]], tossed[places[here]]
     return order, coins & self._config.flip
 
   def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:

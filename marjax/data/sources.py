@@ -7,12 +7,9 @@
     synthetic   unused      nothing: images are computed
 
 Every source has a length, and source[i] is {"image": uint8 [H, W, C],
-"label": int, "id": int}; i and id stay with an image for good. Datasets lie in
-`data_dir`, else in $MARJAX_DATA, else in ~/.cache/marjax/datasets.
-
-Folders. The split's name is a folder below ROOT; "." means ROOT itself. Classes
-are the class folders of the train split, sorted by name as text, so every split
-numbers them alike. A missing split is an error, never another split's images.
+"label": int, "id": int}; i and id stay with an image for good. name(i) is what
+people call it, and `description` tells one set of images from another. Datasets
+lie in `data_dir`, else in $MARJAX_DATA, else in ~/.cache/marjax/datasets.
 """
 
 import io
@@ -20,13 +17,10 @@ import os
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import UInt8
-
+from marjax.data import folders
 from marjax.experiment import DataConfig
 
 KINDS = ("digits", "tfds", "folder", "synthetic")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 @runtime_checkable
@@ -36,6 +30,15 @@ class Source(Protocol):
   def __len__(self) -> int: ...
 
   def __getitem__(self, index: int) -> dict: ...
+
+  def name(self, index: int) -> str:
+    """What people call an image."""
+    ...
+
+  @property
+  def description(self) -> str:
+    """The set of images, in words that no other set has."""
+    ...
 
 
 def open_source(config: DataConfig, split: str) -> Source:
@@ -56,7 +59,7 @@ def open_source(config: DataConfig, split: str) -> Source:
     case "tfds":
       return _open_tfds(config, split)
     case "folder":
-      return FolderSource(config, split)
+      return folders.FolderSource(config, split)
     case "synthetic":
       return _open_synthetic(config, split)
   raise ValueError(
@@ -90,6 +93,7 @@ class TfdsSource:
     id_name: str = "",
   ):
     self._folder, self._cure, self._id_name = folder, cure, id_name
+    self._split = split
     builder = self._restored()
     features = builder.info.features
     missing = {"image", "label"} - set(features)
@@ -151,7 +155,7 @@ class TfdsSource:
       example = self._records[index]
       image = example["image"]
       if self._mode:
-        image = _decode(io.BytesIO(image), self._mode)
+        image = folders.decode(io.BytesIO(image), self._mode)
     except Exception as error:
       raise _damaged(self._folder, error, self._cure) from error
     return {
@@ -160,64 +164,19 @@ class TfdsSource:
       "id": int(example[self._id_name]) if self._id_name else index,
     }
 
-
-class FolderSource:
-  """Image files in class folders; see the module's docstring.
-
-  Images are read as grey or RGB, as config.channels says. Hidden folders are
-  no classes.
-  """
-
-  def __init__(self, config: DataConfig, split: str):
-    if config.channels not in (1, 3):
-      raise ValueError(
-        f"data.channels is {config.channels}; expected 1 (grey) or 3 (RGB) for"
-        " an image folder."
-      )
-    if not config.data_dir:
-      raise ValueError(
-        "data.data_dir is empty; expected the folder that holds"
-        " SPLIT/CLASS/*.png."
-      )
-    self._mode = "L" if config.channels == 1 else "RGB"
-    root = Path(config.data_dir).expanduser()
-    folder = root / split
-    if not folder.is_dir():
-      raise FileNotFoundError(
-        f"{folder} is no folder; expected {root}/SPLIT/CLASS/*.png: set the"
-        " split to '.' if the class folders lie directly in data.data_dir."
-      )
-    train = root / config.train_split
-    names = _class_names(train if train.is_dir() else folder)
-    if len(names) > config.num_classes:
-      raise ValueError(
-        f"{folder} has {len(names)} class folders, and data.num_classes is"
-        f" {config.num_classes}; set data.num_classes to {len(names)}."
-      )
-    self._files = _labelled_files(folder, names)
-
-  def __len__(self) -> int:
-    return len(self._files)
-
-  def __getitem__(self, index: int) -> dict:
-    """{"image": uint8 [H, W, C], "label": int, "id": int}."""
-    path, label = self._files[index]
+  def name(self, index: int) -> str:
+    """The feature `file_name` where there is one that can be read."""
     try:
-      image = _decode(path, self._mode)
-    except Exception as error:
-      raise ValueError(
-        f"{path} cannot be read as an image ({type(error).__name__}); expected"
-        " a whole image file: replace or remove it."
-      ) from error
-    return {"image": image, "label": label, "id": index}
+      name = self._records[index]["file_name"]
+    except Exception:
+      return f"image {index} of {self._split}"
+    return name.decode() if isinstance(name, bytes) else str(name)
 
-
-def _decode(file: str | io.BytesIO, mode: str) -> UInt8[np.ndarray, "H W C"]:
-  from PIL import Image
-
-  with Image.open(file) as picture:
-    pixels = np.asarray(picture.convert(mode))
-  return pixels.reshape(*pixels.shape[:2], -1)
+  @property
+  def description(self) -> str:
+    """Name, version, split and number of images."""
+    dataset, version = self._folder.parts[-2:]
+    return f"tfds {dataset}/{version} {self._split}: {len(self)} images"
 
 
 def _damaged(folder: Path, error: Exception, cure: str) -> ValueError:
@@ -226,41 +185,6 @@ def _damaged(folder: Path, error: Exception, cure: str) -> ValueError:
   return ValueError(
     f"{folder} is damaged ({reason}); expected a whole dataset: {cure}."
   )
-
-
-def _class_names(folder: Path) -> list[str]:
-  return sorted(
-    entry.name
-    for entry in os.scandir(folder)
-    if entry.is_dir() and not entry.name.startswith(".")
-  )
-
-
-def _labelled_files(folder: Path, names: list[str]) -> list[tuple[str, int]]:
-  """(path, label) of every image, by class, then by file name."""
-  strange = sorted(set(_class_names(folder)) - set(names))
-  if strange:
-    raise ValueError(
-      f"{folder / strange[0]} is a class that the train split does not have;"
-      " expected the same class folders in every split."
-    )
-  files = []
-  for label, name in enumerate(names):
-    if not (folder / name).is_dir():
-      continue
-    entries = sorted(os.scandir(folder / name), key=lambda entry: entry.name)
-    images = [
-      (entry.path, label)
-      for entry in entries
-      if entry.name.lower().endswith(SUFFIXES)
-    ]
-    files += images
-  if not files:
-    raise FileNotFoundError(
-      f"{folder} holds no images; expected CLASS/*.png below it"
-      f" ({', '.join(SUFFIXES)})."
-    )
-  return files
 
 
 def _open_digits(config: DataConfig, split: str) -> TfdsSource:
@@ -281,7 +205,9 @@ def _open_tfds(config: DataConfig, split: str) -> TfdsSource:
   command = (
     'python -c "import tensorflow_datasets as tfds; tfds.builder('
     f"'{config.name}', data_dir='{data_dir}', file_format='array_record')"
-    '.download_and_prepare()" (preparing may need TensorFlow, reading does not)'
+    '.download_and_prepare()" (preparing may need TensorFlow, reading does not;'
+    f" what must be fetched by hand, as ImageNet, goes to {data_dir}"
+    "/downloads/manual first)"
   )
   cure = f"delete that folder and prepare it again with {command}"
   try:

@@ -52,6 +52,19 @@ class SyntheticSource:
     image = _draw(self._shape, label, self._num_classes, rng)
     return {"image": image, "label": label, "id": index}
 
+  def name(self, index: int) -> str:
+    """Its number."""
+    return f"image {index}"
+
+  @property
+  def description(self) -> str:
+    """All that the images are a function of."""
+    shape = "×".join(map(str, self._shape))
+    return (
+      f"synthetic: {len(self)} images of {shape}, {self._num_classes} classes,"
+      f" numbers {self._entropy}"
+    )
+
 
 def _draw(
   shape: tuple[int, int, int],

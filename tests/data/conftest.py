@@ -1,12 +1,21 @@
 """Small data sets on disk, and the configs that read them."""
 
+import dataclasses
 import io
 
+import jax
 import numpy as np
 import pytest
+import small
 from PIL import Image
 
+from marjax.data import latent_writer, sources
+from marjax.data.latent_card import CacheSettings
 from marjax.experiment import DataConfig
+from marjax.parallel.mesh import make_mesh
+from marjax.release import directory, loading
+from marjax.release.card import Card
+from marjax.release.digest import digest
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +75,7 @@ def tfds_dir(tmp_path_factory):
           {
             "image": tfds.features.Image(shape=(9, 9, 3)),
             "label": tfds.features.ClassLabel(num_classes=4),
+            "file_name": tfds.features.Text(),
           }
         ),
         disable_shuffling=True,
@@ -81,10 +91,73 @@ def tfds_dir(tmp_path_factory):
         picture = picture if i % 4 else picture.quantize(2)
         picture.save(file, "PNG")
         file.seek(0)
-        yield i, {"image": file, "label": i % 4}
+        yield i, {"image": file, "label": i % 4, "file_name": f"n_{i}.png"}
 
   data_dir = tmp_path_factory.mktemp("tfds")
   offline = tfds.download.DownloadConfig(try_download_gcs=False)
   builder = Tiny(data_dir=str(data_dir), file_format="array_record")
   builder.download_and_prepare(download_config=offline)
   return data_dir
+
+
+@pytest.fixture(scope="session")
+def autoencoder(tmp_path_factory):
+  """A released autoencoder: 8×8 RGB images to 4×4×4 latents."""
+  folder = tmp_path_factory.mktemp("releases") / "autoencoder"
+  directory.save(folder, Card("small KL", small.CODEC), small.codec_params())
+  return folder
+
+
+@pytest.fixture(scope="session")
+def loaded(autoencoder):
+  """The autoencoder on a mesh of one device: (release, mesh)."""
+  mesh = make_mesh(devices=jax.devices()[:1])
+  return loading.load(autoencoder, mesh), mesh
+
+
+@pytest.fixture
+def write_cache(loaded, autoencoder):
+  """Writes a cache of 23 synthetic images in shards of 5, or another.
+
+  Called with its folder, a source, changes of settings and of choices.
+  """
+  release, mesh = loaded
+  params_digest = digest(release.codec_params)
+
+  def write(cache, source=None, choices=None, **changes):
+    if source is None:
+      source = sources.open_source(image_config(), "train")
+    settings = CacheSettings(
+      source=source.description,
+      split="train",
+      num_source=len(source),
+      codec=small.CODEC,
+      digest=params_digest,
+      shard_size=5,
+    )
+    settings = dataclasses.replace(settings, **changes)
+    choices = latent_writer.Choices(
+      **{"batch_size": 2, "num_threads": 2, **(choices or {})}
+    )
+    return latent_writer.write(
+      cache, source, release, autoencoder, mesh, settings, choices
+    )
+
+  return write
+
+
+def image_config(**changes) -> DataConfig:
+  """23 synthetic RGB images of 8×8 in 7 classes."""
+  fields = {"num_examples": 23, "num_classes": 7, "image_size": 8}
+  return DataConfig("synthetic", **{**fields, **changes})
+
+
+@pytest.fixture
+def latents_config():
+  """The DataConfig that reads a cache."""
+
+  def make(cache, **changes) -> DataConfig:
+    fields = {"image_size": 8, "num_classes": 7, "data_dir": str(cache)}
+    return DataConfig("latents", **{**fields, **changes})
+
+  return make

@@ -80,20 +80,14 @@ def test_iterating_is_indexing(make_config, config, num_threads, from_step):
     next(iterator)
 
 
-@pytest.mark.parametrize("num_hosts", [2, 4])
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [2, 3, 6, 7], [5]])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_hosts_share_the_one_host_s_batch(config, num_hosts, shuffle):
+def test_a_process_reads_its_rows_of_the_one_batch(config, rows, shuffle):
   whole = batches.Batches(config, "train", 8, shuffle)
-  shares = [
-    batches.Batches(config, "train", 8, shuffle, host, num_hosts)
-    for host in range(num_hosts)
-  ]
+  share = batches.Batches(config, "train", 8, shuffle, np.asarray(rows))
   for step in range(6):
-    parts = [share[step] for share in shares]
-    joined = {
-      name: np.concatenate([part[name] for part in parts]) for name in parts[0]
-    }
-    assert_same(joined, whole[step])
+    expected = {name: array[rows] for name, array in whole[step].items()}
+    assert_same(share[step], expected)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 10])
@@ -172,10 +166,13 @@ def test_a_batch_belongs_to_the_caller(config):
   assert_same(found[0], before)
 
 
-@pytest.mark.parametrize("batch_size", [0, 9])
-def test_batch_sizes_that_hosts_cannot_share(config, batch_size):
-  with pytest.raises(ValueError, match="expected a positive multiple of the n"):
-    batches.Batches(config, "train", batch_size, num_hosts=2)
+@pytest.mark.parametrize(
+  ("batch_size", "rows"), [(0, None), (8, [7, 8]), (8, [-1]), (8, [])]
+)
+def test_rows_that_are_not_in_the_batch(config, batch_size, rows):
+  rows = None if rows is None else np.asarray(rows, int)
+  with pytest.raises(ValueError, match="at least one example, and rows in 0"):
+    batches.Batches(config, "train", batch_size, rows=rows)
 
 
 def test_more_images_asked_for_than_there_are(config):

@@ -1,10 +1,13 @@
 """The crop is the published one, step by step."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn import datasets
 
-from marjax.data import crops
+from marjax.data import crops, folders
 
 RNG = np.random.default_rng(0)
 
@@ -23,6 +26,48 @@ def test_against_the_steps_done_by_hand():
     .crop((0, 4, 16, 20))
   )
   np.testing.assert_array_equal(crops.centre_crop(image, 16), by_hand)
+
+
+def published(picture: Image.Image, size: int) -> np.ndarray:
+  """The crop of an image as a whole, as it is described."""
+  while min(picture.size) >= 2 * size:
+    half = (picture.width // 2, picture.height // 2)
+    picture = picture.resize(half, Image.Resampling.BOX)
+  scale = size / min(picture.size)
+  wanted = (round(picture.width * scale), round(picture.height * scale))
+  pixels = np.array(picture.resize(wanted, Image.Resampling.BICUBIC))
+  top, left = ((side - size) // 2 for side in pixels.shape[:2])
+  return pixels[top : top + size, left : left + size]
+
+
+@pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
+def test_photographs(name):
+  photograph = datasets.load_sample_image(name)
+  assert photograph.shape == (427, 640, 3)
+  upright = np.ascontiguousarray(photograph.swapaxes(0, 1))
+  views = (photograph, upright, photograph[:333, 100:], photograph[:, :90])
+  for image in views:
+    for size in (16, 64, 100, 256, 500):
+      cropped = crops.centre_crop(image, size)
+      whole = Image.fromarray(image)
+      np.testing.assert_array_equal(cropped, published(whole, size))
+  plane = crops.centre_crop(photograph[..., :1], 256)
+  np.testing.assert_array_equal(
+    plane, crops.centre_crop(photograph, 256)[..., :1]
+  )
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_photographs_in_other_modes_become_rgb(mode):
+  photograph = Image.fromarray(datasets.load_sample_image("china.jpg"))
+  file = io.BytesIO()
+  photograph.convert(mode).save(file, "JPEG")
+  image = folders.decode(file, "RGB")
+  with Image.open(file) as picture:
+    assert picture.mode == mode
+    np.testing.assert_array_equal(
+      crops.centre_crop(image, 256), published(picture.convert("RGB"), 256)
+    )
 
 
 def test_twice_the_size_is_averaged():

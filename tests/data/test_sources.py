@@ -64,6 +64,38 @@ def test_folder_names_a_corrupt_image(make_config, folder, length):
     batches.load_all(config, "train")
 
 
+@pytest.mark.parametrize("mode", ["CMYK", "L", "P", "RGBA"])
+def test_folder_images_of_any_mode_become_rgb(make_config, folder, mode):
+  path = folder / "train" / "bee" / "1.png"
+  suffix = {"CMYK": ".JPEG", "L": ".JPEG"}.get(mode, ".png")
+  saved = path.with_suffix(suffix)
+  Image.open(path).convert(mode).save(saved)
+  if saved != path:
+    path.unlink()
+  config = folder_config(make_config, folder)
+  image = sources.open_source(config, "train")[2]["image"]
+  with Image.open(saved) as picture:
+    assert picture.mode == mode
+    np.testing.assert_array_equal(image, picture.convert("RGB"))
+
+
+def test_folder_names_and_describes_its_images(make_config, folder):
+  def opened(split="train"):
+    return sources.open_source(folder_config(make_config, folder), split)
+
+  source = opened()
+  assert source.name(3) == "train/cat/1.png"
+  assert source.description.startswith("folder train: 12 images, sha256 ")
+  assert source.description != opened("test").description
+  moved = folder.rename(folder.parent / "elsewhere")
+  config = folder_config(make_config, moved)
+  again = sources.open_source(config, "train")
+  assert again.description == source.description
+  (moved / "train" / "ant" / "1.png").rename(moved / "train" / "ant" / "0.png")
+  other = sources.open_source(config, "train")
+  assert other.description != source.description
+
+
 def test_folder_that_does_not_fit(make_config, folder):
   def opened(split="train", **changes):
     return sources.open_source(
@@ -98,7 +130,10 @@ def test_tfds_dataset_by_name(make_config, tfds_dir):
     np.testing.assert_array_equal(images[:, 0, 0, 0], np.arange(20))
     np.testing.assert_array_equal(labels, np.arange(20) % 4)
     np.testing.assert_array_equal(ids, np.arange(20))
-  assert len(sources.open_source(config, "train[:25%]")) == 5
+  quarter = sources.open_source(config, "train[:25%]")
+  assert len(quarter) == 5
+  assert quarter.description == "tfds tiny/2.0.0 train[:25%]: 5 images"
+  assert quarter.name(4) == "n_4.png"
 
 
 def test_tfds_dataset_that_does_not_fit(make_config, tfds_dir):

@@ -1,0 +1,123 @@
+"""Mean, standard deviation and scale of cached latents.
+
+A latent is mean + exp(log_variance / 2) · noise, drawn anew each time, so over
+images, mirror images, positions and noise, per channel c:
+
+    E_c = E[mean]       std_c² = E[exp(log_variance)] + E[mean²] - E_c²
+
+1. One pass over the cache sums mean, mean² and exp(log_variance) in float64.
+2. For all channels together the same with the sums added up; that E is one
+   number. latent_scale = 1 / std: scaled latents then vary by 1. Their mean is
+   not removed, neither here per channel nor in training, so `rms`, the root of
+   E[latent²], is given too.
+"""
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+
+from marjax import outputs
+from marjax.data.latent_cache import CachedLatents
+
+FILE = "statistics.json"
+CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Spread:
+  """Of some latents: mean, standard deviation, root mean square."""
+
+  mean: float
+  std: float
+  rms: float
+
+
+@dataclass(frozen=True)
+class Statistics:
+  """Of drawn latents before scaling.
+
+  Attributes:
+    num_examples: images, each counted plain and mirrored.
+    latent_scale: 1 / std of all.
+    all: all channels together. channels: one by one.
+  """
+
+  num_examples: int
+  latent_scale: float
+  all: Spread
+  channels: tuple[Spread, ...]
+
+  def __str__(self) -> str:
+    rows = [("all", self.all), *enumerate(self.channels)]
+    lines = [f"{'channel':>7} {'mean':>9} {'std':>9} {'rms':>9}"]
+    lines += [
+      f"{name:>7} {row.mean:9.4f} {row.std:9.4f} {row.rms:9.4f}"
+      for name, row in rows
+    ]
+    lines.append(f"latent_scale = 1 / std = {self.latent_scale:.4f}")
+    return "\n".join(lines)
+
+
+def measure(
+  latents: CachedLatents, num_threads: int = 2, progress: bool = False
+) -> Statistics:
+  """One pass over the cache, plain and mirrored."""
+  from tqdm import tqdm
+
+  count = len(latents)
+  chunks = [
+    np.arange(start, min(start + CHUNK, count))
+    for start in range(0, count, CHUNK)
+  ]
+  total = np.zeros((3, latents.codec.latent_channels))
+  with (
+    ThreadPoolExecutor(num_threads) as pool,
+    tqdm(total=count, unit="image", disable=not progress) as bar,
+  ):
+    found = pool.map(lambda chunk: _sums(latents, chunk), chunks)
+    for chunk, sums in zip(chunks, found, strict=True):
+      total += sums
+      bar.update(len(chunk))
+  rows, columns, _ = latents.codec.latent_shape
+  total /= 2 * count * rows * columns
+  everything = _spread(*total.mean(axis=1))
+  return Statistics(
+    count,
+    1 / everything.std,
+    everything,
+    tuple(_spread(*channel) for channel in total.T),
+  )
+
+
+def save(cache: Path, statistics: Statistics) -> Path:
+  """Writes CACHE/statistics.json, anew if it is there; returns its path."""
+  path = cache / FILE
+  text = json.dumps(asdict(statistics), indent=1) + "\n"
+  outputs.write(path, text.encode(), overwrite=True)
+  return path
+
+
+def _sums(
+  latents: CachedLatents, indices: np.ndarray
+) -> Float64[np.ndarray, "3 C"]:
+  """Sums of mean, mean² and variance, per channel."""
+  sums = 0
+  for is_mirrored in (False, True):
+    coins = np.full(len(indices), is_mirrored)
+    moments = latents.gather(indices, coins)[0].astype(np.float64)
+    mean, log_variance = np.split(moments, 2, axis=-1)
+    parts = np.stack([mean, np.square(mean), np.exp(log_variance)])
+    sums = sums + parts.sum(axis=(1, 2, 3))
+  return sums
+
+
+def _spread(mean: float, square: float, variance: float) -> Spread:
+  total = square + variance
+  return Spread(
+    float(mean), math.sqrt(total - mean**2), float(math.sqrt(total))
+  )

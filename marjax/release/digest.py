@@ -1,0 +1,28 @@
+"""One number for a set of weights, however they are stored.
+
+sha256 over all parameters, sorted by path; of each a line `path dtype shape`,
+then its bytes in row-major order, little-endian. Two autoencoders with the same
+digest make the same latents.
+"""
+
+import hashlib
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+
+def digest(params: PyTree) -> str:
+  """The sha256 of nested dicts of arrays, 64 hexadecimal digits."""
+  found = hashlib.sha256()
+  named = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+  }
+  for name in sorted(named):
+    array = np.asarray(named[name])
+    shape = ",".join(map(str, array.shape))
+    found.update(f"{name} {array.dtype.name} {shape}\n".encode())
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    found.update(np.ascontiguousarray(little).tobytes())
+  return found.hexdigest()

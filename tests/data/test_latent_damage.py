@@ -1,0 +1,218 @@
+"""What is wrong with a cache, or with writing one, is told in one sentence."""
+
+import dataclasses
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from marjax.data import latent_cache, latent_records, latent_writer
+from marjax.data.latent_index import read_index, read_settings
+from marjax.release import directory
+from marjax.release.card import Card
+
+EVERY = np.arange(23)
+FIRST = "latents-00000-of-00005.array_record"
+THIRD = "latents-00002-of-00005.array_record"
+
+
+@pytest.fixture
+def cache(write_cache, tmp_path):
+  write_cache(tmp_path / "cache")
+  return tmp_path / "cache"
+
+
+@pytest.fixture
+def read_all(latents_config):
+  """Opens a cache and reads every record of it."""
+
+  def read(cache):
+    latents = latent_cache.CachedLatents(latents_config(cache))
+    for coins in (np.zeros(23, bool), np.ones(23, bool)):
+      latents.gather(EVERY, coins)
+
+  return read
+
+
+def flip(path, place: int) -> None:
+  content = bytearray(path.read_bytes())
+  content[place] ^= 4
+  path.write_bytes(content)
+
+
+def test_a_flipped_bit_is_found_while_reading(cache, read_all):
+  """At any place up to the end of the records; the rest is padding."""
+  path = cache / THIRD
+  content = path.read_bytes()
+  size = latent_records.record_type(read_settings(cache)).itemsize
+  records = 10 * size
+  places = np.random.default_rng(0).integers(64, records, 40).tolist()
+  for place in [0, 1, 8, 40, 63, 64, 70, *places, len(content) - 65536 + 100]:
+    flip(path, place)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))} is damaged"):
+      read_all(cache)
+    path.write_bytes(content)
+  read_all(cache)
+
+
+def test_a_flipped_bit_in_padding_is_found_by_verify(cache, latents_config):
+  flip(cache / THIRD, -70)
+  latents = latent_cache.CachedLatents(latents_config(cache))
+  with pytest.raises(ValueError, match=rf"{THIRD} is damaged \(another sha256"):
+    latents.verify()
+
+
+def test_verify_reads_the_autoencoder_too(cache, latents_config):
+  shutil.rmtree(cache / "autoencoder")
+  latents = latent_cache.CachedLatents(latents_config(cache))
+  with pytest.raises(FileNotFoundError, match=r"autoencoder is missing; expec"):
+    latents.verify()
+  params = jax.tree.map(lambda leaf: leaf + 1, small.codec_params())
+  directory.save(cache / "autoencoder", Card("other", small.CODEC), params)
+  with pytest.raises(ValueError, match=r"autoencoder has the digest .* copy"):
+    latents.verify()
+
+
+def test_missing_and_short_shards(cache, read_all):
+  path = cache / THIRD
+  path.write_bytes(path.read_bytes()[:-1])
+  with pytest.raises(ValueError, match=rf"{THIRD} is damaged \(\d+ bytes, exp"):
+    read_all(cache)
+  path.unlink()
+  with pytest.raises(
+    FileNotFoundError, match=rf"{THIRD} is missing; copy .* or delete it and r"
+  ):
+    read_all(cache)
+
+
+def test_a_shard_in_the_place_of_another_is_found_by_verify(
+  cache, latents_config
+):
+  shutil.copy(cache / FIRST, cache / THIRD)
+  latents = latent_cache.CachedLatents(latents_config(cache))
+  with pytest.raises(ValueError, match=rf"{THIRD} is damaged \(another sha256"):
+    latents.verify()
+
+
+def test_a_shard_with_other_records_than_the_index_says(cache):
+  shard = list(read_index(cache).shards.values())[2]
+  fewer = dataclasses.replace(shard, num_examples=4)
+  with pytest.raises(ValueError, match=r"damaged \(10 records, expected 8\)"):
+    latent_records.open_reader(cache / THIRD, fewer)
+
+
+def test_a_half_written_cache(cache, read_all):
+  (cache / "index.json").unlink()
+  (cache / THIRD).unlink()
+  with pytest.raises(
+    FileNotFoundError,
+    match=r"is half-written: 1 of 5 shards are missing, the first latents-00002"
+    r"-of-00005; run the marjax cache-latents command that began it again",
+  ):
+    read_all(cache)
+
+
+def test_what_is_no_cache(cache, read_all, tmp_path):
+  for folder in (tmp_path, tmp_path / "nothing"):
+    with pytest.raises(FileNotFoundError, match=r"is no cache of latents"):
+      read_all(folder)
+  settings = json.loads((cache / "settings.json").read_text())
+  for content, message in (
+    ("{", "is damaged or not of a cache"),
+    (json.dumps({**settings, "format": "x"}), "is damaged or not of a cache"),
+    (json.dumps({**settings, "format_version": 2}), "version 2.*upgrade"),
+    (json.dumps({**settings, "shard_size": 0}), r"read \(shard_size is 0"),
+    (json.dumps({**settings, "num_source": 22}), "of two caches"),
+  ):
+    (cache / "settings.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+      read_all(cache)
+
+
+def test_a_cache_that_does_not_fit_the_config(cache, latents_config, tmp_path):
+  def opened(**changes):
+    latent_cache.CachedLatents(latents_config(cache, **changes))
+
+  with pytest.raises(ValueError, match=r"8² pixels and 3 .*, and data has 16"):
+    opened(image_size=16)
+  with pytest.raises(ValueError, match=r"labels up to 6, .* to at least 7"):
+    opened(num_classes=6)
+  for name in ("", "gs://bucket/cache"):
+    with pytest.raises(ValueError, match=rf"is '{name}'; expected a path on"):
+      opened(data_dir=name)
+  params = jax.tree.map(lambda leaf: leaf + 1, small.codec_params())
+  other = tmp_path / "other"
+  directory.save(other, Card("other", small.CODEC), params)
+  with pytest.raises(ValueError, match=r"made by another autoencoder \(digest"):
+    opened(autoencoder=str(other))
+  with pytest.raises(FileNotFoundError, match=r"nowhere/x does not exist"):
+    opened(autoencoder="nowhere/x")
+  with pytest.raises(ValueError, match=r"^mar-large is a model; expected an a"):
+    latent_cache.check_autoencoder(small.card(), "mar-large")
+
+
+def test_another_command_does_not_touch_a_cache(cache, write_cache, tmp_path):
+  codec = dataclasses.replace(small.CODEC, latent_scale=0.4)
+  for changes in (
+    {"dtype": "float32"},
+    {"digest": "0" * 64},
+    {"codec": codec},
+    {"num_source": 22},
+    {"shard_size": 6},
+  ):
+    name = next(iter(changes))
+    with pytest.raises(ValueError, match=f"was begun with {name} = .* --out"):
+      write_cache(cache, **changes)
+  (tmp_path / "full").mkdir()
+  (tmp_path / "full" / "thesis.tex").touch()
+  with pytest.raises(FileExistsError, match=r"full holds files that are no ca"):
+    write_cache(tmp_path / "full")
+
+
+def test_a_disk_that_is_full(write_cache, tmp_path, monkeypatch):
+  """/dev/full fails as a full disk does: when a file is closed, at last."""
+  real = latent_records.tempfile.mkstemp
+
+  def on_full_disk(prefix, dir):
+    handle, name = real(prefix=prefix, dir=dir)
+    if "00002" in prefix:
+      (tmp_path / "cache" / name).unlink()
+      (tmp_path / "cache" / name).symlink_to("/dev/full")
+    return handle, name
+
+  with monkeypatch.context() as patch:
+    patch.setattr(latent_records.tempfile, "mkstemp", on_full_disk)
+    with pytest.raises(
+      OSError, match=rf"{THIRD} cannot be written \(.*no space left .* make roo"
+    ):
+      write_cache(tmp_path / "cache")
+  names = {path.name for path in (tmp_path / "cache").glob("*latents-*")}
+  assert "latents-00001-of-00005.json" in names
+  assert not any("00002" in name for name in names)
+  assert write_cache(tmp_path / "cache").num_examples == 23
+
+
+def test_a_disk_that_is_too_small(write_cache, tmp_path, monkeypatch):
+  usage = shutil._ntuple_diskusage(10**6, 10**6 - 10**3, 10**3)
+  monkeypatch.setattr(latent_writer.shutil, "disk_usage", lambda path: usage)
+  with pytest.raises(OSError, match=r"needs 1\.\d+e-05 GB for 23 images"):
+    write_cache(tmp_path / "cache")
+
+
+def test_moments_that_are_no_numbers(write_cache, loaded, tmp_path):
+  release, _ = loaded
+  large = jax.tree.map(lambda leaf: 1e4 * leaf, release.codec_params)
+  object.__setattr__(release, "codec_params", large)
+  try:
+    with pytest.raises(
+      ValueError,
+      match=r"of image 0 that float16 cannot hold; .*float32",
+    ):
+      write_cache(tmp_path / "cache", digest="0" * 64)
+  finally:
+    object.__setattr__(release, "codec_params", small.codec_params())
+  assert not list((tmp_path / "cache").glob("*latents-*"))
