@@ -29,7 +29,8 @@ from marjax.generate.draws import Draws, draw_batch
 from marjax.generate.masked import Given, Static
 from marjax.head.noise import KeyedNoise, RecordedNoise
 from marjax.latents.images import to_float, to_uint8
-from marjax.parallel.mesh import RULES, batch_sharding, replicated
+from marjax.parallel.hosts import fetch, spread
+from marjax.parallel.rules import RULES, batch_sharding, replicated
 from marjax.release.card import Codec
 from marjax.schema import check
 from marjax.settings import Settings
@@ -112,9 +113,9 @@ def generate(
   with _bar(math.ceil(count / size) * steps, progress) as bar:
     for index, keep in batches(count, size):
       made, after = _generate_batch(mesh, params, request, index, first, bar)
-      tokens.append(np.asarray(made)[:keep])
+      tokens.append(fetch(made)[:keep])
       if request.keep_steps:
-        kept.append(np.asarray(after)[:, :keep])
+        kept.append(fetch(after)[:, :keep])
   if not request.keep_steps:
     return np.concatenate(tokens), None
   return np.concatenate(tokens), np.concatenate(kept, axis=1)
@@ -134,12 +135,10 @@ def _generate_batch(mesh, params, request: Request, index, first: int, bar):
   draws = take(request.draws, index)
   given = request.given and jax.tree.map(lambda a: a[index], request.given)
   labels, draws, given = place(mesh, (labels, draws, given))
-  scales, temperature = jax.device_put(
-    (
-      masked.step_scales(static.plan, settings),
-      np.float32(settings.temperature),
-    ),
-    replicated(mesh),
+  everywhere = replicated(mesh)
+  scales, temperature = (
+    spread(masked.step_scales(static.plan, settings), everywhere),
+    spread(np.asarray(settings.temperature, np.float32), everywhere),
   )
   kept = []
   with jax.set_mesh(mesh):
@@ -188,8 +187,8 @@ def encode(
   """Checked images [N, H, W, C] to latents float32 [N, rows, columns, C]."""
   outputs = []
   for index, keep in batches(len(images), size):
-    batch = jax.device_put(to_float(images[index]), batch_sharding(mesh))
-    outputs.append(np.asarray(_encode(codec, codec_params, batch))[:keep])
+    batch = spread(to_float(images[index]), batch_sharding(mesh))
+    outputs.append(fetch(_encode(codec, codec_params, batch))[:keep])
   return np.concatenate(outputs)
 
 
@@ -199,8 +198,9 @@ def decode(
   """Latents [N, rows, columns, C] to images uint8 [N, H, W, C]."""
   outputs = []
   for index, keep in batches(len(latents), size):
-    batch = jax.device_put(latents[index], batch_sharding(mesh))
-    outputs.append(to_uint8(_decode(codec, codec_params, batch))[:keep])
+    batch = spread(latents[index], batch_sharding(mesh))
+    made = fetch(_decode(codec, codec_params, batch))
+    outputs.append(to_uint8(made)[:keep])
   return np.concatenate(outputs)
 
 
@@ -246,7 +246,7 @@ def place(mesh: Mesh, tree):
 
   def put(path, array):
     is_steps = getattr(path[-1], "name", "") == "steps"
-    return jax.device_put(array, second if is_steps else by_batch)
+    return spread(array, second if is_steps else by_batch)
 
   return jax.tree_util.tree_map_with_path(put, tree)
 

@@ -1,19 +1,84 @@
 """Result files: complete or absent, and never overwritten unasked.
 
-1. `check_free` is called before anything long starts: it refuses paths that
+1. `path_of` tells paths on this machine from paths in a bucket, gs://.
+2. `check_free` is called before anything long starts: it refuses paths that
    exist, and folders in which nothing can be written.
-2. `write` puts the bytes under a temporary name in the same folder, then
-   renames: a reader or a kill never meets half a file.
+3. `write` puts the bytes under a temporary name in the same folder, then
+   renames: a reader or a kill never meets half a file. In a bucket an object
+   only appears when all of it is there, so it is written under its own name.
 """
 
 import contextlib
+import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from etils import epath
 
-def check_free(paths: Iterable[str | Path], overwrite: bool = False) -> None:
+AnyPath = Path | epath.Path
+
+
+def path_of(path: str | os.PathLike) -> AnyPath:
+  """A pathlib path, or an etils path for gs://BUCKET/NAME.
+
+  Raises:
+    ValueError: another scheme, or a gs:// path that pathlib went over.
+    ModuleNotFoundError: gs:// without the packages of the extra `gcs`.
+  """
+  name = os.fspath(path)
+  scheme, is_remote, _ = name.partition("://")
+  if name.startswith("gs:/") and not is_remote:
+    raise ValueError(
+      f"{name} is neither a path on this machine nor one in a bucket; expected"
+      " gs:// and as text, and only for a work directory: choose a path on this"
+      " machine for other files."
+    )
+  if not is_remote:
+    return Path(name)
+  if scheme != "gs":
+    raise ValueError(
+      f"{name} is on {scheme}://, which is not supported; expected a path on"
+      " this machine or gs://BUCKET/NAME."
+    )
+  _prepare_gcsfs()
+  return epath.Path(name)
+
+
+def absolute(path: str | os.PathLike) -> AnyPath:
+  """`path_of`, from the root of its storage on."""
+  path = path_of(path)
+  return path if is_remote(path) else path.expanduser().absolute()
+
+
+def is_remote(path: AnyPath) -> bool:
+  """Whether a path of `path_of` is in a bucket."""
+  return isinstance(path, epath.Path)
+
+
+def size(path: AnyPath) -> int:
+  """Bytes in a file; FileNotFoundError if there is none."""
+  return path.stat().length if is_remote(path) else path.stat().st_size
+
+
+@contextlib.contextmanager
+def reading(path: AnyPath) -> Iterator[None]:
+  """Makes one sentence of what a bucket answers; a missing file is left."""
+  try:
+    yield
+  except FileNotFoundError:
+    raise
+  except Exception as error:
+    if not is_remote(path):
+      raise
+    raise OSError(
+      f"{path} cannot be read ({reason(error)}); expected a bucket that you can"
+      " read: check its name, your credentials and the network."
+    ) from error
+
+
+def check_free(paths: Iterable[str | AnyPath], overwrite: bool = False) -> None:
   """Makes sure that `write` will be able to write every path.
 
   Missing parent folders are made.
@@ -22,13 +87,23 @@ def check_free(paths: Iterable[str | Path], overwrite: bool = False) -> None:
     FileExistsError: a path exists and `overwrite` is false.
     OSError: a path's folder cannot be made or written.
   """
-  for path in map(Path, paths):
+  for path in map(path_of, paths):
     _refuse_existing(path, overwrite)
-    _temporary(path).unlink()
+    if is_remote(path):
+      trial = path.parent / f".{path.name}.trial"
+      _put(trial, b"")
+      trial.unlink()
+    else:
+      _temporary(path).unlink()
 
 
-def write(path: str | Path, content: bytes, overwrite: bool = False) -> None:
+def write(path: str | AnyPath, content: bytes, overwrite: bool = False) -> None:
   """Writes a whole file at once; errors as in `check_free`."""
+  path = path_of(path)
+  if is_remote(path):
+    _refuse_existing(path, overwrite)
+    _put(path, content)
+    return
   with replacing(path, overwrite) as temporary:
     temporary.write_bytes(content)
 
@@ -37,9 +112,15 @@ def write(path: str | Path, content: bytes, overwrite: bool = False) -> None:
 def replacing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
   """An empty file beside `path` that takes its place when all went well.
 
-  Errors as in `check_free`, also for an OSError raised inside.
+  Only on this machine. Errors as in `check_free`, also for an OSError raised
+  inside.
   """
-  path = Path(path)
+  path = path_of(path)
+  if is_remote(path):
+    raise ValueError(
+      f"{path} is in a bucket, where this file cannot be written; expected a"
+      " path on this machine: write it here and copy it."
+    )
   _refuse_existing(path, overwrite)
   temporary = _temporary(path)
   try:
@@ -48,17 +129,59 @@ def replacing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     temporary.chmod(0o666 & ~_umask())
     temporary.replace(path)
   except OSError as error:
-    raise _unwritable(path, error) from error
+    raise unwritable(path, error) from error
   finally:
     temporary.unlink(missing_ok=True)
 
 
-def _refuse_existing(path: Path, overwrite: bool) -> None:
-  if path.is_dir():
+def unwritable(path: AnyPath, error: Exception) -> Exception:
+  """The error of a path that cannot be written, as one sentence."""
+  kind, place = type(error), "folder"
+  if is_remote(path):
+    kind, place = OSError, "bucket"
+  return kind(
+    f"{path} cannot be written ({reason(error)}); expected a path in a {place}"
+    " that you can write to: choose another."
+  )
+
+
+def reason(error: Exception) -> str:
+  """What an error says, in a few words and in one line."""
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror.lower()
+  line = (str(error).splitlines() or [""])[0]
+  return f"{type(error).__name__}: {line}"[:200]
+
+
+def _prepare_gcsfs() -> None:
+  """Makes it honest and quiet."""
+  import fsspec
+  import gcsfs
+
+  # It logs, with a traceback, what it raises.
+  logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+  # It would answer from memory, but array files are written past it.
+  for name in gcsfs.GCSFileSystem.protocol:
+    settings = fsspec.config.conf.setdefault(name, {})
+    settings.setdefault("use_listings_cache", False)
+
+
+def _put(path: epath.Path, content: bytes) -> None:
+  try:
+    path.write_bytes(content)
+  except Exception as error:
+    raise unwritable(path, error) from error
+
+
+def _refuse_existing(path: AnyPath, overwrite: bool) -> None:
+  with reading(path):
+    is_dir = path.is_dir()
+    exists = path.exists() if is_remote(path) else os.path.lexists(path)
+  if is_dir:
     raise IsADirectoryError(
       f"{path} is a folder; expected the path of a file to write."
     )
-  if os.path.lexists(path) and not overwrite:
+  if exists and not overwrite:
     raise FileExistsError(
       f"{path} already exists; expected a new path: pass --overwrite to"
       " replace it, or choose another."
@@ -71,17 +194,9 @@ def _temporary(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
   except OSError as error:
-    raise _unwritable(path, error) from error
+    raise unwritable(path, error) from error
   os.close(handle)
   return Path(name)
-
-
-def _unwritable(path: Path, error: OSError) -> OSError:
-  reason = (error.strerror or str(error)).lower()
-  return type(error)(
-    f"{path} cannot be written ({reason}); expected a path in a folder that"
-    " you can write to: choose another."
-  )
 
 
 def _umask() -> int:

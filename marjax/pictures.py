@@ -13,7 +13,6 @@ repeated, never interpolated.
 import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -176,7 +175,7 @@ def reveal_strip(
 
 
 def save_png(
-  path: str | Path, image: np.ndarray, overwrite: bool = False
+  path: str | outputs.AnyPath, image: np.ndarray, overwrite: bool = False
 ) -> None:
   """Writes uint8 [H, W, 3] as PNG, whole or not at all.
 
@@ -190,7 +189,9 @@ def save_png(
 
 
 def loss_curve(
-  metrics: str | Path, out: str | Path, overwrite: bool = False
+  metrics: str | outputs.AnyPath,
+  out: str | outputs.AnyPath,
+  overwrite: bool = False,
 ) -> None:
   """Draws loss, mse and vlb against steps: points faint, their trend strong.
 
@@ -231,14 +232,14 @@ def loss_curve(
   outputs.write(out, buffer.getvalue(), overwrite)
 
 
-def read_curve(metrics: str | Path, name: str) -> np.ndarray:
+def read_curve(metrics: str | outputs.AnyPath, name: str) -> np.ndarray:
   """(step, value) rows of one metric, float64 [N, 2], by step.
 
   A step that was trained twice, after a restart, keeps its last value; a line
   that a kill cut short is skipped.
   """
   values = {}
-  for line in Path(metrics).read_text().splitlines():
+  for line in outputs.path_of(metrics).read_text().splitlines():
     try:
       row = json.loads(line)
     except json.JSONDecodeError:

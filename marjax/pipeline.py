@@ -12,7 +12,6 @@
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from jaxtyping import PyTree
 
 from marjax import batching, classes, editing, keys
 from marjax.arrays import NO_LABEL, Tokens
-from marjax.batching import Request
+from marjax.batching import CODEC_BATCH, LARGEST_BATCH, Request
 from marjax.convert import fetching
 from marjax.editing import Edited
 from marjax.experiment import Experiment
@@ -31,6 +30,7 @@ from marjax.generate.draws import Draws
 from marjax.generate.plan import Plan
 from marjax.latents.images import check_images, check_latents
 from marjax.model import ModelConfig
+from marjax.outputs import AnyPath
 from marjax.parallel.mesh import make_mesh
 from marjax.release import loading, workdir
 from marjax.release.card import Card
@@ -66,12 +66,9 @@ def load(
   """
   mesh = make_mesh() if mesh is None else mesh
   loaded = loading.load(fetching.find(name_or_dir), mesh, verify)
+  card = loaded.card.in_dtype(dtype, codec_dtype)
   return Pipeline(
-    loaded.card.in_dtype(dtype, codec_dtype),
-    loaded.params,
-    mesh,
-    loaded.codec_params,
-    loaded.autoencoder,
+    card, loaded.params, mesh, loaded.codec_params, loaded.autoencoder
   )
 
 
@@ -91,14 +88,20 @@ class Pipeline:
   params: PyTree
   mesh: Mesh
   codec_params: PyTree | None = field(default_factory=dict)
-  autoencoder: Path | None = None
+  autoencoder: AnyPath | None = None
 
   @classmethod
   def of_experiment(
-    cls, experiment: Experiment, params: PyTree, mesh: Mesh, step: int = 0
+    cls,
+    experiment: Experiment,
+    params: PyTree,
+    mesh: Mesh,
+    step: int = 0,
+    codec_params: PyTree | None = None,
   ) -> "Pipeline":
-    """The pipeline of a model in training; `params` are on the mesh."""
-    return cls(workdir.card_of(experiment, step), params, mesh)
+    """The pipeline of a model in training; all parameters are on the mesh."""
+    card = workdir.card_of(experiment, step)
+    return cls(card, params, mesh, codec_params or {})
 
   def settings(self, settings: Settings | str | None = None) -> Settings:
     """Complete settings: those given, else the checkpoint's, else published.
@@ -220,7 +223,7 @@ class Pipeline:
     """
     model, codec = self._model(), self.card.codec
     images = check_images(image, codec.channels, codec.image_size)
-    labels = self.labels([NO_LABEL] if label is None else label, None)
+    labels = self.labels([NO_LABEL] if label is None else label)
     count = editing.count_of(images, labels, num_images)
     is_masked = editing.token_mask(mask, count, codec.image_size, codec.cell)
     tokens = editing.repeated(np.asarray(self.tokenise(images)), count)
@@ -232,14 +235,12 @@ class Pipeline:
       editing.kept_first(self.draws(seed, count), is_masked),
       editing.given(tokens, is_masked),
     )
-    tokens, _ = self._run(request, batch_size, progress)
+    tokens = self._run(request, batch_size, progress)[0]
     latents = batching.latents_of(codec, tokens)
-    edited = self.decode(latents)
-    cells = codec.image_size // codec.cell
+    edited, cells = self.decode(latents), codec.image_size // codec.cell
     shown = regions.pixel_mask(is_masked, cells, cells, codec.cell)
     if keep_pixels:
-      originals = editing.repeated(images, count)
-      edited = editing.pasted(edited, originals, shown)
+      edited = editing.pasted(edited, editing.repeated(images, count), shown)
     return Edited(edited, shown, latents)
 
   def encode(self, images: Any, batch_size: int | None = None) -> np.ndarray:
@@ -288,8 +289,8 @@ class Pipeline:
     return batching.draw(keys.root(seed), num_images, num_tokens)
 
   def _run(self, request: Request, asked: int | None, progress: bool):
-    count = len(request.labels)
-    size = batching.batch_size(self.mesh, count, asked, batching.LARGEST_BATCH)
+    count, largest = len(request.labels), LARGEST_BATCH
+    size = batching.batch_size(self.mesh, count, asked, largest)
     return batching.generate(self.mesh, self.params, request, size, progress)
 
   def _model(self) -> ModelConfig:
@@ -309,8 +310,7 @@ class Pipeline:
     return self.codec_params
 
   def _codec_batch(self, count: int, asked: int | None) -> int:
-    has_weights = bool(self.codec_params)
-    largest = batching.CODEC_BATCH if has_weights else batching.LARGEST_BATCH
+    largest = CODEC_BATCH if self.codec_params else LARGEST_BATCH
     return batching.batch_size(self.mesh, count, asked, largest)
 
   def labels(self, labels: Any, num_images: int | None = None) -> np.ndarray:

@@ -17,6 +17,7 @@ import os
 import urllib.parse
 from pathlib import Path
 
+from marjax import outputs
 from marjax.convert import download, published, run
 from marjax.convert.published import PUBLISHED, Published
 from marjax.release.card import MANIFEST
@@ -40,15 +41,15 @@ def is_name(source: str | os.PathLike) -> bool:
   return str(source) in PUBLISHED and not Path(source).exists()
 
 
-def find(name_or_dir: str | os.PathLike) -> Path:
+def find(name_or_dir: str | os.PathLike) -> outputs.AnyPath:
   """The path to load from; a published name is fetched on first use.
 
   Raises:
     ValueError: neither a path that exists nor a published name.
     ModuleNotFoundError: what reads published files is not installed.
   """
-  path = Path(name_or_dir).expanduser()
-  if path.exists():
+  path = outputs.path_of(name_or_dir).expanduser()
+  if outputs.is_remote(path) or path.exists():
     return path
   if len(path.parts) > 1 or path.suffix:
     raise FileNotFoundError(

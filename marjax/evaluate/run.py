@@ -17,7 +17,6 @@ import json
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from marjax import outputs, pictures
 from marjax.data import batches
 from marjax.evaluate import environment, scores
 from marjax.experiment import DataConfig
+from marjax.outputs import AnyPath
 from marjax.pipeline import Pipeline, load
 from marjax.release import workdir
 from marjax.settings import Settings
@@ -112,7 +112,8 @@ def evaluate(
     FileExistsError: a file exists and `overwrite` is false.
     FileNotFoundError, ValueError: see `marjax.load`; or a bad num_images.
   """
-  paths = _free_paths(Path(checkpoint), Path(out), overwrite)
+  checkpoint, out = outputs.path_of(checkpoint), outputs.path_of(out)
+  paths = _free_paths(checkpoint, out, overwrite)
   pipe = load(checkpoint)
   data = known_data(pipe)
   real = load_real(data)
@@ -122,7 +123,7 @@ def evaluate(
   seconds = time.perf_counter() - start
   report = {
     **score(images, labels, real),
-    **_context(pipe, Path(checkpoint), real, labels),
+    **_context(pipe, checkpoint, real, labels),
     "settings": dataclasses.asdict(pipe.settings(settings)),
     "seed": seed,
     "generation_seconds": seconds,
@@ -135,7 +136,7 @@ def evaluate(
   for name, png in pngs.items():
     pictures.save_png(paths[name], png, overwrite)
   if "loss" in paths:
-    metrics = Path(checkpoint) / "metrics.jsonl"
+    metrics = checkpoint / "metrics.jsonl"
     pictures.loss_curve(metrics, paths["loss"], overwrite)
   content = json.dumps(report, indent=2) + "\n"
   outputs.write(paths["report"], content.encode(), overwrite)
@@ -168,7 +169,7 @@ def balanced_labels(num_images: int, num_classes: int) -> np.ndarray:
   return np.arange(num_images, dtype=np.int32) % num_classes
 
 
-def training_record(pipe: Pipeline, checkpoint: Path) -> dict[str, Any]:
+def training_record(pipe: Pipeline, checkpoint: AnyPath) -> dict[str, Any]:
   """Steps behind a checkpoint and, if its metrics are there, their seconds.
 
   The seconds are those of training steps: compiling, saving and drawing
@@ -192,7 +193,7 @@ def training_record(pipe: Pipeline, checkpoint: Path) -> dict[str, Any]:
 
 
 def _context(
-  pipe: Pipeline, checkpoint: Path, real: Real, labels: np.ndarray
+  pipe: Pipeline, checkpoint: AnyPath, real: Real, labels: np.ndarray
 ) -> dict[str, Any]:
   """What the scores have to be read with."""
   mean, spread = scores.repeated_ratio(
@@ -214,7 +215,7 @@ def _context(
   }
 
 
-def summary(report: dict[str, Any], paths: list[Path]) -> str:
+def summary(report: dict[str, Any], paths: list[AnyPath]) -> str:
   """What a person wants to know of a report, in a few lines."""
   repeated = report["frechet_ratio_of_repeated_training_images"]
   training = report["training"]
@@ -243,8 +244,8 @@ def summary(report: dict[str, Any], paths: list[Path]) -> str:
 
 
 def _free_paths(
-  checkpoint: Path, out: Path, overwrite: bool
-) -> dict[str, Path]:
+  checkpoint: AnyPath, out: AnyPath, overwrite: bool
+) -> dict[str, AnyPath]:
   """The files to write, by name, after making sure that they can be."""
   paths = {
     "samples": out / "samples.png",

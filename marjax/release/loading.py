@@ -15,7 +15,8 @@ from pathlib import Path
 import jax
 from jaxtyping import PyTree
 
-from marjax.parallel.mesh import replicated
+from marjax import outputs
+from marjax.parallel.rules import replicated
 from marjax.release import card as cards
 from marjax.release import directory, single_file, workdir
 from marjax.release.card import MANIFEST, Card, Codec, Manifest
@@ -36,7 +37,7 @@ class Release:
   card: Card
   params: PyTree
   codec_params: PyTree | None
-  autoencoder: Path | None = None
+  autoencoder: outputs.AnyPath | None = None
 
 
 def load(
@@ -45,7 +46,7 @@ def load(
   """Loads a release, a work directory or a release in one file.
 
   Args:
-    path: of the folder or the file.
+    path: of the folder or the file; of a work directory only below gs://.
     mesh: devices that the weights go to.
     verify: False skips the hashes, not the sizes and shapes.
 
@@ -53,7 +54,11 @@ def load(
     FileNotFoundError: there is nothing of the kind.
     ValueError: it is damaged, of another format or of another model.
   """
-  path = Path(path).expanduser().absolute()
+  path = outputs.absolute(path)
+  if outputs.is_remote(path):
+    card, params = workdir.load(path, mesh)
+    beside = path / card.autoencoder if card.autoencoder else None
+    return Release(card, params, None if beside else {}, beside)
   if path.is_file():
     return _from_file(path, mesh, verify)
   if (path / MANIFEST).exists() or (path / directory.WEIGHTS).is_dir():
@@ -69,8 +74,7 @@ def load(
       f" {workdir.CONFIG}; name a released checkpoint or the work directory of"
       " a training run."
     )
-  card, params = workdir.load(path, mesh)
-  return Release(card, params, {})
+  return _with_sibling(*workdir.load(path, mesh), path, mesh, verify)
 
 
 def abstract_weights(card: Card, mesh: jax.sharding.Mesh) -> PyTree:

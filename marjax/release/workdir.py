@@ -2,21 +2,25 @@
 
 1. A work directory holds config.json, the whole experiment, so it loads
    without any config file.
-2. Its newest checkpoint is checked against the list of files saved with it.
-3. Only the averaged parameters are read, straight to where they will live.
+2. Of its checkpoints those count that were saved to the end: on this machine
+   the others have another name, in a bucket they lack a marker.
+3. The newest is checked against the list of files saved with it.
+4. Only the averaged parameters are read, straight to where they will live.
 """
 
 import json
 import os
-from pathlib import Path
 
 import flax.linen as nn
 import jax
 from jaxtyping import PyTree
 
+from marjax import outputs
 from marjax.experiment import Experiment
+from marjax.latents.kl import KLConfig
 from marjax.model import ModelConfig, init_params
-from marjax.parallel.mesh import shardings
+from marjax.outputs import AnyPath
+from marjax.parallel.rules import shardings
 from marjax.release.card import Card
 from marjax.schema import from_dict
 
@@ -24,6 +28,12 @@ CONFIG = "config.json"
 
 FILE_SIZES = "files.json"
 """The list, inside each checkpoint, of its files and their sizes."""
+
+AUTOENCODER = "autoencoder"
+"""A release in the work directory of a model trained on cached latents."""
+
+MARKER = "commit_success.txt"
+"""Orbax's last file of a checkpoint in a bucket, where nothing is renamed."""
 
 
 def card_of(experiment: Experiment, step: int = 0) -> Card:
@@ -33,6 +43,7 @@ def card_of(experiment: Experiment, step: int = 0) -> Card:
     codec=experiment.codec,
     model=experiment.model,
     sampling=experiment.sampling,
+    autoencoder=AUTOENCODER if isinstance(experiment.codec, KLConfig) else "",
     data=experiment.data,
     step=step,
   )
@@ -46,8 +57,9 @@ def load(
   Raises:
     FileNotFoundError: no such directory, or it has no checkpoint.
     ValueError: its configuration or its checkpoint is damaged.
+    OSError: its bucket cannot be read.
   """
-  directory = Path(directory).absolute()
+  directory = outputs.absolute(directory)
   experiment = read_experiment(directory)
   step = latest_step(directory / "checkpoints")
   if step is None:
@@ -68,43 +80,62 @@ def load(
 
 def read_experiment(directory: str | os.PathLike) -> Experiment:
   """The experiment of a work directory; errors as in `load`."""
-  path = Path(directory) / CONFIG
-  if not path.is_file():
+  path = outputs.path_of(directory) / CONFIG
+  try:
+    with outputs.reading(path):
+      text = path.read_text()
+  except FileNotFoundError:
     raise FileNotFoundError(
       f"{directory} is not a checkpoint: it has no config.json; expected the"
       " work directory of a training run."
-    )
+    ) from None
   try:
-    return from_dict(Experiment, json.loads(path.read_text()))
+    return from_dict(Experiment, json.loads(text))
   except ValueError as error:
     raise ValueError(
       f"{path} cannot be read as a configuration ({error}); restore it."
     ) from None
 
 
-def latest_step(checkpoints: Path) -> int | None:
+def latest_step(checkpoints: AnyPath) -> int | None:
   """The newest complete step below a folder of checkpoints, if any."""
-  if not checkpoints.is_dir():
-    return None
-  names = (path.name for path in checkpoints.iterdir())
-  return max((int(name) for name in names if name.isdecimal()), default=None)
+  return max(steps(checkpoints), default=None)
 
 
-def damage(root: Path) -> str | None:
+def steps(checkpoints: AnyPath) -> list[int]:
+  """The complete steps, oldest first; OSError if a bucket cannot be read."""
+  try:
+    with outputs.reading(checkpoints):
+      folders = [path for path in checkpoints.iterdir() if _is_complete(path)]
+  except (FileNotFoundError, NotADirectoryError):
+    return []
+  return sorted(int(folder.name) for folder in folders)
+
+
+def _is_complete(folder: AnyPath) -> bool:
+  if not folder.name.isdecimal():
+    return False
+  return not outputs.is_remote(folder) or (folder / MARKER).exists()
+
+
+def damage(root: AnyPath) -> str | None:
   """What is wrong with one checkpoint's files, None if nothing is."""
   try:
-    sizes = json.loads((root / FILE_SIZES).read_text())
-    faults = (_fault(root / name, size) for name, size in sizes.items())
-    return next(filter(None, faults), None)
+    with outputs.reading(root):
+      sizes = json.loads((root / FILE_SIZES).read_text())
+      faults = (_fault(root / name, size) for name, size in sizes.items())
+      return next(filter(None, faults), None)
   except (OSError, ValueError, AttributeError):
     return f"{FILE_SIZES} is missing or unreadable"
 
 
-def _fault(path: Path, size: int) -> str | None:
-  if not path.is_file():
+def _fault(path: AnyPath, size: int) -> str | None:
+  try:
+    found = outputs.size(path)
+  except (FileNotFoundError, NotADirectoryError):
     return f"{path.name} is missing"
-  if path.stat().st_size != size:
-    return f"{path.name} has {path.stat().st_size} bytes, expected {size}"
+  if found != size:
+    return f"{path.name} has {found} bytes, expected {size}"
   return None
 
 
@@ -120,7 +151,7 @@ def abstract_params(config: ModelConfig, mesh: jax.sharding.Mesh) -> PyTree:
   )
 
 
-def _read_params(root: Path, abstract: PyTree) -> PyTree:
+def _read_params(root: AnyPath, abstract: PyTree) -> PyTree:
   import orbax.checkpoint as ocp
 
   target = {"ema_params": abstract}

@@ -3,9 +3,11 @@
 1. `save` copies the state off the device and returns; a thread writes
    `STEP.orbax-checkpoint-tmp/`, lists the size of every file in it, and renames
    it to `STEP/`. A kill before the rename leaves no step, a kill after it a
-   whole one.
-2. The oldest steps beyond `keep` are deleted only after that rename.
-3. `restore` compares file sizes and array shapes first, so that a truncated
+   whole one. In a bucket, where nothing can be renamed, it writes to `STEP/`,
+   and a marker is the last file: a step without it does not count.
+2. What such a kill left is deleted when the next run opens the directory.
+3. The oldest steps beyond `keep` are deleted only after that rename.
+4. `restore` compares file sizes and array shapes first, so that a truncated
    copy or another model is one sentence; then it puts every array where its
    abstract value says it lives.
 
@@ -13,16 +15,21 @@ This is the only module that saves through Orbax.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
+from marjax import outputs
+from marjax.outputs import AnyPath
 from marjax.release import workdir as workdirs
 
 
@@ -34,28 +41,37 @@ class Checkpointer:
   """
 
   def __init__(self, workdir: str | os.PathLike, keep: int = 2):
-    """`keep`: how many of the newest checkpoints stay on disk, at least 1."""
+    """`keep`: how many of the newest checkpoints stay on disk, at least 1.
+
+    Raises:
+      OSError: the directory cannot be made or read.
+    """
     import orbax.checkpoint as ocp
 
     if keep < 1:
       raise ValueError(f"keep_checkpoints is {keep}; expected at least 1.")
-    self.directory = Path(workdir).absolute() / "checkpoints"
+    self.directory = outputs.absolute(workdir) / "checkpoints"
     self._saving = None
-    if jax.process_index() == 0:
-      self.directory.mkdir(parents=True, exist_ok=True)
-      for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(unfinished, ignore_errors=True)
     logging.getLogger("absl").addFilter(_is_not_orbax)
+    _quieten_late_failures()
     options = ocp.CheckpointManagerOptions(
       max_to_keep=keep,
+      # By the first process, in a thread that its first save waits for; the
+      # others wait for that save to begin.
+      cleanup_tmp_directories=outputs.is_remote(self.directory),
       async_options=ocp.AsyncOptions(
         post_finalization_callback=self._list_files
       ),
     )
     handlers = {"state": _state_handler(), "data": ocp.JsonCheckpointHandler()}
-    self._manager = ocp.CheckpointManager(
-      self.directory, options=options, item_handlers=handlers
-    )
+    try:
+      self._tidy()
+      self._manager = ocp.CheckpointManager(
+        self.directory, options=options, item_handlers=handlers
+      )
+    except Exception as error:
+      logging.getLogger("absl").removeFilter(_is_not_orbax)
+      raise outputs.unwritable(self.directory, error) from error
 
   def __enter__(self) -> "Checkpointer":
     return self
@@ -65,12 +81,17 @@ class Checkpointer:
 
   def steps(self) -> list[int]:
     """The steps on disk, oldest first; unfinished ones are not among them."""
-    names = (path.name for path in self.directory.iterdir())
-    return sorted(int(name) for name in names if name.isdecimal())
+    return workdirs.steps(self.directory)
 
   def latest_step(self) -> int | None:
     """The newest step on disk, None before the first save."""
-    return max(self.steps(), default=None)
+    newest = max(self.steps(), default=-1)
+    if jax.process_count() > 1:
+      # Listings of a network file system may lag behind; all must agree.
+      from jax.experimental import multihost_utils
+
+      newest = int(multihost_utils.broadcast_one_to_all(np.int32(newest)))
+    return None if newest < 0 else newest
 
   def save(self, step: int, state: Any, data_state: dict) -> None:
     """Copies `state` to the host and returns; writing goes on in a thread.
@@ -140,21 +161,34 @@ class Checkpointer:
   def close(self) -> None:
     """Waits and ends Orbax's threads; the checkpointer cannot be used after."""
     try:
-      self.wait()
-      self._manager.close()
+      with self._one_sentence():
+        self._manager.wait_until_finished()
+        self._manager.close()
     finally:
       logging.getLogger("absl").removeFilter(_is_not_orbax)
+
+  def _tidy(self) -> None:
+    """Deletes what kills left on this machine, before any process goes on.
+
+    The others wait for the first where Orbax's manager is made.
+    """
+    if jax.process_index() == 0 and not outputs.is_remote(self.directory):
+      for unfinished in self.directory.glob("*.orbax-checkpoint-tmp*"):
+        # Files may still vanish if it is this process's save that failed.
+        shutil.rmtree(unfinished, ignore_errors=True)
 
   def _list_files(self) -> None:
     """Runs in the saving thread, after the last write, before the rename."""
     if jax.process_index() > 0:
       return
-    (root,) = self.directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
+    pattern = f"{self._saving}.orbax-checkpoint-tmp*"
+    if outputs.is_remote(self.directory):
+      pattern = str(self._saving)
+    (root,) = self.directory.glob(pattern)
     sizes = {
-      path.relative_to(root).as_posix(): path.stat().st_size
+      path.relative_to(root).as_posix(): outputs.size(path)
       for item in ("state", "data")
-      for path in sorted((root / item).rglob("*"))
-      if path.is_file()
+      for path in _files(root / item)
     }
     (root / workdirs.FILE_SIZES).write_text(json.dumps(sizes, indent=1))
 
@@ -196,9 +230,18 @@ class Checkpointer:
       last = f"step {good[-1]} is intact" if good else "there is no earlier one"
       raise OSError(
         f"the checkpoint of step {self._saving} could not be written to"
-        f" {self.directory} ({_cause(error)}); {last}: make room and run"
-        " the same command again."
+        f" {self.directory} ({_cause(error)}); {last}: make room, or"
+        " see to it that you can write there, and run the same command again."
       ) from None
+
+
+def _files(folder: AnyPath) -> Iterator[AnyPath]:
+  """Every file below a folder."""
+  for path in sorted(folder.iterdir()):
+    if path.is_dir():
+      yield from _files(path)
+    else:
+      yield path
 
 
 def _state_handler():
@@ -219,6 +262,26 @@ def _state_handler():
 def _is_not_orbax(record: logging.LogRecord) -> bool:
   """Orbax logs a failure four times with tracebacks; here it is raised once."""
   return "orbax" not in record.pathname
+
+
+@functools.cache
+def _quieten_late_failures() -> None:
+  """Of a save that fails the first failed write is raised here.
+
+  TensorStore tells of the others when nobody listens any more, and for each a
+  traceback would be shown.
+  """
+  theirs = re.compile("never retrieved.*(orbax|tensorstore|OCDBT)", re.DOTALL)
+  logging.getLogger("asyncio").addFilter(
+    lambda record: not theirs.search(record.getMessage())
+  )
+  before = sys.unraisablehook
+
+  def shown(unraisable) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+      before(unraisable)
+
+  sys.unraisablehook = shown
 
 
 def _cause(error: Exception) -> str:

@@ -13,63 +13,85 @@
    saving and sampling, which need its result.
 3. A non-finite number stops the run and names the step. A state is saved only
    after the step that made it was seen to be finite.
+4. Told that the machine will be taken away, save the state that enters the next
+   step and return; see `marjax.train.preemption`.
 
 What a step computes depends on the state and the step's number alone: a run
 that was killed and resumed ends with the same bits as one that was not.
 """
 
 import contextlib
-import dataclasses
 import logging
 import math
 import os
-from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Int
 
 from marjax.data.batches import Batches
+from marjax.data.latent_cache import CachedLatents
 from marjax.experiment import Experiment
 from marjax.model import training_flops
-from marjax.parallel.mesh import make_mesh
+from marjax.outputs import AnyPath
+from marjax.parallel import hosts
+from marjax.parallel.mesh import mesh_for
+from marjax.parallel.rules import global_batch, local_rows
 from marjax.schema import to_dict
+from marjax.train import autoencoder
 from marjax.train.checkpoint import Checkpointer
 from marjax.train.metrics import Averages, Stopwatch, parameter_table
+from marjax.train.preemption import watched
+from marjax.train.profile import Profile
 from marjax.train.samples import Sampler
 from marjax.train.state import TrainState
 from marjax.train.step import TrainProgram, make_train_program
 from marjax.train.workdir import claim_workdir, flatten
-from marjax.train.writers import Writer, open_writer
+from marjax.train.writers import JsonLinesWriter, Writer, open_writer
 
 log = logging.getLogger(__name__)
 
+LEAVING = (
+  "SIGTERM: stopped at step %d of %d; the same command goes on from there"
+)
 
-def train(experiment: Experiment, workdir: str | os.PathLike) -> TrainState:
+
+def train(
+  experiment: Experiment,
+  workdir: str | os.PathLike,
+  profile_steps: tuple[int, int] | None = None,
+) -> TrainState:
   """Trains until the configured number of steps, resuming where it can.
 
   Args:
     experiment: the whole configuration.
     workdir: see `marjax.train.workdir`; made when missing.
+    profile_steps: which steps to trace, see `marjax.train.profile`.
 
   Returns:
-    The state after the last step, which is also the newest checkpoint.
+    The state after the last step, or the step before a preemption, which is
+    also the newest checkpoint.
 
   Raises:
-    ValueError: a configuration that does not fit the data, the devices or the
-      work directory; a damaged checkpoint.
+    ValueError: a configuration that does not fit the data, the devices, the
+      work directory or that of another process; a damaged checkpoint.
     OSError: something cannot be written.
     FloatingPointError: a metric is not finite.
   """
   training = experiment.training
+  hosts.agree({"workdir": str(workdir)} | flatten(to_dict(experiment)))
   with contextlib.ExitStack() as stack:
+    is_preempted = stack.enter_context(watched())
     workdir = stack.enter_context(claim_workdir(workdir, experiment))
     keep = training.keep_checkpoints
     checkpoints = stack.enter_context(Checkpointer(workdir, keep))
-    batches = open_batches(experiment)
-    num_steps = training.steps(batches.num_examples)
     mesh = mesh_for(experiment)
+    rows = local_rows(mesh, training.batch_size)
+    batches = open_batches(experiment, rows)
+    num_steps = training.steps(batches.num_examples)
     program = make_train_program(experiment, mesh, batches.num_examples)
-    state, start = restore_or_init(program, checkpoints)
+    state, start = restore_or_init(program, checkpoints, batches.cache)
     if start >= num_steps:
       log.info("%s is finished: %d of %d steps", workdir, start, num_steps)
       return state
@@ -81,22 +103,37 @@ def train(experiment: Experiment, workdir: str | os.PathLike) -> TrainState:
     line = batches.iterate(from_step=start)
     stack.callback(line.close)
     report = Report(experiment, num_steps, writer)
-    sampler = Sampler(experiment, mesh, workdir, writer)
+    sampler = Sampler(experiment, mesh, workdir, writer, batches.cache)
+    autoencoder.keep_copy(batches.cache, workdir)
+    pause = report.stopwatch.paused
+    profile = Profile(profile_steps, workdir, start, num_steps, pause)
+    stack.enter_context(profile)
+    ids = open_id_log(experiment, workdir, start)
+    stack.callback(ids.close)
     stack.enter_context(jax.transfer_guard("disallow"))
 
     for step in range(start, num_steps + 1):
       is_last = step == num_steps
-      if step > start and is_due(step, training.sample_every, is_last):
+      is_leaving = is_preempted(step) and not is_last
+      is_sample_due = is_due(step, training.sample_every, is_last)
+      # There may be half a minute left, which a picture may not take.
+      if step > start and is_sample_due and not is_leaving:
         with report.paused():
           sampler.draw(step, state.ema_params)
+      is_last = is_last or is_leaving
       if step > start and is_due(step, training.checkpoint_every, is_last):
-        with report.paused():
-          checkpoints.save(step, state, {"step": step})
+        with report.paused(is_last):
+          checkpoints.save(step, state, data_state(step, batches.cache))
       if is_last:
+        if is_leaving:
+          checkpoints.wait()
+          log.info(LEAVING, step, num_steps)
         break
       with report.stopwatch.waiting():
-        batch = place(next(line), program)
-      state, metrics = program.step(state, batch)
+        local = next(line)
+        batch = place(local, rows, mesh, training.batch_size)
+      ids.write_scalars(step + 1, {"ids": local["id"].tolist()})
+      state, metrics = profile.run(step, program.step, state, batch)
       report.add(step + 1, metrics)
     return state
 
@@ -106,52 +143,48 @@ def is_due(step: int, every: int, is_last: bool) -> bool:
   return every > 0 and (is_last or step % every == 0)
 
 
-def open_batches(experiment: Experiment) -> Batches:
-  """This process's share of the training data."""
-  return Batches(
-    experiment.data,
-    experiment.data.train_split,
-    experiment.training.batch_size,
-    host=jax.process_index(),
-    num_hosts=jax.process_count(),
-  )
-
-
-def mesh_for(experiment: Experiment) -> Mesh:
-  """The configured mesh, whose data axes must divide the batch."""
-  mesh = make_mesh(**dataclasses.asdict(experiment.mesh))
+def open_batches(
+  experiment: Experiment, rows: Int[np.ndarray, " N"]
+) -> Batches:
+  """This process's rows of the training data."""
+  data = experiment.data
   size = experiment.training.batch_size
-  parts = mesh.shape["data"] * mesh.shape["fsdp"]
-  if size % parts:
-    raise ValueError(
-      f"training.batch_size is {size}; expected a multiple of {parts}, the"
-      " devices that the mesh splits a batch over."
-    )
-  return mesh
+  return Batches(data, data.train_split, size, rows=rows)
+
+
+def open_id_log(experiment: Experiment, workdir: AnyPath, start: int) -> Writer:
+  """WORKDIR/ids_PROCESS.jsonl, if wanted: which examples made each update."""
+  if not experiment.training.log_ids:
+    return Writer()
+  return JsonLinesWriter(workdir / f"ids_{jax.process_index()}.jsonl", start)
 
 
 def restore_or_init(
-  program: TrainProgram, checkpoints: Checkpointer
+  program: TrainProgram, checkpoints: Checkpointer, cache: CachedLatents | None
 ) -> tuple[TrainState, int]:
   """The state to go on from, and how many steps made it."""
   log.info("%s", parameter_table(program.abstract_state.params))
   if checkpoints.latest_step() is None:
     return program.init(), 0
   state, data = checkpoints.restore(program.abstract_state)
+  workdir = checkpoints.directory.parent
+  autoencoder.check_same(data.get("autoencoder", ""), cache, workdir)
   log.info("resumed from step %d", data["step"])
   return state, data["step"]
 
 
-def place(batch: dict[str, Any], program: TrainProgram) -> dict[str, jax.Array]:
+def data_state(step: int, cache: CachedLatents | None) -> dict:
+  """What a checkpoint notes of the data: position, and whose latents."""
+  return {"step": step, "autoencoder": cache.digest if cache else ""}
+
+
+def place(
+  batch: dict[str, np.ndarray], rows: Int[np.ndarray, " N"], mesh: Mesh, size
+) -> dict[str, jax.Array]:
   """Host arrays of this process to one global array each."""
   # With several processes this transfer counts as an implicit one.
   with jax.transfer_guard("allow"):
-    return {
-      name: jax.make_array_from_process_local_data(
-        program.batch_sharding, array
-      )
-      for name, array in batch.items()
-    }
+    return global_batch(batch, rows, mesh, size)
 
 
 class Report:
@@ -176,15 +209,18 @@ class Report:
       self._read(*before)
 
   @contextlib.contextmanager
-  def paused(self):
-    """Reads what is pending; time spent inside counts in no rate."""
+  def paused(self, is_leaving: bool = False):
+    """Reads what is pending; time spent inside counts in no rate.
+
+    `is_leaving`: write what was read since the last line, however little.
+    """
     if self._pending:
-      self._read(*self._pending)
+      self._read(*self._pending, is_leaving)
     self._pending = None
     with self.stopwatch.paused():
       yield
 
-  def _read(self, step: int, metrics: dict[str, jax.Array]) -> None:
+  def _read(self, step: int, metrics: dict, is_leaving: bool = False) -> None:
     numbers = jax.device_get(metrics)
     for name, number in numbers.items():
       if not math.isfinite(number):
@@ -195,7 +231,7 @@ class Report:
         )
     self.stopwatch.tick(step)
     self._averages.add(numbers)
-    is_last = step == self._num_steps
+    is_last = is_leaving or step == self._num_steps
     if any(is_due(step, every, is_last) for every in self._periods):
       self._writer.write_scalars(
         step, self._averages.pop() | self.stopwatch.pop()

@@ -3,17 +3,19 @@
 1. Twenty images, ten across, of classes spread over all there are.
 2. The averaged parameters and the run's own sampling settings draw them, with
    one seed, so that pictures of two steps differ by the training in between.
+3. With several processes all generate, each on its devices; the first writes.
 """
-
-from pathlib import Path
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from marjax import outputs
+from marjax.data.latent_cache import CachedLatents
 from marjax.experiment import Experiment
 from marjax.pipeline import Pipeline
+from marjax.train import autoencoder
 from marjax.train.writers import Writer
 
 COLUMNS, ROWS = 10, 2
@@ -23,22 +25,33 @@ class Sampler:
   """Draws WORKDIR/samples/step_00001000.png, and hands it to the writer."""
 
   def __init__(
-    self, experiment: Experiment, mesh: Mesh, workdir: Path, writer: Writer
+    self,
+    experiment: Experiment,
+    mesh: Mesh,
+    workdir: outputs.AnyPath,
+    writer: Writer,
+    cache: CachedLatents | None = None,
   ):
-    self._experiment, self._mesh = experiment, mesh
+    """`cache`: the latents that are trained on; its autoencoder decodes."""
+    self._experiment, self._mesh, self._cache = experiment, mesh, cache
     self._folder, self._writer = workdir / "samples", writer
+    self._codec_params = None
 
   def draw(self, step: int, ema_params: PyTree) -> None:
     """Generates and writes; blocks until both are done."""
     from marjax import pictures
 
+    if self._codec_params is None:
+      self._codec_params = autoencoder.load_params(self._cache, self._mesh)
     pipe = Pipeline.of_experiment(
-      self._experiment, ema_params, self._mesh, step
+      self._experiment, ema_params, self._mesh, step, self._codec_params
     )
     classes = self._experiment.model.backbone.num_classes
     # Moving labels and images is the purpose here, not an accident.
     with jax.transfer_guard("allow"):
       images = pipe.generate(sample_labels(classes))
+    if jax.process_index() > 0:
+      return
     page = pictures.grid(images, COLUMNS, scale=max(1, 48 // images.shape[1]))
     # A run killed between here and its checkpoint draws the same one again.
     path = self._folder / f"step_{step:08}.png"

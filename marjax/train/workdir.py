@@ -7,9 +7,11 @@
     WORKDIR/events.out.tfevents.*        the same for TensorBoard
     WORKDIR/samples/step_00001000.png    drawn while training
 
-1. `claim_workdir` takes the directory for one process: two runs in one
-   directory would delete each other's unfinished saves.
-2. A claim writes config.json. Once there is a checkpoint, claims compare with
+1. It may be in a bucket: gs://BUCKET/NAME.
+2. `claim_workdir` takes the directory for one process: two runs in one
+   directory would delete each other's unfinished saves. A bucket has no locks,
+   so there it is up to the user.
+3. A claim writes config.json. Once there is a checkpoint, claims compare with
    it: what decides the numbers must be equal; what only decides how long, where
    and how often may change, and then config.json follows.
 """
@@ -19,12 +21,12 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from marjax import outputs
+from marjax.outputs import AnyPath
 from marjax.release import workdir as workdirs
 from marjax.schema import from_dict, to_dict
 
@@ -38,6 +40,7 @@ FREE_KEYS = (
   "training.checkpoint_every",
   "training.keep_checkpoints",
   "training.sample_every",
+  "training.log_ids",
   "sampling",
   "mesh",
 )
@@ -62,9 +65,21 @@ def claim_workdir(workdir: str | os.PathLike, experiment: Any) -> Iterator:
       config.json cannot be read.
     OSError: the directory cannot be written, or another process holds it.
   """
-  workdir = Path(workdir)
-  if jax.process_index() > 0:
+  workdir = outputs.path_of(workdir)
+  if jax.process_index() == 0:
+    with _locked(workdir):
+      _write_or_compare(workdir, experiment)
+      yield workdir
+  else:
     yield workdir
+
+
+@contextlib.contextmanager
+def _locked(workdir: AnyPath) -> Iterator[None]:
+  """Makes the directory and keeps other processes out of it."""
+  if outputs.is_remote(workdir):
+    log.info("no lock on %s: let no other run use it", workdir)
+    yield
     return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -76,8 +91,7 @@ def claim_workdir(workdir: str | os.PathLike, experiment: Any) -> Iterator:
     ) from None
   with lock:
     _lock(lock, workdir)
-    _write_or_compare(workdir, experiment)
-    yield workdir
+    yield
 
 
 def flatten(mapping: Mapping, prefix: str = "") -> dict[str, Any]:
@@ -91,7 +105,7 @@ def flatten(mapping: Mapping, prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def _lock(file, workdir: Path) -> None:
+def _lock(file, workdir: AnyPath) -> None:
   import fcntl
 
   try:
@@ -106,7 +120,7 @@ def _lock(file, workdir: Path) -> None:
     log.info("no lock on %s: %s", workdir, error.strerror)
 
 
-def _write_or_compare(workdir: Path, experiment: Any) -> None:
+def _write_or_compare(workdir: AnyPath, experiment: Any) -> None:
   path = workdir / "config.json"
   wanted = json.dumps(to_dict(experiment), indent=2) + "\n"
   if workdirs.latest_step(workdir / "checkpoints") is None:
@@ -128,7 +142,7 @@ def _write_or_compare(workdir: Path, experiment: Any) -> None:
     outputs.write(path, wanted.encode(), overwrite=True)
 
 
-def _read_config(path: Path, cls: type) -> str:
+def _read_config(path: AnyPath, cls: type) -> str:
   try:
     stored = from_dict(cls, json.loads(path.read_text()), where=path.name)
   except ValueError as error:
@@ -165,7 +179,7 @@ def _shown(keys: list[str], differences: dict[str, tuple]) -> str:
   return ", ".join(shown)
 
 
-def _refusal(workdir: Path, keys: list[str], differences: dict) -> str:
+def _refusal(workdir: AnyPath, keys: list[str], differences: dict) -> str:
   return (
     f"{workdir} was made with another configuration: "
     f"{_shown(keys, differences)}; use that configuration or another --workdir."

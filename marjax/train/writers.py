@@ -5,6 +5,8 @@
    TensorBoard's event files. None of them needs TensorFlow.
 3. Opened at the step that a run resumes from, the files forget what came after
    it: a curve has each step once, however often the run was killed.
+4. In a bucket `flush` writes a file again, whole; so an event file that has
+   grown to 1 MiB is followed by a new one.
 """
 
 import contextlib
@@ -12,19 +14,24 @@ import io
 import json
 import logging
 import os
+import socket
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from marjax import outputs
+from marjax.outputs import AnyPath
+from marjax.train.appended import Appended
 
 log = logging.getLogger(__name__)
 
-Scalars = Mapping[str, float]
+MAX_REWRITTEN = 2**20
+"""Bytes of an event file in a bucket, from which on there is a new one."""
+
+Scalars = Mapping[str, float | list[int]]  # lists for lines of JSON only
 Images = Mapping[str, np.ndarray]
 
 
@@ -86,25 +93,32 @@ def console_line(step: int, num_steps: int, scalars: Scalars) -> str:
 class JsonLinesWriter(Writer):
   """metrics.jsonl: one JSON object per report, scalars only."""
 
-  def __init__(self, path: Path, resumed_from: int):
+  def __init__(self, path: AnyPath, resumed_from: int):
     """Keeps the lines of an existing file up to step `resumed_from`."""
-    if path.exists():
-      outputs.write(path, _lines_until(path, resumed_from), overwrite=True)
-    self._file = open(path, "ab", buffering=0)
+    kept = _lines_until(path, resumed_from)
+    if not outputs.is_remote(path):
+      outputs.write(path, kept, overwrite=True)
+    self._file = Appended(path, kept)
 
   def write_scalars(self, step: int, scalars: Scalars) -> None:
-    """Appends one line, in one write: a kill cuts at most the last one."""
+    """Appends one line."""
     line = json.dumps({"step": step, **scalars}, allow_nan=False)
     self._file.write(line.encode() + b"\n")
 
+  def flush(self) -> None:
+    """Leaves no line in this process's memory."""
+    self._file.flush()
+
   def close(self) -> None:
-    """Closes the file."""
+    """Flushes and closes the file."""
     self._file.close()
 
 
-def _lines_until(path: Path, step: int) -> bytes:
-  kept = []
-  for line in path.read_bytes().splitlines(keepends=True):
+def _lines_until(path: AnyPath, step: int) -> bytes:
+  content, kept = b"", []
+  with contextlib.suppress(FileNotFoundError), outputs.reading(path):
+    content = path.read_bytes()
+  for line in content.splitlines(keepends=True):
     # A line without its newline was cut by a kill.
     with contextlib.suppress(ValueError, KeyError):
       if line.endswith(b"\n") and json.loads(line)["step"] <= step:
@@ -113,14 +127,17 @@ def _lines_until(path: Path, step: int) -> bytes:
 
 
 class TensorBoardWriter(Writer):
-  """Event files, through TensorBoard's own writer."""
+  """Event files, as TensorBoard reads them.
 
-  def __init__(self, logdir: Path, resumed_from: int):
+  TensorBoard's own writer appends in a thread, whose errors nobody catches.
+  """
+
+  def __init__(self, logdir: AnyPath, resumed_from: int):
     """Tells TensorBoard to forget the steps after `resumed_from`."""
     from tensorboard.compat.proto import event_pb2
-    from tensorboard.summary.writer import event_file_writer
 
-    self._writer = event_file_writer.EventFileWriter(os.fspath(logdir))
+    self._logdir = logdir
+    self._open()
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
     self._add(resumed_from + 1, session_log=start)
 
@@ -156,18 +173,30 @@ class TensorBoardWriter(Writer):
     self._add(0, summary=hparams_pb(plain))
 
   def flush(self) -> None:
-    """Hands all events to the operating system."""
-    self._writer.flush()
+    """Leaves no event in this process's memory."""
+    self._file.flush()
+    if outputs.is_remote(self._logdir) and self._file.size > MAX_REWRITTEN:
+      self._open()
 
   def close(self) -> None:
     """Flushes and closes the file."""
-    self._writer.close()
+    self._file.close()
+
+  def _open(self) -> None:
+    # TensorBoard reads files in the order of their names.
+    name = (
+      f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}"
+      f".{os.getpid()}"
+    )
+    self._file = Appended(self._logdir / name)
+    self._add(0, file_version="brain.Event:2")
 
   def _add(self, step: int, **what) -> None:
     from tensorboard.compat.proto import event_pb2
+    from tensorboard.summary.writer.record_writer import RecordWriter
 
     event = event_pb2.Event(wall_time=time.time(), step=step, **what)
-    self._writer.add_event(event)
+    RecordWriter(self._file).write(event.SerializeToString())
 
 
 def _encoded(image: np.ndarray):
@@ -219,7 +248,7 @@ class FanOut(Writer):
       writer.close()
 
 
-def open_writer(workdir: Path, num_steps: int, resumed_from: int) -> FanOut:
+def open_writer(workdir: AnyPath, num_steps: int, resumed_from: int) -> FanOut:
   """The writer of a run; with several processes only the first one writes."""
   if jax.process_index() > 0:
     return FanOut()

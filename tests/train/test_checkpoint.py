@@ -72,8 +72,7 @@ def test_a_half_written_save_is_never_picked_up(tmp_path):
   half = directory / "2.orbax-checkpoint-tmp" / "state"
   half.mkdir(parents=True)
   (half / "manifest.ocdbt").write_bytes(b"half")
-  state, _ = restore(tmp_path)
-  assert_same(state, make_state(1))
+  assert_same(restore(tmp_path)[0], make_state(1))
   assert not half.exists()
 
 
@@ -145,8 +144,6 @@ def full_disk():
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-# TensorStore hands one failed write to us and drops those beside it.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_is_one_sentence_and_harms_nothing(tmp_path, caplog):
   save_steps(tmp_path, 1, keep=1)
   with (
@@ -159,6 +156,24 @@ def test_a_full_disk_is_one_sentence_and_harms_nothing(tmp_path, caplog):
   assert "too large" in str(caught.value)
   assert not caplog.records
   assert_same(restore(tmp_path)[0], make_state(1))
+
+
+def test_a_failed_save_is_told_at_the_next_one(tmp_path):
+  with Checkpointer(tmp_path, 5) as checkpoints:
+    checkpoints.save(1, make_state(1), {"step": 1})
+    checkpoints.wait()
+    with full_disk():
+      checkpoints.save(2, make_state(2), {"step": 2})
+      with pytest.raises(OSError, match=r"step 2 could.*step 1 is intact"):
+        checkpoints.save(3, make_state(3), {"step": 3})
+  assert_same(restore(tmp_path)[0], make_state(1))
+
+
+def test_a_place_where_nothing_can_be_made_is_one_sentence(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(OSError, match="checkpoints cannot be written") as caught:
+    Checkpointer(tmp_path / "file", 2)
+  assert "\n" not in str(caught.value)
 
 
 def test_keeping_none_is_refused(tmp_path):

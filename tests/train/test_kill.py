@@ -1,66 +1,48 @@
-"""kill -9 at any moment, the same command again: the same bits in the end."""
+"""Killed at any moment, told to go, moved elsewhere: the same run in the end.
 
-import json
-import os
-import pathlib
+Two processes of four devices each share one state, split over the devices of
+both.
+"""
+
 import random
+import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
 import pytest
+from train import together
 
-ROOT = pathlib.Path(__file__).parents[2]
+from marjax.cli import configs
+from marjax.data.batches import Batches
+from marjax.parallel.mesh import make_mesh
+from marjax.parallel.rules import global_batch
+from marjax.train.checkpoint import Checkpointer
+from marjax.train.step import make_train_program
+
 NUM_KILLS = 10
-NUM_STEPS = 500
-PATIENCE_SECONDS = 120
+NUM_STEPS = 44
+MOVED_AT = 12
+OVERRIDES = [
+  "config.mesh.data=2",
+  "config.mesh.fsdp=4",
+  f"config.training.num_steps={NUM_STEPS}",
+  "config.training.log_every=1",
+  "config.training.checkpoint_every=2",
+  "config.training.keep_checkpoints=30",
+  "config.training.log_ids=true",
+]
 
 
-def start(workdir, log):
-  """`marjax train` in a process of its own; its output goes to `log`."""
-  overrides = {"num_steps": NUM_STEPS, "log_every": 5, "checkpoint_every": 10}
-  return subprocess.Popen(
-    [
-      sys.executable,
-      *("-m", "marjax", "train", "--config", "tests/train/tiny.py"),
-      *("--workdir", str(workdir)),
-      *(f"--config.training.{key}={value}" for key, value in overrides.items()),
-    ],
-    cwd=ROOT,
-    env={**os.environ, "JAX_NUM_CPU_DEVICES": "1"},
-    stdout=log,
-    stderr=subprocess.STDOUT,
-  )
+def pair(workdir, logs):
+  flags = [f"--{override}" for override in OVERRIDES]
+  return together.Pair(workdir, logs, *flags, devices=4)
 
 
-def wait_for_reports(process, log, count):
-  """Blocks until this process has reported `count` times, or ended."""
-  deadline = time.monotonic() + PATIENCE_SECONDS
-  while log.read_text().count("images/s") < count:
-    assert time.monotonic() < deadline, log.read_text()
-    if process.poll() is not None:
-      break
-    time.sleep(0.002)
-
-
-def run(workdir, log):
-  with open(log, "w") as file:
-    assert start(workdir, file).wait(PATIENCE_SECONDS) == 0, log.read_text()
-
-
-def kill(workdir, log, chance):
-  """Starts the run and kills it within sixty steps or so."""
-  with open(log, "w") as file:
-    process = start(workdir, file)
-  wait_for_reports(process, log, chance.randint(1, 10))
-  # Steps take a few milliseconds and a save a hundred: any phase may be hit.
-  time.sleep(chance.uniform(0, 0.05))
-  assert process.poll() is None, f"ended before the kill: {log.read_text()}"
-  process.send_signal(signal.SIGKILL)
-  process.wait()
+def run(workdir, logs):
+  with pair(workdir, logs) as run:
+    assert run.wait() == [0, 0], run.said()
 
 
 def newest(workdir):
@@ -69,39 +51,95 @@ def newest(workdir):
   return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
-def final_state(workdir):
-  """Every array of the newest checkpoint, by path."""
-  import orbax.checkpoint as ocp
+def kill(workdir, logs, chance):
+  """Starts the run and kills one process of it, or both, and then the other."""
+  with pair(workdir, logs) as run:
+    run.wait_for_reports(chance.randint(1, 3))
+    # Any phase of a step or of a save may be hit.
+    time.sleep(chance.uniform(0, 0.1))
+    assert [p.poll() for p in run.processes] == [None, None], run.said()
+    victims = chance.choice([(0,), (1,), (0, 1)])
+    for victim in victims:
+      run.processes[victim].kill()
+    if len(victims) == 1:
+      time.sleep(chance.uniform(0, 0.1))
 
-  path = workdir / "checkpoints" / str(NUM_STEPS) / "state"
-  with ocp.StandardCheckpointer() as reader:
-    restored = reader.restore(path)
-  return {
-    jax.tree_util.keystr(key): np.asarray(array)
-    for key, array in jax.tree_util.tree_leaves_with_path(restored)
-  }
+
+def preempt(workdir, logs, told):
+  """Starts the run and tells one process of it, twice, to end; both do."""
+  with pair(workdir, logs) as run:
+    run.wait_for_reports(3)
+    run.processes[told].send_signal(signal.SIGTERM)
+    run.processes[told].send_signal(signal.SIGTERM)
+    # As long as a machine stays that is about to be taken away.
+    assert run.wait(30) == [0, 0], run.said()
+    line = f"SIGTERM: stopped at step {newest(workdir)} of {NUM_STEPS}"
+    assert run.said().count(line) == 2, run.said()
 
 
-def losses(workdir):
-  lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  return [(row["step"], row["loss"]) for row in map(json.loads, lines)]
+def assert_same_run(found, expected):
+  """Every bit of the last state, every example of every step."""
+  states = [together.saved_state(w, NUM_STEPS) for w in (found, expected)]
+  assert states[0].keys() == states[1].keys()
+  for name, array in states[1].items():
+    np.testing.assert_array_equal(states[0][name], array, err_msg=name)
+  for process in range(2):
+    name = f"ids_{process}.jsonl"
+    assert together.rows(found / name) == together.rows(expected / name)
+  assert together.losses(found) == together.losses(expected)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+  """A run that nothing happened to."""
+  folder = tmp_path_factory.mktemp("straight")
+  run(folder / "workdir", folder / "logs")
+  return folder / "workdir"
 
 
 @pytest.mark.slow
-def test_ten_kills_change_no_bit(tmp_path):
-  straight, killed = tmp_path / "straight", tmp_path / "killed"
-  run(straight, tmp_path / "straight.log")
-  chance, resumed = random.Random(0), []
+def test_ten_kills_and_a_preemption_change_no_bit(straight, tmp_path):
+  workdir, chance, resumed = tmp_path / "workdir", random.Random(0), []
   for i in range(NUM_KILLS):
-    kill(killed, tmp_path / f"kill_{i}.log", chance)
-    resumed.append(newest(killed))
-  run(killed, tmp_path / "last.log")
+    kill(workdir, tmp_path / f"kill_{i}", chance)
+    resumed.append(newest(workdir))
+    if i == NUM_KILLS // 2:
+      preempt(workdir, tmp_path / "preempted", told=1)
+      assert newest(workdir) >= resumed[-1] + 3
+  run(workdir, tmp_path / "last")
   assert resumed == sorted(resumed)
   assert len(set(resumed)) > 3, f"kills too early to test much: {resumed}"
-  expected, found = final_state(straight), final_state(killed)
-  assert expected.keys() == found.keys()
-  for name, array in expected.items():
-    np.testing.assert_array_equal(found[name], array, err_msg=name)
-  assert losses(killed) == losses(straight)
-  reported = [step for step, _ in losses(killed)]
-  assert reported == list(range(5, NUM_STEPS + 1, 5))
+  assert_same_run(workdir, straight)
+  steps = [step for step, _ in together.losses(workdir)]
+  assert steps == list(range(1, NUM_STEPS + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(8, 1), (4, 2), (1, 1)])
+def test_a_run_goes_on_elsewhere(straight, tmp_path, sizes):
+  shutil.copytree(
+    straight / "checkpoints" / str(MOVED_AT),
+    tmp_path / "checkpoints" / str(MOVED_AT),
+  )
+  experiment = configs.load(
+    str(together.ROOT / "tests/train/tiny.py"), OVERRIDES
+  )
+  mesh = make_mesh(*sizes, devices=jax.devices()[: sizes[0] * sizes[1]])
+  size = experiment.training.batch_size
+  batches = Batches(experiment.data, "train", size)
+  program = make_train_program(experiment, mesh, batches.num_examples)
+  with Checkpointer(tmp_path) as checkpoints:
+    state, data = checkpoints.restore(program.abstract_state)
+  saved = together.saved_state(straight, MOVED_AT)
+  for key, array in jax.tree_util.tree_leaves_with_path(state.params):
+    name = f"['params']{jax.tree_util.keystr(key)}"
+    np.testing.assert_array_equal(array, saved[name], err_msg=name)
+  found = []
+  for step in range(data["step"], data["step"] + 20):
+    batch = global_batch(batches[step], np.arange(size), mesh, size)
+    state, metrics = program.step(state, batch)
+    found.append(float(metrics["loss"]))
+  expected = [loss for _, loss in together.losses(straight)]
+  np.testing.assert_allclose(
+    found, expected[MOVED_AT : MOVED_AT + 20], rtol=1e-4
+  )

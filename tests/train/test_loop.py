@@ -57,12 +57,12 @@ def interrupt(monkeypatch, at_batch, change=None):
   """Makes the loop's `at_batch`-th batch raise, or be changed."""
   place, count = loop.place, iter(range(1, 1000))
 
-  def placed(batch, program):
+  def placed(batch, *where):
     if next(count) == at_batch:
       if change is None:
         raise Stop
       batch = change(batch)
-    return place(batch, program)
+    return place(batch, *where)
 
   monkeypatch.setattr(loop, "place", placed)
 
@@ -163,7 +163,7 @@ def test_a_report_does_not_wait_for_the_newest_step(monkeypatch):
 
 
 def test_nothing_moves_to_the_device_by_accident(tmp_path, monkeypatch):
-  monkeypatch.setattr(loop, "place", lambda batch, program: batch)
+  monkeypatch.setattr(loop, "place", lambda batch, *where: batch)
   with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
     loop.train(tiny(), tmp_path)
 

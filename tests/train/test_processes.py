@@ -1,74 +1,102 @@
-"""Two processes train as one does, and one goes on from what they saved."""
+"""Two processes train as one does; what goes wrong in one ends both."""
 
-import json
-import os
-import pathlib
-import socket
-import subprocess
-import sys
+import fcntl
+import re
+import signal
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
+from train import together
 
 from marjax.cli import configs
 from marjax.train import loop
 
-ROOT = pathlib.Path(__file__).parents[2]
-CONFIG = "tests/train/tiny.py"
-PATIENCE_SECONDS = 240
-
-PROGRAM = """
-import sys, jax
-address, process, workdir, num_steps = sys.argv[1:]
-jax.distributed.initialize(address, 2, int(process))
-from marjax.cli import configs
-from marjax.train import loop
-steps = f"config.training.num_steps={num_steps}"
-loop.train(configs.load("tests/train/tiny.py", [steps]), workdir)
-"""
+STEPS = "config.training.num_steps=6"
+SAMPLES = "config.training.sample_every=3"
+FSDP = ("config.mesh.data=1", "config.mesh.fsdp=2")
+LONG = "config.training.num_steps=100000"
 
 
-def train_together(workdir, num_steps):
-  with socket.socket() as probe:
-    probe.bind(("localhost", 0))
-    address = f"localhost:{probe.getsockname()[1]}"
-  processes = [
-    subprocess.Popen(
-      [sys.executable, "-c", PROGRAM, address, i, workdir, str(num_steps)],
-      cwd=ROOT,
-      env={**os.environ, "JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
-    )
-    for i in ("0", "1")
-  ]
-  try:
-    outputs = [p.communicate(timeout=PATIENCE_SECONDS)[0] for p in processes]
-  finally:
-    for process in processes:
-      process.kill()
-  assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
-
-
-def losses(workdir):
-  lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  return [row["loss"] for row in map(json.loads, lines)]
+def flags(*overrides):
+  return [f"--{override}" for override in overrides]
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
-  together, alone = tmp_path / "together", tmp_path / "alone"
-  train_together(together, num_steps=6)
-  experiment = configs.load(str(ROOT / CONFIG))
-  expected = loop.train(experiment, alone)
-  found = loop.train(experiment, together)
-  assert len(losses(together)) == 6
+  both, alone = tmp_path / "both", tmp_path / "alone"
+  wanted = flags(STEPS, SAMPLES, *FSDP)
+  with together.Pair(both, tmp_path / "logs", *wanted) as run:
+    assert run.wait() == [0, 0], run.said()
+    # The first process writes, and says what it wrote.
+    assert run.logs[0].read_text().count("images/s") == 3
+    assert "images/s" not in run.logs[1].read_text()
+  config = str(together.ROOT / "tests/train/tiny.py")
+  expected = loop.train(configs.load(config, [SAMPLES]), alone)
+  found = loop.train(configs.load(config, [SAMPLES]), both)
   # Sums over devices run in another order.
-  np.testing.assert_allclose(losses(together), losses(alone), rtol=1e-5)
+  np.testing.assert_allclose(
+    np.array(together.losses(both)), together.losses(alone), rtol=1e-5
+  )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
     found.params,
     expected.params,
   )
+  name = "samples/step_00000003.png"
+  pictures = [np.asarray(Image.open(w / name), float) for w in (both, alone)]
+  assert pictures[0].std() > 1
+  np.testing.assert_allclose(*pictures, atol=2)
+
+
+@pytest.mark.slow
+def test_processes_that_disagree_all_say_so(tmp_path):
+  each = ((), flags("config.training.learning_rate=0.5"))
+  with together.Pair(tmp_path / "w", tmp_path / "logs", each=each) as run:
+    assert run.wait(60) == [2, 2], run.said()
+    for log in run.logs:
+      assert re.search(
+        r"^marjax: training.learning_rate is 0.001 in process 0 and 0.5 in"
+        r" process 1; start all processes",
+        log.read_text(),
+        re.MULTILINE,
+      )
+      assert "lost contact" not in log.read_text()
+  assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("victim", "sent"),
+  # The first: its connections close. The second, and a frozen one: silence.
+  [(0, signal.SIGKILL), (1, signal.SIGKILL), (0, signal.SIGSTOP)],
+)
+def test_a_process_that_loses_the_other_says_so(tmp_path, victim, sent):
+  wanted = flags(LONG, *FSDP)
+  with together.Pair(
+    tmp_path / "w", tmp_path / "logs", *wanted, patience=(60, 12)
+  ) as run:
+    run.wait_for_reports(1)
+    run.processes[victim].send_signal(sent)
+    survivor = 1 - victim
+    assert run.processes[survivor].wait(60) == 2, run.said()
+    last = run.logs[survivor].read_text().splitlines()[-1]
+    assert last.startswith("marjax: lost contact with another process")
+    assert "training goes on from the newest checkpoint" in last
+
+
+@pytest.mark.slow
+def test_the_error_of_one_process_ends_both(tmp_path):
+  (tmp_path / "w").mkdir()
+  with (
+    open(tmp_path / "w" / ".lock", "w") as held,
+    together.Pair(tmp_path / "w", tmp_path / "logs", patience=(60, 12)) as run,
+  ):
+    fcntl.flock(held, fcntl.LOCK_EX)
+    assert run.wait(60) == [2, 2], run.said()
+  said = [log.read_text() for log in run.logs]
+  # Only the first process claims the work directory.
+  assert "marjax: another process is training in" in said[0]
+  assert "marjax: lost contact" not in said[0]
+  assert "marjax: lost contact" in said[1].splitlines()[-1]

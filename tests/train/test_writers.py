@@ -1,9 +1,13 @@
 """What was written can be read back, also after a kill."""
 
+import io
 import json
+import pathlib
 
 import numpy as np
+import pytest
 
+from marjax.train.appended import Appended
 from marjax.train.writers import (
   FanOut,
   JsonLinesWriter,
@@ -48,6 +52,27 @@ def test_a_whole_number_cut_short_is_not_mistaken_for_a_line(tmp_path):
   path.write_text('{"step": 10, "loss": 1.0}')
   JsonLinesWriter(path, 20).close()
   assert lines(path) == []
+
+
+def test_a_full_disk_is_one_sentence():
+  file = Appended(pathlib.Path("/dev/full"))
+  with pytest.raises(OSError, match="/dev/full cannot be written") as caught:
+    file.write(b"line")
+  assert "(no space left on device)" in str(caught.value)
+  assert "\n" not in str(caught.value)
+  file.close()
+
+
+def test_what_a_disk_took_in_parts_is_whole(tmp_path):
+  class Slow(io.BytesIO):
+    def write(self, content):
+      return super().write(content[:2])
+
+  file = Appended(tmp_path / "file")
+  file._file.close()
+  file._file = Slow()
+  file.write(b"a line")
+  assert file._file.getvalue() == b"a line"
 
 
 def test_lines_are_on_disk_before_close(tmp_path):
