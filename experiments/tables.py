@@ -65,6 +65,25 @@ SPEED: Columns = {
   "jax": lambda row: row["versions"]["jax"],
 }
 
+PREFLIGHT: Columns = {
+  "model": lambda row: row["config"],
+  "program": lambda row: row["program"],
+  "chips": lambda row: f"{row['num_chips']}, {row['topology']}",
+  "images": lambda row: str(row["batch_size"]),
+  "state, GiB": lambda row: _gib(
+    sum(row["memory"].get(part, 0.0) for part in _STATE)
+  ),
+  "temporaries": lambda row: _gib(row["memory"]["temporaries"]),
+  "in all": lambda row: _gib(row["needed"]),
+  "a chip has": lambda row: _gib(row["limit"]),
+  "gathered": lambda row: _moved(row, "all-gather", "collective-permute"),
+  "scattered, reduced": lambda row: _moved(row, "reduce-scatter", "all-reduce"),
+  "bound, s": lambda row: _digits(row["bound"]["seconds"]),
+  "use of the peak then": lambda row: f"{row['bound']['utilisation']:.0%}",
+}
+
+_STATE = ("parameters", "averages", "optimizer")
+
 
 def markdown(columns: Columns, table: Sequence[rows.Row]) -> str:
   """A markdown table with one line per row."""
@@ -92,6 +111,9 @@ def tables(results: Path, benchmarks: Path) -> str:
   if edits:
     lines = markdown(EDITS, over_seeds(edits))
     parts.append(f"{_caption_of_edits(edits)}\n\n{lines}")
+  preflight = rows.read(results / "preflight.jsonl")
+  if preflight:
+    parts.append(f"{_PREFLIGHT_CAPTION}\n\n{markdown(PREFLIGHT, preflight)}")
   speed = rows.read(benchmarks)
   if speed:
     parts.append(
@@ -158,6 +180,25 @@ def _spread(values: Sequence[float | None]) -> str:
     return "–"
   spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
   return f"{mean(values):.3f}{spread}"
+
+
+_PREFLIGHT_CAPTION = (
+  "Compiled by XLA's TPU compiler, run nowhere. Memory of one chip in GiB;"
+  " exchanges of one step: how many, and GB sent by each chip. The bound is the"
+  " longest of arithmetic, memory traffic and exchange, each by itself."
+)
+
+
+def _gib(num_bytes: float) -> str:
+  return f"{num_bytes / 2**30:.2f}"
+
+
+def _moved(row: rows.Row, *kinds: str) -> str:
+  found = [
+    row["collectives"][kind] for kind in kinds if kind in row["collectives"]
+  ]
+  sent = sum(exchange["sent_bytes"] for exchange in found)
+  return f"{sum(e['count'] for e in found)}, {_digits(sent / 1e9)}"
 
 
 def _digits(value: float) -> str:

@@ -8,6 +8,7 @@
 
 import ast
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ def _read(address: str) -> dict[str, Any]:
   if spec is None:
     raise ValueError(f"the config {name} is no Python file; name a .py file.")
   module = importlib.util.module_from_spec(spec)
+  # So that configs in one folder can share a base: `from FOLDER import base`.
+  sys.path.insert(0, str(path.absolute().parents[1]))
   try:
     spec.loader.exec_module(module)
   except SyntaxError as error:
@@ -66,6 +69,8 @@ def _read(address: str) -> dict[str, Any]:
       f"the config {name} is not valid Python: line {error.lineno}:"
       f" {error.msg}; correct it."
     ) from error
+  finally:
+    sys.path.pop(0)
   if not hasattr(module, "get_config"):
     raise ValueError(
       f"the config {name} has no get_config(variant); expected that function,"

@@ -12,10 +12,21 @@ import os
 import sys
 from collections.abc import Sequence
 
-from marjax.cli import convert, edit, evaluate, export, generate, train
+from marjax.cli import (
+  cache_latents,
+  convert,
+  edit,
+  evaluate,
+  export,
+  generate,
+  preflight,
+  train,
+)
 from marjax.version import __version__
 
 VERBS = {
+  "cache-latents": cache_latents,
+  "preflight": preflight,
   "train": train,
   "generate": generate,
   "edit": edit,
@@ -32,6 +43,9 @@ USER_ERRORS = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)
 # Modules that only an extra of the package installs.
 EXTRAS = {
   "sklearn": "demo",
+  "gcsfs": "gcs",
+  "fsspec": "gcs",
+  "libtpu": "tpu",
   "matplotlib": "demo",
   "tensorflow": "tensorflow",
   "torch": "convert",
@@ -99,7 +113,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
   parser = build_parser()
   args = parser.parse_args([flag for flag in argv if flag not in overrides])
   args.overrides = [flag.removeprefix("--") for flag in overrides]
-  if overrides and args.verb != "train":
+  if overrides and args.verb not in ("train", "preflight"):
     parser.error(f"{overrides[0]} is not a flag of {args.verb}")
   return args
 

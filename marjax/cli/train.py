@@ -3,6 +3,10 @@
 The config is a file such as configs/digits.py; any of its fields can be set
 with --config.KEY=VALUE, as in --config.training.num_steps=100. The same command
 resumes from the work directory's latest checkpoint.
+
+On several hosts start it once on each, with one work directory that all of them
+see. On TPU pods, GKE and SLURM the processes find each other; elsewhere tell
+them with --coordinator_address, --num_processes and --process_id.
 """
 
 import argparse
@@ -20,7 +24,29 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "--workdir",
     required=True,
     metavar="FOLDER",
-    help="where checkpoints, metrics and samples go",
+    help="where checkpoints, metrics and samples go; also gs://BUCKET/NAME",
+  )
+  parser.add_argument(
+    "--coordinator_address",
+    metavar="HOST:PORT",
+    help="of several processes: where the first can be reached",
+  )
+  parser.add_argument(
+    "--num_processes",
+    type=int,
+    metavar="N",
+    help="of several processes: how many there are",
+  )
+  parser.add_argument(
+    "--process_id",
+    type=int,
+    metavar="I",
+    help="of several processes: which this is, 0 to N - 1",
+  )
+  parser.add_argument(
+    "--profile_steps",
+    metavar="A:B",
+    help="trace the steps A to B - 1 into WORKDIR/profile/A",
   )
 
 
@@ -30,6 +56,11 @@ def run(args: argparse.Namespace) -> None:
 
   experiment = configs.load(args.config, args.overrides)
 
-  from marjax.train import loop
+  from marjax.parallel import hosts
+  from marjax.train import loop, profile
 
-  loop.train(experiment, args.workdir)
+  profile_steps = profile.parse(args.profile_steps)
+
+  peers = (args.coordinator_address, args.num_processes, args.process_id)
+  with hosts.joined(*peers):
+    loop.train(experiment, args.workdir, profile_steps)

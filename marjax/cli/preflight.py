@@ -1,0 +1,81 @@
+"""Compile a config for chips that are not there, and see whether it fits.
+
+Compiles the very step that training (or generation) would run, with XLA's real
+TPU compiler, which needs no TPU but libtpu (pip install "marjax[tpu]"). Prints
+memory, exchanges between chips and a bound on the time; with --out also writes
+preflight.json, preflight.txt and memory.png.
+"""
+
+import argparse
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Declares the flags of `marjax preflight`."""
+  parser.add_argument(
+    "--config",
+    required=True,
+    metavar="FILE.py[:VARIANT]",
+    help="what would be trained; --config.KEY=VALUE sets one of its fields",
+  )
+  parser.add_argument(
+    "--topology",
+    required=True,
+    metavar="KIND:AxB[xC]|here",
+    help="chips, such as v5e:16x16, v4:4x4x4, v5p:4x4x8 or v6e:16x16; here: the"
+    " devices of this machine",
+  )
+  parser.add_argument(
+    "--num_slices",
+    type=int,
+    default=1,
+    metavar="N",
+    help="slices of that shape (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--program",
+    choices=("train", "generate"),
+    default="train",
+    help="what would run on them (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--batch_size",
+    type=int,
+    metavar="N",
+    help="images of a generation over all chips (default: 64 on each)",
+  )
+  parser.add_argument(
+    "--out", metavar="FOLDER", help="where the report and its picture go"
+  )
+  parser.add_argument(
+    "--overwrite",
+    action="store_true",
+    help="replace these three files where they exist",
+  )
+
+
+def run(args: argparse.Namespace) -> None:
+  """Config and topology → report on stdout, and files."""
+  import json
+  from pathlib import Path
+
+  from marjax import outputs
+  from marjax.cli import configs
+  from marjax.preflight import report, table, topology
+  from marjax.schema import to_dict
+
+  folder = Path(args.out) if args.out else None
+  names = ("preflight.json", "preflight.txt", "memory.png")
+  if folder:
+    outputs.check_free([folder / name for name in names], args.overwrite)
+  experiment = configs.load(args.config, args.overrides)
+  devices = topology.devices_of(args.topology, args.num_slices)
+  found = report.preflight(
+    experiment, devices, args.topology, args.program, args.batch_size
+  )
+  text = table.as_text(found)
+  print(text, end="")
+  if folder:
+    content = json.dumps(to_dict(found) | {"fits": found.fits}, indent=1)
+    outputs.write(folder / names[0], content.encode(), args.overwrite)
+    outputs.write(folder / names[1], text.encode(), args.overwrite)
+    table.draw_memory(found, folder / names[2], args.overwrite)

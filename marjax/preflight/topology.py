@@ -1,0 +1,87 @@
+"""Devices to compile for: chips that are not there, or those at hand.
+
+1. "v5e:16x16" is a slice of 16 × 16 chips; libtpu, which brings XLA's real TPU
+   compiler, describes it on any machine. "here" are the devices at hand.
+2. Before libtpu loads, the environment tells it that it will find no TPU, that
+   other processes may load it too, and to give its threads larger stacks: the
+   compiler overflows the usual ones on a training step.
+"""
+
+import importlib.util
+import os
+import re
+
+import jax
+
+from marjax.parallel.chips import CHIPS
+from marjax.schema import check
+
+HERE = "here"
+
+_ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+_STACKS = "--fibers_default_thread_stack_size"
+# One device per chip, as jax has it on such a machine.
+_OPTIONS = {"v4": {"chip_config_name": "megacore"}}
+
+
+def devices_of(topology: str, num_slices: int = 1) -> list:
+  """The devices of a topology, e.g. "v5e:16x16", or of this machine.
+
+  Args:
+    topology: KIND:AxB or KIND:AxBxC, or "here".
+    num_slices: slices of that shape, joined by the data-centre network.
+
+  Raises:
+    ValueError: there is no such topology.
+    ModuleNotFoundError: libtpu is not installed.
+  """
+  if topology == HERE:
+    check(
+      num_slices == 1,
+      f"num_slices is {num_slices} with topology here; expected 1: slices are"
+      " of chips that are not there.",
+    )
+    return jax.devices()
+  kinds = [chip.name for kind, chip in CHIPS.items() if kind.startswith("TPU")]
+  form = re.fullmatch(r"(\w+):\d+x\d+(x\d+)?", topology)
+  if not form or form[1] not in kinds or num_slices < 1:
+    raise ValueError(
+      f"topology is {topology!r} with {num_slices} slices; expected"
+      f" KIND:AxB or KIND:AxBxC with KIND one of {', '.join(kinds)}, such as"
+      f" v5e:16x16 or v4:4x4x4, or {HERE!r}, and 1 slice or more."
+    )
+  if importlib.util.find_spec("libtpu") is None:
+    raise ModuleNotFoundError(
+      "libtpu is not installed, and it brings the TPU compiler", name="libtpu"
+    )
+  _prepare()
+  from jax.experimental import topologies
+
+  slices = {"num_slices": num_slices} if num_slices > 1 else {}
+  try:
+    found = topologies.get_topology_desc(
+      platform="tpu", topology_name=topology, **slices, **_options(form[1])
+    )
+  except jax.errors.JaxRuntimeError as error:
+    reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
+    raise ValueError(
+      f"topology {topology!r} cannot be had ({reason}); expected the shape of"
+      " a slice that is built, such as v5e:4x8, v5p:4x4x4 or v6e:16x16."
+    ) from None
+  return list(found.devices)
+
+
+def _options(kind: str) -> dict:
+  return _OPTIONS.get(kind, {})
+
+
+def _prepare() -> None:
+  """The environment that libtpu reads when it loads."""
+  for name, value in _ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
+  given = os.environ.get("LIBTPU_INIT_ARGS", "")
+  if _STACKS not in given:
+    os.environ["LIBTPU_INIT_ARGS"] = f"{given} {_STACKS}=1048576".strip()
+  if "JAX_PLATFORMS" not in os.environ:
+    # With libtpu installed jax would look for a TPU, and wait.
+    jax.config.update("jax_platforms", "cpu")
