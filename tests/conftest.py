@@ -4,10 +4,14 @@
 2. A folder of compiled programs kept between runs: most of a run is compiling.
    Processes that tests start inherit both through the environment.
 3. Full float32 matmuls, on accelerators too: tolerances assume them.
-4. The jaxtyping signatures of `marjax` are checked; outside of tests they cost
+4. Programs compiled fast rather than to be fast: they are small. With
+   JAX_DISABLE_MOST_OPTIMIZATIONS=0 they are what users run.
+5. The jaxtyping signatures of `marjax` are checked; outside of tests they cost
    nothing. MARJAX_CHECK_TYPES=0 leaves them alone.
-5. Parsed absl flags, which grain's worker processes read.
-6. `golden("folder/file.npz")` reads numbers kept in tests/golden.
+6. Parsed absl flags, which grain's worker processes read.
+7. Files with slow tests come first: what runs last should be short, or workers
+   wait for one of them.
+8. `golden("folder/file.npz")` reads numbers kept in tests/golden.
 """
 
 import os
@@ -23,6 +27,11 @@ ENVIRONMENT = {
   "JAX_COMPILATION_CACHE_DIR": str(TESTS.parent / ".cache" / "jax"),
   "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+  "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+  # The TPU compiler, which needs no TPU: it would look for one, and allow only
+  # one process to load it.
+  "TPU_SKIP_MDS_QUERY": "1",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 
@@ -41,6 +50,12 @@ def _prepare():
 # Now, not in a pytest hook: conftest files of subfolders, which import marjax,
 # are read before any hook is called.
 _prepare()
+
+
+def pytest_collection_modifyitems(items):
+  """Puts the files that have slow tests first."""
+  slow = {item.path for item in items if item.get_closest_marker("slow")}
+  items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

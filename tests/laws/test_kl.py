@@ -33,6 +33,12 @@ TINY = KLConfig(
 )
 
 
+encode, decode, moments_of = (
+  jax.jit(method, static_argnums=0)
+  for method in (KLConfig.encode, KLConfig.decode, KLConfig.moments)
+)
+
+
 def params_of(config: KLConfig):
   """New parameters, with noise on the biases and norms that begin as 0 or 1."""
   random = np.random.default_rng(1)
@@ -127,40 +133,40 @@ def test_attention_is_where_it_belongs():
 def test_kl8_goes_there_and_back():
   config = dataclasses.replace(KL8, image_size=32, base_width=32)
   params = params_of(config)
-  latents = jax.jit(config.encode)(params, images_of(2, 32, 32, 3))
+  latents = encode(config, params, images_of(2, 32, 32, 3))
   assert latents.shape == (2, *config.latent_shape) == (2, 4, 4, 4)
   tokens = patchify(latents, config.patch)
   assert tokens.shape == (2, config.num_tokens, config.token_dim)
-  decoded = jax.jit(config.decode)(params, latents)
+  decoded = decode(config, params, latents)
   assert decoded.shape == (2, 32, 32, 3)
   assert 0.1 < decoded.std() < 10
 
 
 def test_any_image_of_whole_strides_will_do(tiny_params):
   images = images_of(2, 6, 14, 3)
-  moments = jax.jit(TINY.moments)(tiny_params, images)
+  moments = moments_of(TINY, tiny_params, images)
   assert moments.mean.shape == moments.log_variance.shape == (2, 3, 7, 5)
-  decoded = jax.jit(TINY.decode)(tiny_params, moments.mean)
+  decoded = decode(TINY, tiny_params, moments.mean)
   assert decoded.shape == images.shape
 
 
 def test_images_of_a_batch_do_not_mix(tiny_params):
   images = images_of(2, 8, 8, 3)
-  both = TINY.encode(tiny_params, images)
+  both = encode(TINY, tiny_params, images)
   np.testing.assert_allclose(
-    both[:1], TINY.encode(tiny_params, images[:1]), atol=1e-5
+    both[:1], encode(TINY, tiny_params, images[:1]), atol=1e-5
   )
   np.testing.assert_allclose(
-    TINY.decode(tiny_params, both)[1:],
-    TINY.decode(tiny_params, both[1:]),
+    decode(TINY, tiny_params, both)[1:],
+    decode(TINY, tiny_params, both[1:]),
     atol=1e-5,
   )
 
 
 def test_encoding_is_a_draw_without_noise(tiny_params):
   images = images_of(1, 8, 8, 3)
-  moments = TINY.moments(tiny_params, images)
-  latents = TINY.encode(tiny_params, images)
+  moments = moments_of(TINY, tiny_params, images)
+  latents = encode(TINY, tiny_params, images)
   drawn = TINY.draw(moments, jnp.zeros_like(moments.mean))
   np.testing.assert_allclose(drawn, latents, rtol=1e-6)
   np.testing.assert_allclose(latents, moments.mean * 0.2325, rtol=1e-6)
@@ -180,7 +186,7 @@ def test_log_variance_is_clamped(tiny_params, bias, limit):
   to_moments = tiny_params["to_moments"]
   shifted = to_moments | {"bias": to_moments["bias"] + bias}
   params = tiny_params | {"to_moments": shifted}
-  moments = TINY.moments(params, images_of(1, 8, 8, 3))
+  moments = moments_of(TINY, params, images_of(1, 8, 8, 3))
   assert (moments.log_variance == limit).all()
   assert (abs(moments.mean) > 100).all()
 
@@ -188,8 +194,8 @@ def test_log_variance_is_clamped(tiny_params, bias, limit):
 def test_each_half_needs_its_own_parameters_only(tiny_params):
   encoder = {name: tiny_params[name] for name in ("encoder", "to_moments")}
   decoder = {name: tiny_params[name] for name in ("decoder", "from_latents")}
-  latents = TINY.encode(encoder, images_of(1, 8, 8, 3))
-  assert TINY.decode(decoder, latents).shape == (1, 8, 8, 3)
+  latents = encode(TINY, encoder, images_of(1, 8, 8, 3))
+  assert decode(TINY, decoder, latents).shape == (1, 8, 8, 3)
 
 
 def test_bfloat16_is_near_float32():

@@ -1,6 +1,7 @@
 """Training masks: distribution, strata, and what the loss looks at."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -44,10 +45,11 @@ def test_strata_do_not_change_the_loss_of_given_draws():
   params, batch = small.params(), 8
   tokens = jax.random.normal(jax.random.key(5), (batch, 16, 4))
   keys = jax.random.split(jax.random.key(6), batch)
-  draws = draw(small.MODEL, keys, jnp.arange(batch))
+  draws = jax.jit(functools.partial(draw, small.MODEL))(keys, jnp.arange(batch))
 
   def loss(config):
-    return config.build().apply({"params": params}, tokens, draws).loss
+    apply = jax.jit(config.build().apply)
+    return apply({"params": params}, tokens, draws).loss
 
   wide = MaskConfig(num_strata=1, lowest=0.1, std=0.5)
   plain = dataclasses.replace(small.MODEL, masking=wide)
@@ -58,9 +60,10 @@ def test_known_tokens_do_not_contribute_as_targets():
   params, batch = small.params(), 4
   tokens = jax.random.normal(jax.random.key(5), (batch, 16, 4))
   keys = jax.random.split(jax.random.key(6), batch)
-  draws = draw(small.MODEL, keys, jnp.arange(batch))
+  draws = jax.jit(functools.partial(draw, small.MODEL))(keys, jnp.arange(batch))
   model = small.MODEL.build()
 
+  @jax.jit
   def loss(targets):
     from marjax.tokens.order import to_order_space
 
@@ -83,7 +86,7 @@ def test_known_tokens_do_not_contribute_as_targets():
       key=draws.head,
     ).loss
 
-  whole = model.apply({"params": params}, tokens, draws).loss
+  whole = jax.jit(model.apply)({"params": params}, tokens, draws).loss
   np.testing.assert_allclose(loss(tokens), whole, rtol=1e-5)
 
 

@@ -52,7 +52,7 @@ def test_gaussian_is_recovered_with_slope_minus_one(sampler, sigma):
 def head_and_params(width=32):
   head = DiffusionHead(DiffusionHeadConfig(token_dim=3, width=width, depth=2))
   z = jax.random.normal(jax.random.key(0), (5, 8))
-  fresh = head.init(
+  fresh = jax.jit(head.init)(
     jax.random.key(1), z, jnp.zeros((5, 3)), key=jax.random.key(2)
   )
   noisy = jax.tree.map(
@@ -70,6 +70,7 @@ def test_guidance_one_equals_no_guidance():
   other = jax.random.normal(jax.random.key(5), z.shape)
   key = jax.random.key(3)
 
+  @jax.jit
   def draw(**kwargs):
     return head.apply(params, z, settings, key=key, method="sample", **kwargs)
 
@@ -82,11 +83,10 @@ def test_temperature_zero_leaves_only_the_initial_noise():
   head, params, z = head_and_params()
   settings = ReverseSettings(8, start=900)
 
+  @jax.jit
   def draw(seed, temperature):
-    row_keys = jax.random.split(jax.random.key(seed), 5)
     start = KeyedNoise(jax.random.split(jax.random.key(0), 5)).initial(3)
     steps = jax.random.normal(jax.random.key(seed), (8, 5, 3))
-    del row_keys
     return head.apply(
       params,
       z,
@@ -104,10 +104,13 @@ def test_a_token_does_not_depend_on_its_neighbours():
   head, params, z = head_and_params()
   settings = ReverseSettings(8, start=900)
   row_keys = jax.random.split(jax.random.key(3), 5)
-  together = head.apply(params, z, settings, key=row_keys, method="sample")
-  alone = head.apply(
-    params, z[2:3], settings, key=row_keys[2:3], method="sample"
-  )
+
+  @jax.jit
+  def draw(z, row_keys):
+    return head.apply(params, z, settings, key=row_keys, method="sample")
+
+  together = draw(z, row_keys)
+  alone = draw(z[2:3], row_keys[2:3])
   np.testing.assert_allclose(together[2:3], alone, atol=1e-5)
 
 
@@ -116,11 +119,12 @@ def test_loss_needs_weights_only_of_what_counts():
   target = jax.random.normal(jax.random.key(7), (5, 3))
   weights = jnp.array([1.0, 1.0, 0.0, 1.0, 0.0])
   row_keys = jax.random.split(jax.random.key(3), 5)
-  loss = head.apply(params, z, target, weights, key=row_keys).loss
+  apply = jax.jit(head.apply)
+  loss = apply(params, z, target, weights, key=row_keys).loss
   changed = target.at[2].set(100.0)
-  assert head.apply(params, z, changed, weights, key=row_keys).loss == loss
+  assert apply(params, z, changed, weights, key=row_keys).loss == loss
   kept = jnp.array([0, 1, 3])
-  alone = head.apply(params, z[kept], target[kept], key=row_keys[kept]).loss
+  alone = apply(params, z[kept], target[kept], key=row_keys[kept]).loss
   np.testing.assert_allclose(loss, alone, rtol=1e-6)
 
 
