@@ -53,12 +53,21 @@ def test_a_disk_that_fills_up_keeps_what_is_there(server, path):
   assert ranges(server) == [None, resumed_at(CUT)]
 
 
+# A background job of a shell is started with interrupts ignored, and so are the
+# processes that its tests start; a person's terminal does not do that.
+PROGRAM = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from marjax.convert.download import fetch
+fetch(*sys.argv[1:])
+"""
+
+
 @pytest.fixture
 def downloading(server, path):
   """A process that downloads, and has come as far as the server let it."""
   server.answer(Answer(cut=CUT, stalls=True))
-  program = "import sys; from marjax.convert.download import fetch; fetch(*sys"
-  command = [sys.executable, "-c", f"{program}.argv[1:])", server.url, path]
+  command = [sys.executable, "-c", PROGRAM, server.url, path]
   process = subprocess.Popen(
     command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
   )

@@ -48,7 +48,9 @@ def test_where_every_array_of_training_lives():
 
 @pytest.mark.parametrize("name", ["mar_b", "mar_l", "mar_h"])
 def test_fsdp_leaves_each_device_its_share_of_the_state(name):
-  experiment = configs.load(str(ROOT / f"configs/{name}.py"))
+  experiment = configs.load(
+    str(ROOT / f"configs/{name}.py"), ["config.mesh.fsdp=8"]
+  )
   mesh = mesh_for(experiment, jax.devices()[:8])
   state = make_train_program(experiment, mesh, num_examples=10**6)
   leaves = jax.tree.leaves(state.abstract_state)
