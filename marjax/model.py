@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PyTree
 
 from marjax import flops, keys
 from marjax.arrays import (
@@ -124,9 +124,10 @@ class MarModel(nn.Module):
     num_known: Counts,
     order: Order,
     labels: Labels,
-  ) -> Float[Array, "B L W"]:
-    """z of every token in order space, without dropout."""
-    return self.backbone(known, num_known, order, labels)
+    window: Int[Array, " Q"] | None = None,
+  ) -> Float[Array, "B Q W"]:
+    """z of every token, or of a window, in order space, without dropout."""
+    return self.backbone(known, num_known, order, labels, window=window)
 
   def sample(self, z, settings, **kwargs):
     """One token per z; arguments as `DiffusionHead.sample`."""
@@ -210,6 +211,28 @@ def init_params(config: ModelConfig, key):
   draws = draw(config, keys.at(key, jnp.arange(batch)), labels)
   shape = (batch, config.backbone.num_tokens, config.backbone.token_dim)
   return config.build().init(key, jnp.zeros(shape), draws)["params"]
+
+
+FLOAT32_LAYERS = ("embed_x", "time_in", "time_out", "final_linear")
+"""Linear layers of the head that are float32 in every configuration."""
+
+
+def in_matmul_dtype(config: ModelConfig, params: PyTree) -> PyTree:
+  """Parameters with what only enters matrix products in the dtype of those.
+
+  Every `Linear` would round its weights to the same numbers itself; XLA leaves
+  such a conversion inside the loops that use it. Without a gradient only.
+  """
+
+  def convert(path, leaf):
+    names = [entry.key for entry in path]
+    is_linear = names[-1] in ("kernel", "bias") and not any(
+      "norm" in name or name in FLOAT32_LAYERS for name in names
+    )
+    part = config.backbone if names[0] == "backbone" else config.head
+    return leaf.astype(part.dtype) if is_linear else leaf
+
+  return jax.tree_util.tree_map_with_path(convert, params)
 
 
 def training_flops(config: ModelConfig) -> float:

@@ -4,16 +4,18 @@
 2. Sequences of several lengths may lie side by side on one axis, so that all
    but attention is one matrix product; attention stays within each:
 
-       slots   | sequence 0 ... pad | sequence 1 ....... pad | ...
-       valid     1 1 1 1 1 1 1  0 0   1 1 1 1 1 1 1 1 1  0 0
+       slots       | sequence 0 ... pad | sequence 1 ....... pad | ...
+       num_valid     ───────▶             ─────────────▶
 
-   Keys that are not valid get no attention; softmax is float32.
+   Slots from num_valid on get no attention; softmax is float32.
 3. Dropout: on attention weights, after the attention projection, after the
    activation and after fc2 (spec section 3).
-4. A stack of blocks is one `nn.scan` over stacked parameters, so that compile
-   time does not grow with depth. `Remat` says what its backward pass keeps of
-   each block: nothing but its input, the matrix products too, or all (then it
-   is unrolled).
+4. A stack of blocks is one scan over stacked parameters, so that compile time
+   does not grow with depth. `Remat` says what its backward pass keeps of each
+   block: nothing but its input; its matrix products and attention too; or all
+   (then it is unrolled).
+5. Where only some slots are wanted of a stack, its last block computes keys and
+   values of all slots, and everything else of those.
 """
 
 from dataclasses import dataclass
@@ -22,15 +24,17 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Int
 
-from marjax.linear import constrained, layer_norm, linear
+from marjax.arrays import Counts
+from marjax.backbone.attention import Attention, AttentionConfig
+from marjax.backbone.dropout import Dropout
+from marjax.backbone.gelu import gelu
+from marjax.linear import constrained, layer_norm, linear, product
 
 Remat = Literal["none", "full", "save_matmuls"]
 
 SLOT_AXES = ("batch", "sequence", "features")
-HEAD_AXES = ("batch", "sequence", "heads", "head_dim")
 
 
 @dataclass(frozen=True)
@@ -45,65 +49,6 @@ class BlockConfig:
   dtype: str
 
 
-def attend(
-  query: Float[Array, "B P N H"],
-  key: Float[Array, "B P N H"],
-  value: Float[Array, "B P N H"],
-  is_key_valid: Bool[Array, "B P"],
-  dropout: nn.Dropout,
-  deterministic: bool,
-) -> Float[Array, "B P N H"]:
-  """Bidirectional attention over the valid keys; logits and softmax float32."""
-  scale = query.shape[-1] ** -0.5
-  logits = jnp.einsum(
-    "bqnh,bknh->bnqk",
-    query * scale,
-    key,
-    preferred_element_type=jnp.float32,
-  )
-  lowest = jnp.finfo(jnp.float32).min
-  logits = jnp.where(is_key_valid[:, None, None, :], logits, lowest)
-  weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-  weights = dropout(weights, deterministic=deterministic)
-  return jnp.einsum("bnqk,bknh->bqnh", weights, value)
-
-
-class Attention(nn.Module):
-  """Multi-head self-attention with a fused qkv projection.
-
-  `is_key_valid` has one [B, P] for each sequence along the slots of x.
-  """
-
-  config: BlockConfig
-
-  def setup(self):
-    c = self.config
-    head_dim = c.width // c.num_heads
-    dtype = jnp.dtype(c.dtype)
-    self.qkv = linear(
-      (3, c.num_heads, head_dim),
-      ("embed", None, "heads", "head_dim"),
-      dtype=dtype,
-    )
-    self.projection = linear(
-      c.width, ("heads", "head_dim", "embed"), dtype=dtype
-    )
-    self.weight_dropout = nn.Dropout(c.attention_dropout)
-
-  def __call__(self, x, is_key_valid, deterministic):
-    qkv = self.qkv(x)
-    ends = np.cumsum([valid.shape[1] for valid in is_key_valid])
-    sequences = (
-      jnp.split(constrained(qkv[:, :, i], HEAD_AXES), ends[:-1], axis=1)
-      for i in range(3)
-    )
-    mixed = [
-      attend(*parts, self.weight_dropout, deterministic)
-      for parts in zip(*sequences, is_key_valid, strict=True)
-    ]
-    return self.projection(jnp.concatenate(mixed, axis=1))
-
-
 class Block(nn.Module):
   """One pre-norm transformer block."""
 
@@ -113,47 +58,65 @@ class Block(nn.Module):
     c = self.config
     dtype = jnp.dtype(c.dtype)
     self.norm_attention = layer_norm()
-    self.attention = Attention(c)
+    self.attention = Attention(
+      AttentionConfig(c.width, c.num_heads, c.attention_dropout, c.dtype)
+    )
     self.norm_mlp = layer_norm()
     self.fc1 = linear(c.mlp_ratio * c.width, ("embed", "mlp"), dtype=dtype)
     self.fc2 = linear(c.width, ("mlp", "embed"), dtype=dtype)
-    self.dropout = nn.Dropout(c.projection_dropout)
+    self.dropout = Dropout(c.projection_dropout)
 
-  def __call__(self, x, is_key_valid, deterministic):
+  def __call__(self, x, lengths, num_valid, deterministic, window=None):
+    """Slots [B, P, W] to slots; with a window [Q], to those of its indices."""
     dtype = jnp.dtype(self.config.dtype)
 
     def drop(h):
       return self.dropout(h, deterministic=deterministic)
 
     h = self.norm_attention(x).astype(dtype)
-    x = x + drop(self.attention(h, is_key_valid, deterministic))
-    h = self.fc1(self.norm_mlp(x).astype(dtype))
-    h = constrained(h, ("batch", "sequence", "mlp"))
-    h = drop(nn.gelu(h, approximate=False))
+    queries = None
+    if window is not None:
+      queries, x = jnp.take(h, window, axis=1), jnp.take(x, window, axis=1)
+    x = x + drop(self.attention(h, lengths, num_valid, deterministic, queries))
+    h = self.norm_mlp(x).astype(dtype)
+    h = drop(self._hidden(h))
     x = x + drop(self.fc2(h))
     return constrained(x, SLOT_AXES)
+
+  def _hidden(self, h):
+    kernel, bias = self.fc1.weights((self.config.width,))
+    with jax.named_scope("fc1"):
+      made = product(h.reshape(-1, h.shape[-1]), kernel, None)
+    made = made.reshape(*h.shape[:-1], -1)
+    return gelu(constrained(made, ("batch", "sequence", "mlp")), bias)
 
 
 class _ScannedBlock(nn.Module):
   config: BlockConfig
+  lengths: tuple[int, ...]
   deterministic: bool
   remat: Remat
 
   @nn.compact
-  def __call__(self, x, is_key_valid):
+  def __call__(self, x, num_valid):
     block = Block
     if self.remat != "none":
       policies = jax.checkpoint_policies
       # Products with a batch axis are attention's: large, and cheap to redo.
-      saves = {"save_matmuls": policies.dots_with_no_batch_dims_saveable}
+      saves = {
+        "save_matmuls": policies.save_from_both_policies(
+          policies.dots_with_no_batch_dims_saveable,
+          policies.save_only_these_names("attention"),
+        )
+      }
       block = nn.remat(
         Block,
         prevent_cse=False,
-        static_argnums=(3,),
+        static_argnums=(2, 4),
         policy=saves.get(self.remat),
       )
     block = block(self.config, name="block")
-    x = block(x, is_key_valid, self.deterministic)
+    x = block(x, self.lengths, num_valid, self.deterministic)
     return x, None
 
 
@@ -168,16 +131,22 @@ class Stack(nn.Module):
   def __call__(
     self,
     x: Float[Array, "B P W"],
-    is_key_valid: list[Bool[Array, "B _"]],
+    lengths: tuple[int, ...],
+    num_valid: list[Counts],
     deterministic: bool,
-  ) -> Float[Array, "B P W"]:
+    window: Int[Array, " Q"] | None = None,
+  ) -> Float[Array, "B Q W"]:
     """Slots to slots; see the module docstring.
 
     Args:
       x: [B, P, W], one sequence or several side by side.
-      is_key_valid: for each sequence [B, its slots]; they add up to P.
-      deterministic: True turns dropout off.
+      lengths: slots of each sequence; they add up to P.
+      num_valid: for each sequence, how many of its slots hold something [B].
+      deterministic: True turns dropout off; needed for a window.
+      window: indices of the slots that are wanted; None for all.
     """
+    if deterministic and not self.is_initializing():
+      return self._forward(x, lengths, num_valid, window)
     scanned = nn.scan(
       _ScannedBlock,
       variable_axes={"params": 0, "intermediates": 0},
@@ -189,5 +158,25 @@ class Stack(nn.Module):
       unroll=self.depth if self.remat == "none" else 1,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    layers = scanned(self.config, deterministic, self.remat, name="layers")
-    return layers(x, is_key_valid)[0]
+    layers = scanned(
+      self.config, lengths, deterministic, self.remat, name="layers"
+    )
+    return layers(x, num_valid)[0]
+
+  def _forward(self, x, lengths, num_valid, window):
+    """The stack without dropout: the last block is apart, for its window."""
+    block = Block(self.config, parent=None)
+    stacked = self.variables["params"]["layers"]["block"]
+
+    def run(x, layer, window=None):
+      with jax.named_scope("layers"), jax.named_scope("block"):
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf)[layer], stacked)
+        return block.apply(
+          {"params": params}, x, lengths, num_valid, True, window
+        )
+
+    def step(x, layer):
+      return run(x, layer), None
+
+    x, _ = jax.lax.scan(step, x, jnp.arange(self.depth - 1))
+    return run(x, self.depth - 1, window)

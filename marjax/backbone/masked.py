@@ -23,7 +23,7 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from marjax.arrays import Counts, Labels, Order
 from marjax.backbone.embeddings import ClassEmbedding, PositionEmbedding
@@ -141,8 +141,9 @@ class MaskedBackbone(nn.Module):
     labels: Labels,
     *,
     deterministic: bool = True,
-  ) -> Float[Array, "B L W"]:
-    """z of every token, in order space.
+    window: Int[Array, " Q"] | None = None,
+  ) -> Float[Array, "B Q W"]:
+    """z of every token, or of those in a window, in order space.
 
     Args:
       known: the first K tokens in order space; entries from num_known on are
@@ -151,11 +152,14 @@ class MaskedBackbone(nn.Module):
       order: generation order of each image.
       labels: class of each image, -1 for "no class".
       deterministic: False turns dropout on (needs the "dropout" stream).
+      window: generation indices of the tokens that are wanted; None for all.
     """
     encoded = self.encode(
       known, num_known, order, labels, deterministic=deterministic
     )
-    return self.decode(encoded, num_known, order, deterministic=deterministic)
+    return self.decode(
+      encoded, num_known, order, deterministic=deterministic, window=window
+    )
 
   def encode(
     self,
@@ -181,15 +185,12 @@ class MaskedBackbone(nn.Module):
     """
     c = self.config
     x = [self._encoder_input(*part) for part in parts]
-    is_valid = [
-      jnp.arange(slots.shape[1]) < c.num_buffer + num_known[:, None]
-      for slots, (_, num_known, *_) in zip(x, parts, strict=True)
-    ]
-    ends = np.cumsum([slots.shape[1] for slots in x])
+    lengths = tuple(slots.shape[1] for slots in x)
+    num_valid = [c.num_buffer + num_known for _, num_known, *_ in parts]
     x = constrained(jnp.concatenate(x, axis=1), SLOT_AXES)
     x = self.embed_norm(x).astype(c.dtype)
-    x = self.encoder_norm(self.encoder(x, is_valid, deterministic))
-    return jnp.split(x, ends[:-1], axis=1)
+    x = self.encoder(x, lengths, num_valid, deterministic)
+    return jnp.split(self.encoder_norm(x), np.cumsum(lengths)[:-1], axis=1)
 
   def _encoder_input(self, known, num_known, order, labels):
     """Class in the buffer slots, then the known tokens, with positions."""
@@ -209,8 +210,9 @@ class MaskedBackbone(nn.Module):
     order: Order,
     *,
     deterministic: bool = True,
-  ) -> Float[Array, "B L W"]:
-    """The encoder's output to z of every token, in order space."""
+    window: Int[Array, " Q"] | None = None,
+  ) -> Float[Array, "B Q W"]:
+    """The encoder's output to z of every token, or of a window of them."""
     c = self.config
     num_slots = c.num_buffer + c.num_tokens
     x = by_batch(self.embed_encoded(encoded.astype(c.dtype)))
@@ -219,7 +221,12 @@ class MaskedBackbone(nn.Module):
     x = jnp.where(is_filled[..., None], x, self.mask_token)
     x = (x + self.decoder_positions(order)).astype(c.dtype)
     x = constrained(x, SLOT_AXES)
-    is_valid = [jnp.ones(x.shape[:2], bool)]
-    x = self.decoder_norm(self.decoder(x, is_valid, deterministic))
-    z = x[:, c.num_buffer :] + self.head_positions(order)
-    return constrained(z, SLOT_AXES)
+    num_valid = [jnp.full(x.shape[:1], num_slots)]
+    slots = None if window is None else c.num_buffer + window
+    x = self.decoder(x, (num_slots,), num_valid, deterministic, slots)
+    x = self.decoder_norm(x)
+    if window is None:
+      x = x[:, c.num_buffer :]
+    else:
+      order = jnp.take(order, window, axis=1)
+    return constrained(x + self.head_positions(order), SLOT_AXES)

@@ -8,7 +8,8 @@
 from dataclasses import dataclass
 
 import jax
-from jaxtyping import Array, Key
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
 from marjax import keys
 from marjax.arrays import Leaf, TokenRows
@@ -29,9 +30,13 @@ class KeyedNoise:
     """x_T of every token, [*batch, D]."""
     return keys.normal(keys.at(self.row_keys, 0), (token_dim,))
 
-  def at_step(self, index, token_dim: int) -> TokenRows:
-    """Noise added when leaving respaced timestep `index`, [*batch, D]."""
-    return keys.normal(keys.at(self.row_keys, index + 1), (token_dim,))
+  def at_steps(self, indices, token_dim: int) -> Float[Array, "C *batch D"]:
+    """Noise added when leaving the respaced timesteps `indices` [C]."""
+    addresses = jnp.broadcast_to(
+      indices + 1, (*self.row_keys.shape, indices.shape[0])
+    )
+    drawn = keys.normal(keys.at(self.row_keys, addresses), (token_dim,))
+    return jnp.moveaxis(drawn, -2, 0)
 
 
 @jax.tree_util.register_dataclass
@@ -51,9 +56,9 @@ class RecordedNoise:
     """x_T of every token, [*batch, D]."""
     return self.start[..., :token_dim]
 
-  def at_step(self, index, token_dim: int) -> TokenRows:
-    """Noise added when leaving respaced timestep `index`, [*batch, D]."""
-    return self.steps[self.steps.shape[0] - 1 - index][..., :token_dim]
+  def at_steps(self, indices, token_dim: int) -> Float[Array, "C *batch D"]:
+    """Noise added when leaving the respaced timesteps `indices` [C]."""
+    return self.steps[self.steps.shape[0] - 1 - indices][..., :token_dim]
 
 
 Noise = KeyedNoise | RecordedNoise

@@ -1,4 +1,4 @@
-"""The reverse process: from noise to a token, one `lax.scan` over timesteps.
+"""The reverse process: from noise to a token, a `lax.scan` over timesteps.
 
 For t = T-1 .. 0 of the visited timesteps, with eps, v = denoise(x, t):
 
@@ -9,6 +9,13 @@ For t = T-1 .. 0 of the visited timesteps, with eps, v = denoise(x, t):
 3. DDIM: x ← √abar' · x̂₀ + √(1 - abar' - σ²) · eps + [t > 0] · σ · noise ·
    temperature, σ = eta · √((1-abar')/(1-abar)) · √(1 - abar/abar')
    (arXiv 2010.02502, equations 12 and 16).
+
+What does not depend on x, noise and whatever `prepare` makes, is computed for
+several steps at once, by an outer scan; that changes no number.
+
+    steps   T-1 ........ T-C | ... | C-1 ........ 0
+    outer   prepare C of them, draw their noise
+    inner   one network evaluation each
 
 x_T ~ N(0, I) is not scaled by the temperature, and x̂₀ is never clipped.
 DIFFERS: ddim-temperature. The published program's DDIM ignores temperature.
@@ -73,6 +80,8 @@ def sample(
   token_dim: int,
   temperature: float | Float[Array, ""] = 1.0,
   per_step: Any = None,
+  prepare: Callable[[Any], Any] | None = None,
+  steps_at_once: int = 1,
 ) -> TokenRows:
   """Draws one token per row.
 
@@ -85,6 +94,8 @@ def sample(
     per_step: pytree with leading axis T, ascending in time, handed to
       `denoise` entry by entry, e.g. time embeddings; None for the original
       timesteps themselves.
+    prepare: entries [C, ...] to [C, ...], what `denoise` gets instead.
+    steps_at_once: C, a divisor of T.
 
   Returns:
     x_0, [*batch, D] float32.
@@ -92,26 +103,33 @@ def sample(
   process = settings.process()
   if per_step is None:
     per_step = jnp.asarray(process.timesteps, jnp.int32)
-  xs = (
-    jnp.arange(settings.num_steps),
-    process.coefficients(),
-    per_step,
-  )
+  xs = (jnp.arange(settings.num_steps), process.coefficients(), per_step)
 
   def step(x, scanned):
     """x holds the tokens at the noise level of the scanned timestep."""
-    index, c, entry = scanned
+    index, c, entry, drawn = scanned
     eps, v = denoise(x, entry)
     if settings.sampler == "ancestral":
       mean, spread = ancestral_step(c, x, eps, v)
     else:
       mean, spread = ddim_step(c, x, eps, settings.ddim_eta)
     amount = jnp.where(index > 0, temperature, 0.0) * spread
-    return mean + amount * noise.at_step(index, token_dim), None
+    return mean + amount * drawn, None
 
+  def steps(x, scanned):
+    """x holds the tokens at the noise level of the last scanned timestep."""
+    indices, c, entries = scanned
+    if prepare is not None:
+      entries = prepare(entries)
+    drawn = noise.at_steps(indices, token_dim)
+    return jax.lax.scan(step, x, (indices, c, entries, drawn), reverse=True)
+
+  grouped = jax.tree.map(
+    lambda array: jnp.reshape(array, (-1, steps_at_once, *array.shape[1:])), xs
+  )
   with jax.named_scope("reverse"):
-    x, _ = jax.lax.scan(step, noise.initial(token_dim), xs, reverse=True)
-  return x
+    start = noise.initial(token_dim)
+    return jax.lax.scan(steps, start, grouped, reverse=True)[0]
 
 
 def ancestral_step(

@@ -1,10 +1,14 @@
-"""What z may depend on."""
+"""What z may depend on, and what it does not."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import small
 
+from marjax.head.reverse import ReverseSettings
+from marjax.model import in_matmul_dtype
 from marjax.tokens.order import random_orders, to_order_space, to_raster
 
 
@@ -67,3 +71,41 @@ def test_a_label_matters_and_no_label_is_its_own():
     for i, a in enumerate(results)
     for b in results[:i]
   )
+
+
+def test_a_window_of_z_is_that_part_of_all_z():
+  params = small.params()
+  tokens, order, num_known, labels = inputs()
+  x = to_order_space(tokens, order)
+  whole = z_of(params, x, num_known, order, labels)
+  window = jnp.array([9, 10, 15, 15])
+  part = small.MODEL.build().apply(
+    {"params": params}, x, num_known, order, labels, window, method="z"
+  )
+  np.testing.assert_allclose(part, whole[:, window], atol=1e-5)
+
+
+def test_rounding_the_weights_first_changes_nothing():
+  config = dataclasses.replace(
+    small.MODEL,
+    backbone=dataclasses.replace(small.MODEL.backbone, dtype="bfloat16"),
+    head=dataclasses.replace(small.MODEL.head, dtype="bfloat16"),
+  )
+  params, (tokens, order, num_known, labels) = small.params(), inputs()
+  x, model = to_order_space(tokens, order), config.build()
+
+  def run(params):
+    z = model.apply({"params": params}, x, num_known, order, labels, method="z")
+    return z, model.apply(
+      {"params": params},
+      z,
+      ReverseSettings(4, start=900),
+      key=jax.random.key(0),
+      method="sample",
+    )
+
+  rounded = in_matmul_dtype(config, params)
+  for first, second in zip(run(params), run(rounded), strict=True):
+    assert np.array_equal(first, second)
+  kinds = {leaf.dtype.name for leaf in jax.tree.leaves(rounded)}
+  assert kinds == {"bfloat16", "float32"}

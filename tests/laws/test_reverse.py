@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marjax.head import reverse
+from marjax.head import diffusion, reverse
 from marjax.head.diffusion import DiffusionHead, DiffusionHeadConfig
 from marjax.head.noise import KeyedNoise, RecordedNoise
 from marjax.head.process import cosine_alpha_bar
@@ -149,3 +149,30 @@ def test_spacing_starts_where_asked(start):
 def test_bad_settings_are_one_sentence(arguments, message):
   with pytest.raises(ValueError, match=message):
     ReverseSettings(**arguments)
+
+
+def test_steps_prepared_at_once_change_nothing():
+  keys = jax.random.split(jax.random.key(0), (2, 3))
+  settings = ReverseSettings(12, start=900)
+
+  def run(steps_at_once):
+    return reverse.sample(
+      lambda x, entry: (0.1 * x + entry, jnp.zeros_like(x)),
+      KeyedNoise(keys),
+      settings,
+      token_dim=4,
+      per_step=jnp.linspace(0.0, 1.0, 12),
+      prepare=jnp.sin,
+      steps_at_once=steps_at_once,
+    )
+
+  for steps_at_once in (3, 4, 12):
+    np.testing.assert_allclose(run(steps_at_once), run(1), rtol=1e-5)
+
+
+def test_so_many_steps_at_once_as_keep_a_chip_busy():
+  assert diffusion.steps_at_once(100, rows=80) == 100
+  assert diffusion.steps_at_once(100, rows=512) == 10
+  assert diffusion.steps_at_once(100, rows=2560) == 2
+  assert diffusion.steps_at_once(100, rows=8193) == 1
+  assert diffusion.steps_at_once(97, rows=100) == 1

@@ -81,7 +81,7 @@ def test_a_run_can_be_replayed_from_recorded_draws(pipe):
   steps = SETTINGS.num_diffusion_steps
   recorded = RecordedNoise(
     draws.noise.initial(4),
-    jnp.stack([draws.noise.at_step(steps - 1 - k, 4) for k in range(steps)]),
+    draws.noise.at_steps(jnp.arange(steps - 1, -1, -1), 4),
   )
   replayed = pipe.generate(
     [3, 4], settings=SETTINGS, draws=Draws(draws.order, recorded)

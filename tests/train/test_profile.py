@@ -155,7 +155,7 @@ def test_operations_of_generating_are_named():
     static, small.params(), jnp.arange(2), draws, scales, jnp.asarray(1.0)
   )
   expected = (
-    "MarModel.z/backbone/backbone.decode/decoder/while/body",
+    "/backbone.decode/decoder/decoder._forward/layers/block/Block/attention",
     "MarModel.sample/head.sample/net.embed_time",
     "MarModel.sample/head.sample/reverse/while/body",
     "Denoiser.denoise/blocks_0/linear_in",

@@ -1,0 +1,149 @@
+"""Multi-head self-attention over sequences that lie side by side.
+
+1. q, k and v are three products: one would have to be cut up by a copy.
+2. Each sequence attends within itself, to its first `num_valid` slots.
+3. Logits and softmax are float32. On an NVIDIA GPU, without dropout and in
+   bfloat16, cuDNN's fused kernel does the same without writing the logits;
+   elsewhere, and wherever it does not fit, two einsums do.
+4. Queries may be some of the slots only: what no later layer reads is not
+   computed.
+"""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from marjax.arrays import Counts
+from marjax.backbone.dropout import Dropout
+from marjax.linear import constrained, linear, product
+
+HEAD_AXES = ("batch", "sequence", "heads", "head_dim")
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+  """Width, heads and dropout on the weights; dtype is that of the matmuls."""
+
+  width: int
+  num_heads: int
+  dropout: float
+  dtype: str
+
+
+class Attention(nn.Module):
+  """Self-attention; see the module docstring."""
+
+  config: AttentionConfig
+
+  def setup(self):
+    c = self.config
+    head_dim = c.width // c.num_heads
+    dtype = jnp.dtype(c.dtype)
+    self.qkv = linear(
+      (3, c.num_heads, head_dim),
+      ("embed", None, "heads", "head_dim"),
+      dtype=dtype,
+    )
+    self.projection = linear(
+      c.width, ("heads", "head_dim", "embed"), dtype=dtype
+    )
+    self.dropout = Dropout(c.dropout)
+
+  def __call__(
+    self,
+    x: Float[Array, "B P W"],
+    lengths: tuple[int, ...],
+    num_valid: list[Counts],
+    deterministic: bool,
+    queries: Float[Array, "B Q W"] | None = None,
+  ) -> Float[Array, "B Q W"]:
+    """Slots to slots.
+
+    Args:
+      x: one or several sequences. lengths: slots of each; they add up to P.
+      num_valid: for each sequence, how many of its slots hold something [B].
+      deterministic: True turns dropout off.
+      queries: slots of a single sequence that attend; None for all.
+    """
+    kernel, bias = self.qkv.weights((self.config.width,))
+    ends = np.cumsum(lengths)[:-1]
+
+    def part(index, slots):
+      with jax.named_scope("qkv"):
+        made = _project(slots, kernel[:, index], bias[index])
+        return constrained(made, HEAD_AXES)
+
+    query = part(0, x if queries is None else queries)
+    sequences = (
+      [query] if queries is not None else jnp.split(query, ends, axis=1),
+      jnp.split(part(1, x), ends, axis=1),
+      jnp.split(part(2, x), ends, axis=1),
+    )
+    mixed = [
+      attend(*parts, self.dropout, deterministic)
+      for parts in zip(*sequences, num_valid, strict=True)
+    ]
+    mixed = checkpoint_name(jnp.concatenate(mixed, axis=1), "attention")
+    return self.projection(mixed)
+
+
+def _project(x, kernel, bias):
+  """x [B, P, W] by a kernel [W, N, H] to [B, P, N, H]."""
+  made = product(x.reshape(-1, x.shape[-1]), kernel, bias)
+  return made.reshape(*x.shape[:-1], *bias.shape)
+
+
+def attend(
+  query: Float[Array, "B Q N H"],
+  key: Float[Array, "B P N H"],
+  value: Float[Array, "B P N H"],
+  num_valid: Counts,
+  dropout: Dropout,
+  deterministic: bool,
+) -> Float[Array, "B Q N H"]:
+  """Bidirectional attention to the first num_valid keys of each image."""
+  is_plain = deterministic or dropout.rate == 0.0
+  # Its backward pass wants an even number of slots.
+  is_even = deterministic or key.shape[1] % 2 == 0
+  is_bfloat16 = query.dtype == jnp.bfloat16
+  if not (is_plain and is_even and is_bfloat16 and _has_cudnn()):
+    return _einsum(query, key, value, num_valid, dropout, deterministic)
+  return jax.lax.platform_dependent(
+    *(query, key, value, num_valid),
+    cuda=_fused,
+    default=lambda *args: _einsum(*args, dropout, True),
+  )
+
+
+def _einsum(query, key, value, num_valid, dropout, deterministic):
+  logits = jnp.einsum(
+    "bqnh,bknh->bnqk",
+    query * query.shape[-1] ** -0.5,
+    key,
+    preferred_element_type=jnp.float32,
+  )
+  is_valid = jnp.arange(key.shape[1]) < num_valid[:, None]
+  lowest = jnp.finfo(jnp.float32).min
+  logits = jnp.where(is_valid[:, None, None, :], logits, lowest)
+  weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
+  weights = dropout(weights, deterministic=deterministic)
+  return jnp.einsum("bnqk,bknh->bqnh", weights, value)
+
+
+def _fused(query, key, value, num_valid):
+  return jax.nn.dot_product_attention(
+    query,
+    key,
+    value,
+    key_value_seq_lengths=num_valid.astype(jnp.int32),
+    implementation="cudnn",
+  )
+
+
+def _has_cudnn() -> bool:
+  return any(device.platform == "gpu" for device in jax.local_devices())
