@@ -34,7 +34,7 @@ from marjax.outputs import AnyPath
 from marjax.parallel.mesh import make_mesh
 from marjax.release import loading, workdir
 from marjax.release.card import Card
-from marjax.settings import Settings
+from marjax.settings import PRESETS, Settings
 from marjax.tokens import regions
 from marjax.tokens.patches import patchify
 from marjax.trajectory import Trajectory
@@ -107,20 +107,20 @@ class Pipeline:
     """Complete settings: those given, else the checkpoint's, else published.
 
     Args:
-      settings: some fields, or the name of one of `card.presets`.
+      settings: some fields, or the name of one of `card.presets` or `PRESETS`.
 
     Raises:
       ValueError: there is no preset of that name.
     """
     if isinstance(settings, str):
-      if settings not in self.card.presets:
-        names = ", ".join(self.card.presets) or "none"
+      presets = PRESETS | self.card.presets
+      if settings not in presets:
+        names = ", ".join(presets)
         raise ValueError(
           f"there is no preset {settings!r}; {self.card.name} has: {names}."
         )
-      settings = self.card.presets[settings]
-    chosen = (settings or Settings()).over(self.card.sampling)
-    return chosen.resolved()
+      settings = presets[settings]
+    return (settings or Settings()).over(self.card.sampling).resolved()
 
   def plan(self, settings: Settings | str | None = None) -> Plan:
     """The printable plan of a generation with these settings."""

@@ -74,7 +74,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--preset",
     metavar="NAME",
-    help="settings of that name in the checkpoint; flags below change them",
+    help="settings of that name in the checkpoint, or `quick`; flags below"
+    " change them",
   )
   group = parser.add_argument_group(
     "settings", "What is left out is as the checkpoint says."

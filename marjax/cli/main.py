@@ -22,6 +22,7 @@ from marjax.cli import (
   preflight,
   train,
 )
+from marjax.cli.programs import keep_programs
 from marjax.version import __version__
 
 VERBS = {
@@ -34,6 +35,9 @@ VERBS = {
   "convert": convert,
   "export": export,
 }
+
+# Those whose compiling is worth keeping.
+COMPILING = ("train", "generate", "edit", "evaluate")
 
 # Raised with a message for users. The same kinds of error from inside another
 # library are a defect of ours and keep their traceback, but for OSError: files
@@ -123,6 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parse(sys.argv[1:] if argv is None else argv)
   logging.basicConfig(format="%(message)s")
   logging.getLogger("marjax").setLevel(logging.INFO)
+  if args.verb in COMPILING:
+    keep_programs()
   try:
     VERBS[args.verb].run(args)
   except KeyboardInterrupt:

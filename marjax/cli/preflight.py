@@ -2,8 +2,9 @@
 
 Compiles the very step that training (or generation) would run, with XLA's real
 TPU compiler, which needs no TPU but libtpu (pip install "marjax[tpu]"). Prints
-memory, exchanges between chips and a bound on the time; with --out also writes
-preflight.json, preflight.txt and memory.png.
+memory, exchanges between chips and a bound on the time, of a generation also by
+part of the model, and what its plan pads; with --out also writes
+preflight.json, preflight.txt, memory.png and, of a generation, parts.png.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--overwrite",
     action="store_true",
-    help="replace these three files where they exist",
+    help="replace these files where they exist",
   )
 
 
@@ -60,11 +61,12 @@ def run(args: argparse.Namespace) -> None:
 
   from marjax import outputs
   from marjax.cli import configs
-  from marjax.preflight import report, table, topology
+  from marjax.preflight import pictures, report, table, topology
   from marjax.schema import to_dict
 
   folder = Path(args.out) if args.out else None
-  names = ("preflight.json", "preflight.txt", "memory.png")
+  names = ["preflight.json", "preflight.txt", "memory.png"]
+  names += ["parts.png"] * (args.program == "generate")
   if folder:
     outputs.check_free([folder / name for name in names], args.overwrite)
   experiment = configs.load(args.config, args.overrides)
@@ -78,4 +80,6 @@ def run(args: argparse.Namespace) -> None:
     content = json.dumps(to_dict(found) | {"fits": found.fits}, indent=1)
     outputs.write(folder / names[0], content.encode(), args.overwrite)
     outputs.write(folder / names[1], text.encode(), args.overwrite)
-    table.draw_memory(found, folder / names[2], args.overwrite)
+    pictures.draw_memory(found, folder / names[2], args.overwrite)
+    if found.parts:
+      pictures.draw_parts(found, folder / names[3], args.overwrite)

@@ -24,6 +24,7 @@ change nothing and may be skipped.
 callers that show progress between segments.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import jax
@@ -37,7 +38,7 @@ from marjax.generate.draws import Draws, cut, noise_in_order, pad
 from marjax.generate.plan import Plan, make_plan
 from marjax.head.reverse import ReverseSettings
 from marjax.linear import constrained
-from marjax.model import ModelConfig
+from marjax.model import ModelConfig, in_matmul_dtype
 from marjax.settings import Settings
 from marjax.tokens.order import to_order_space, to_raster
 
@@ -87,6 +88,8 @@ def plan_for(
     backbone.num_buffer,
     head_share=row / block,
     is_edit=is_edit,
+    num_diffusion_steps=settings.num_diffusion_steps,
+    final_diffusion_steps=settings.final_diffusion_steps,
   )
 
 
@@ -96,7 +99,8 @@ class Static:
 
   Attributes:
     config: of the model. plan: see `plan_for`.
-    reverse: of each token. is_guided: also run the pass without a label.
+    reverse: of each token, but for the number of steps, which is a segment's.
+    is_guided: also run the pass without a label.
     is_edit: whether tokens are given.
   """
 
@@ -213,6 +217,10 @@ def run_segment(
     carry, fixed: from `begin`, and the carry of the segment before.
   """
   segment = static.plan.segments[index]
+  params = in_matmul_dtype(static.config, params)
+  reverse = dataclasses.replace(
+    static.reverse, num_steps=segment.num_diffusion_steps
+  )
   steps = Step(
     jnp.asarray(segment.num_known, jnp.int32),
     scales[segment.first_step : segment.end],
@@ -224,7 +232,7 @@ def run_segment(
     new = static.config.build().apply(
       {"params": params},
       z,
-      static.reverse,
+      reverse,
       noise=cut(fixed.noise, step.num_known, segment.head_width),
       temperature=temperature,
       guidance=(z_uncond, step.guidance_scale) if static.is_guided else None,
@@ -235,6 +243,7 @@ def run_segment(
     tokens = jax.lax.dynamic_update_slice_in_dim(
       carry.tokens, new, step.num_known, axis=1
     )
+    tokens = constrained(tokens, ("batch", None, None))
     length = fixed.order.shape[1]
     return Carry(tokens), tokens[:, :length] if keep_steps else None
 
@@ -274,11 +283,11 @@ def _next_z(static, params, segment, carry, step, fixed):
     )
     nothing = jnp.full_like(labels, NO_LABEL)
     labels = jnp.stack([labels, nothing], axis=1).reshape(-1)
+  # What runs off the end is the last token again, and is never read.
+  window = step.num_known + jnp.arange(segment.head_width)
+  window = jnp.minimum(window, order.shape[1] - 1)
   z = static.config.build().apply(
-    {"params": params}, known, num_known, order, labels, method="z"
-  )
-  z = jax.lax.dynamic_slice_in_dim(
-    pad(z, static.plan.widest), step.num_known, segment.head_width, axis=1
+    {"params": params}, known, num_known, order, labels, window, method="z"
   )
   if not static.is_guided:
     return z, None

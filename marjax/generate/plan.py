@@ -5,7 +5,10 @@
    prefix and the head to its widest step, so one `lax.scan` serves it.
 3. The cuts minimise the padded work over all ways to make at most `num_buckets`
    segments (dynamic programming over the steps).
-4. Where tokens are given from the start, an image may know more than the step
+4. The diffusion steps of a token may change from the first step to the last.
+   They do so in at most `MAX_STAGES` equal parts of the steps, whatever the
+   cuts, so the cuts change no image. A cut falls on every change.
+5. Where tokens are given from the start, an image may know more than the step
    says, up to what is known after it, so each segment's prefix is longer. The
    plan does not depend on how many are given: one serves every mask.
 
@@ -17,9 +20,19 @@
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 
 from marjax.tokens.schedule import num_known_before, num_unknown_after
+
+MAX_BUCKETS = 16
+"""Segments of a plan unless it is said how many, at most."""
+
+MAX_WASTE = 0.03
+"""Padded work that is put up with to compile fewer programs, as a share."""
+
+MAX_STAGES = 8
+"""Numbers of diffusion steps in one generation; each is compiled by itself."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +43,14 @@ class Segment:
     first_step: index of the first step.
     num_known: known tokens when each step starts.
     num_revealed: tokens each step reveals.
+    num_diffusion_steps: network evaluations per token, the same at each step.
     is_edit: whether some tokens are given from the start.
   """
 
   first_step: int
   num_known: tuple[int, ...]
   num_revealed: tuple[int, ...]
+  num_diffusion_steps: int
   is_edit: bool = False
 
   @property
@@ -94,64 +109,121 @@ class Plan:
     return (*before[1:], self.num_tokens)
 
   def __str__(self) -> str:
+    varies = len({part.num_diffusion_steps for part in self.segments}) > 1
+    heading = f"{'steps':>11}  {'encoder tokens':>14}  {'head tokens':>11}"
     lines = [
       f"{self.num_tokens} tokens in {self.num_ar_steps} steps,"
       f" {len(self.segments)} segments",
-      f"{'steps':>11}  {'encoder tokens':>14}  {'head tokens':>11}",
+      heading + ("  diffusion steps" if varies else ""),
     ]
     for segment in self.segments:
-      lines.append(
+      line = (
         f"{segment.first_step:>4} .. {segment.end - 1:<4}"
         f"  {segment.encoder_length:>13}  {segment.head_width:>11}"
       )
+      last = f"  {segment.num_diffusion_steps:>15}" if varies else ""
+      lines.append(line + last)
     return "\n".join(lines)
+
+
+def diffusion_steps(
+  num_ar_steps: int, first: int, final: int | None = None
+) -> tuple[int, ...]:
+  """Diffusion steps of each autoregressive step, S integers.
+
+  Step n of S is in stage k = ⌊n · K / S⌋ of K = min(S, MAX_STAGES), and has
+  first + (final - first) · k / (K - 1) diffusion steps, rounded; see the
+  module's figure. A single stage has `first`; so has every step where `final`
+  is None.
+  """
+  if final is None or num_ar_steps == 1:
+    return (first,) * num_ar_steps
+  stages = min(num_ar_steps, MAX_STAGES)
+  return tuple(
+    round(first + (final - first) * (n * stages // num_ar_steps) / (stages - 1))
+    for n in range(num_ar_steps)
+  )
 
 
 def make_plan(
   num_tokens: int,
   num_ar_steps: int,
-  num_buckets: int = 8,
+  num_buckets: int | None = None,
   num_buffer: int = 64,
   head_share: float = 1.0,
   is_edit: bool = False,
+  num_diffusion_steps: int = 100,
+  final_diffusion_steps: int | None = None,
 ) -> Plan:
-  """The cheapest plan of at most num_buckets segments.
+  """The cheapest plan of at most num_buckets segments, each a program.
+
+  Untold, as few as pad the work, the decoder's included, by at most MAX_WASTE.
+  Where the diffusion steps change more often than that, there is one segment
+  for each number of them.
 
   Args:
     num_tokens: L. num_ar_steps: S, at most L.
-    num_buckets: segments allowed.
+    num_buckets: segments allowed; None leaves it to the cost.
     num_buffer: buffer slots of the encoder, part of its cost.
-    head_share: cost of one head token relative to one encoder slot.
+    head_share: cost of one head token, at num_diffusion_steps, relative to one
+      encoder slot.
     is_edit: whether images come with tokens that are given.
+    num_diffusion_steps, final_diffusion_steps: see `diffusion_steps`.
 
   Raises:
     ValueError: more steps than tokens, or fewer than one bucket.
   """
-  if num_buckets < 1:
+  if num_buckets is not None and num_buckets < 1:
     raise ValueError(f"num_buckets is {num_buckets}; expected 1 or more.")
   known = num_known_before(num_tokens, num_ar_steps)
   revealed = tuple(b - a for a, b in itertools.pairwise(known))
 
-  def segment(first: int, end: int) -> Segment:
-    return Segment(first, known[first:end], revealed[first:end], is_edit)
-
-  def cost(first: int, end: int) -> float:
-    part = segment(first, end)
-    slots = num_buffer + part.encoder_length
-    return (end - first) * (slots + head_share * part.head_width)
-
-  cuts = _cheapest_cuts(num_ar_steps, min(num_buckets, num_ar_steps), cost)
-  return Plan(
-    num_tokens,
-    num_ar_steps,
-    tuple(segment(a, b) for a, b in itertools.pairwise(cuts)),
-    num_unknown_after(num_tokens, num_ar_steps),
+  diffusion = diffusion_steps(
+    num_ar_steps, num_diffusion_steps, final_diffusion_steps
   )
 
+  def segment(first: int, end: int) -> Segment:
+    return Segment(
+      first, known[first:end], revealed[first:end], diffusion[first], is_edit
+    )
 
-def _cheapest_cuts(num_steps: int, num_parts: int, cost) -> list[int]:
-  """Cut points 0 .. num_steps of the cheapest partition into <= num_parts."""
-  best = {0: (0.0, [0])}
+  def cost(first: int, end: int) -> float:
+    if len(set(diffusion[first:end])) > 1:
+      return math.inf
+    part = segment(first, end)
+    slots = num_buffer + part.encoder_length
+    share = head_share * diffusion[first] / num_diffusion_steps
+    return (end - first) * (slots + share * part.head_width)
+
+  stages = len(set(diffusion))
+  decoder = num_ar_steps * (num_buffer + num_tokens)
+  cuts = _cuts(num_buckets, num_ar_steps, cost, stages, decoder)
+  segments = tuple(segment(a, b) for a, b in itertools.pairwise(cuts))
+  unknown_after = num_unknown_after(num_tokens, num_ar_steps)
+  return Plan(num_tokens, num_ar_steps, segments, unknown_after)
+
+
+def _cuts(
+  num_buckets: int | None, num_steps: int, cost, fewest: int, constant: int
+) -> list[int]:
+  """The cheapest cuts for that many parts, or the first that waste little."""
+  most = min(max(num_buckets or MAX_BUCKETS, fewest), num_steps)
+  found = _cheapest_cuts(num_steps, most, cost)
+  if num_buckets is not None:
+    return found[-1][1]
+  alone = sum(cost(step, step + 1) for step in range(num_steps))
+  enough = alone + MAX_WASTE * (alone + constant)
+  return next((cuts for spent, cuts in found if spent <= enough), found[-1][1])
+
+
+def _cheapest_cuts(
+  num_steps: int, num_parts: int, cost
+) -> list[tuple[float, list[int]]]:
+  """Cost and cut points 0 .. num_steps of the cheapest partitions.
+
+  One for each number of parts, at most 1, 2, ... num_parts.
+  """
+  best, found = {0: (0.0, [0])}, []
   for _ in range(num_parts):
     longer = dict(best)
     for first, (spent, cuts) in best.items():
@@ -160,4 +232,5 @@ def _cheapest_cuts(num_steps: int, num_parts: int, cost) -> list[int]:
         if end not in longer or total < longer[end][0]:
           longer[end] = (total, [*cuts, end])
     best = longer
-  return best[num_steps][1]
+    found.append(best[num_steps])
+  return found

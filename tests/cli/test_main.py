@@ -2,15 +2,17 @@
 
 import dataclasses
 import importlib
+import platform
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import marjax
-from marjax.cli import generate, main, settings, train
+from marjax.cli import generate, main, programs, settings, train
 from marjax.latents.pixels import PixelsConfig
 from marjax.release.card import Card
 from marjax.settings import Settings
@@ -100,6 +102,7 @@ def test_wrong_flags_are_explained(argv, message, fails):
     (["--out", "a.png", "--temperature", "nan"], "temperature is nan; expect"),
     (["--out", "a.png", "--sampler", "euler"], "sampler is 'euler'; expected"),
     (["--out", "a.png", "--num_diffusion_steps", "1"], "2"),
+    (["--out", "a.png", "--final_diffusion_steps", "1"], "final_diffusion_s"),
   ],
 )
 def test_wrong_values_are_explained(flags, message, fails, monkeypatch):
@@ -119,11 +122,12 @@ def test_an_existing_result_is_kept(fails, tmp_path, pipeline):
 
 def test_flags_become_settings(pipeline, tmp_path):
   flags = ["--temperature", "1", "--sampler", "ddim", "--num_ar_steps", "4"]
+  flags += ["--final_diffusion_steps", "5"]
   flags += ["--seed", "5", "--out", str(tmp_path / "a.npy")]
   assert main.main([*GENERATE, *flags]) == 0
   assert pipeline.seed == 5
   assert pipeline.asked == Settings(
-    temperature=1.0, sampler="ddim", num_ar_steps=4
+    temperature=1.0, sampler="ddim", num_ar_steps=4, final_diffusion_steps=5
   )
 
 
@@ -215,3 +219,21 @@ def test_a_missing_file_is_named(tmp_path):
   with pytest.raises(FileNotFoundError) as caught:
     missing.read_text()
   assert main.sentence(caught.value) == f"{missing}: no such file or directory."
+
+
+def test_programs_are_kept_where_nothing_else_was_said(monkeypatch, tmp_path):
+  monkeypatch.setenv("MARJAX_PROGRAMS", str(tmp_path))
+  before = jax.config.jax_compilation_cache_dir
+  try:
+    programs.keep_programs()
+    assert jax.config.jax_compilation_cache_dir == before
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setenv("MARJAX_PROGRAMS", "")
+    programs.keep_programs()
+    assert jax.config.jax_compilation_cache_dir is None
+    monkeypatch.setenv("MARJAX_PROGRAMS", str(tmp_path))
+    programs.keep_programs()
+    found = jax.config.jax_compilation_cache_dir
+    assert found == str(tmp_path / platform.node())
+  finally:
+    jax.config.update("jax_compilation_cache_dir", before)

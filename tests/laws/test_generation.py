@@ -127,3 +127,19 @@ def test_more_buckets_never_cost_more():
   # Encoder padding over exact lengths, 64 buffer slots included.
   assert wastes == sorted(wastes, reverse=True)
   assert wastes[2] < 1.15
+
+
+def test_as_few_segments_as_waste_little_unless_told():
+  def work(plan):
+    return sum(
+      len(s.num_known) * (64 + 256 + 64 + s.encoder_length + s.head_width)
+      for s in plan.segments
+    )
+
+  least = work(make_plan(256, 64, 64))
+  chosen = make_plan(256, 64)
+  count = len(chosen.segments)
+  assert chosen == make_plan(256, 64, count)
+  assert work(chosen) <= 1.03 * least < work(make_plan(256, 64, count - 1))
+  assert 4 <= count <= 12
+  assert len(make_plan(4096, 256, num_buffer=1).segments) <= 16
