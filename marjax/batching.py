@@ -4,6 +4,7 @@
    repeats of the last image, so there is one program for all of them.
 2. A generation runs segment after segment of its plan; what is shown of its
    progress is known between segments. Nothing comes to the host before the end.
+   All segments are traced first, then compiled at the same time in threads.
 3. Encoding and decoding go batch by batch, so that their memory does not grow
    with the number of images.
 
@@ -13,7 +14,8 @@ image.
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import flax.linen as nn
@@ -29,6 +31,7 @@ from marjax.generate.draws import Draws, draw_batch
 from marjax.generate.masked import Given, Static
 from marjax.head.noise import KeyedNoise, RecordedNoise
 from marjax.latents.images import to_float, to_uint8
+from marjax.parallel.compiler import compiler_options
 from marjax.parallel.hosts import fetch, spread
 from marjax.parallel.rules import RULES, batch_sharding, replicated
 from marjax.release.card import Codec
@@ -143,15 +146,16 @@ def _generate_batch(mesh, params, request: Request, index, first: int, bar):
   kept = []
   with jax.set_mesh(mesh):
     carry, fixed = begin(static, labels, draws, given)
-    for i in range(first, len(static.plan.segments)):
-      carry, after = run_segment(
-        *(static, i, request.keep_steps),
-        *(params, carry, fixed, scales, temperature),
-      )
+    rest = (params, fixed, scales, temperature)
+    programs = compiled(mesh, static, first, request.keep_steps, carry, *rest)
+    for run, segment in zip(
+      programs, static.plan.segments[first:], strict=True
+    ):
+      carry, after = run(params, carry, *rest[1:])
       kept.append(after)
       if not bar.disable:
         jax.block_until_ready(carry)
-        bar.update(len(static.plan.segments[i].num_known))
+        bar.update(len(segment.num_known))
     return finish(static, carry, fixed, kept if request.keep_steps else None)
 
 
@@ -169,6 +173,44 @@ def run_segment(
   """`masked.run_segment`, compiled."""
   with nn.logical_axis_rules(RULES):
     return masked.run_segment(static, index, keep_steps, params, carry, *fixed)
+
+
+_COMPILED = {}
+
+
+def compiled(
+  mesh: Mesh, static: Static, first: int, keep_steps: bool, carry, params, *rest
+) -> list[Callable]:
+  """The programs of all segments from `first` on: (params, carry, *rest).
+
+  Those that are new are compiled at the same time: XLA works on each with one
+  core, most of the time. All are kept for the life of the process.
+  """
+  shapes = jax.tree.map(_abstract, (params, carry, *rest))
+  leaves, structure = jax.tree.flatten(shapes)
+
+  precision = jax.config.jax_default_matmul_precision
+
+  def key(index):
+    traced = (mesh, static, index, keep_steps, precision)
+    return (*traced, tuple(leaves), structure)
+
+  indices = range(first, len(static.plan.segments))
+  missing = [index for index in indices if key(index) not in _COMPILED]
+  lowered = [
+    run_segment.lower(static, index, keep_steps, *shapes) for index in missing
+  ]
+  options = compiler_options(mesh)
+  with ThreadPoolExecutor() as pool:
+    made = pool.map(lambda one: one.compile(options), lowered)
+    _COMPILED.update(zip(map(key, missing), made, strict=True))
+  return [_COMPILED[key(index)] for index in indices]
+
+
+def _abstract(array):
+  """Shape, dtype and, unless it may go anywhere, place of an array."""
+  place = array.sharding if array.committed else None
+  return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -20,6 +20,7 @@ from jaxtyping import PyTree
 from marjax import keys
 from marjax.experiment import Experiment
 from marjax.model import init_params
+from marjax.parallel.compiler import compiler_options
 from marjax.parallel.rules import (
   RULES,
   batch_sharding,
@@ -105,6 +106,7 @@ def make_train_program(
         in_shardings=(placed, batches),
         out_shardings=(placed, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=compiler_options(mesh),
       ),
     ),
   )

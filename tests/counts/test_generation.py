@@ -40,15 +40,18 @@ def test_one_trace_per_segment_and_none_on_a_second_call(monkeypatch):
 
   monkeypatch.setattr(masked, "_next_z", counted)
   jax.clear_caches()
+  batching._COMPILED.clear()
   pipe = Pipeline.of_experiment(
     small.EXPERIMENT, small.params(), make_mesh(devices=jax.devices()[:1])
   )
   pipe.generate([0, 1], settings=SETTINGS)
   plan = pipe.plan(SETTINGS)
   assert traced == list(plan.segments)
+  assert len(batching._COMPILED) == len(plan.segments)
   other = Settings(guidance_scale=3.0, temperature=0.9).over(SETTINGS)
   pipe.generate([2, 3], seed=9, settings=other)
   assert traced == list(plan.segments)
+  assert len(batching._COMPILED) == len(plan.segments)
 
 
 def scans(jaxpr, inside=False):
@@ -91,6 +94,8 @@ def test_data_parallel_generation_needs_no_collectives():
   compiled = compiled_text(pipe)
   found = re.findall(r"\b(all-reduce|all-gather|all-to-all)\b", compiled)
   assert not found
+  # Nor does anything come to the host before the end.
+  assert not re.findall(r"\b(infeed|outfeed|send|recv)\b|callback", compiled)
 
 
 def compiled_text(pipe: Pipeline) -> str:

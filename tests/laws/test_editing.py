@@ -192,10 +192,10 @@ def test_no_mask_compiles_anew(pipe):
 
   image = pictures(1)
   pipe.edit(image, regions.half(8, "left"), 1, settings=SETTINGS)
-  before = batching.run_segment._cache_size()
+  before = len(batching._COMPILED)
   for mask in (regions.half(8, "top"), regions.box(8, 0, 0, 6, 4)):
     pipe.edit(image, mask, 2, settings=SETTINGS)
-  assert batching.run_segment._cache_size() == before
+  assert len(batching._COMPILED) == before
 
 
 GOOD = pictures(1)[0]

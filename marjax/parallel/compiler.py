@@ -1,0 +1,16 @@
+"""What XLA's compiler is told, by platform.
+
+On NVIDIA GPUs: no matrix products in Triton, because cuBLAS is as fast or
+faster for all but the smallest, and the search for the best Triton kernel is
+half of the compile time; and of cuBLAS's algorithms the fastest is taken,
+without a check of each against the others.
+"""
+
+from jax.sharding import Mesh
+
+
+def compiler_options(mesh: Mesh) -> dict[str, bool | int] | None:
+  """`compiler_options` of `jax.jit` and of `.lower(...).compile`."""
+  if mesh.devices.flat[0].platform == "gpu":
+    return {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 2}
+  return None
