@@ -3,9 +3,11 @@
     python -m experiments.preflight
 
 Compiles training of MAR-B, L and H at their batch of 2048 for slices of four
-kinds of TPU, and generation with MAR-L for a small one, as `marjax preflight`
-does. One JSON line each, appended to experiments/results/preflight.jsonl; rows
-that are there are not compiled again. Needs libtpu, no TPU, and an hour or two.
+kinds of TPU, and generation with each for a small one, 64 images on a chip, as
+`marjax preflight` does. One JSON line each, appended to
+experiments/results/preflight.jsonl; rows that are there are not compiled again,
+unless with --again: of equal ones the last counts. Needs libtpu, no TPU, and an
+hour or two.
 """
 
 import argparse
@@ -23,7 +25,9 @@ TOPOLOGIES = ("v5e:16x16", "v4:4x4x8", "v5p:4x4x4", "v6e:8x8")
 
 WANTED = [("mar_h", where, "train") for where in TOPOLOGIES]
 WANTED += [(name, "v5e:16x16", "train") for name in ("mar_b", "mar_l")]
-WANTED += [("mar_l", "v5e:2x4", "generate")]
+WANTED += [
+  (name, "v5e:2x4", "generate") for name in ("mar_l", "mar_b", "mar_h")
+]
 WANTED += [
   (name, where, "train")
   for where in TOPOLOGIES[1:]
@@ -37,6 +41,13 @@ MESHES = {
 }
 
 
+def is_there(path: Path, name: str, where: str, program: str) -> bool:
+  """Whether a file has the row; one of a generation has its parts."""
+  asked = {"config": name, "topology": where, "program": program}
+  found = [row for row in rows.read(path) if rows.find([row], **asked)]
+  return any(program == "train" or row.get("parts") for row in found)
+
+
 def main() -> int:
   """Compiles what is missing; 2 after an error of the machine's."""
   parser = argparse.ArgumentParser(
@@ -44,10 +55,15 @@ def main() -> int:
     description=__doc__.partition("\n")[0],
   )
   parser.add_argument("--out", type=Path, default=OUT, help="JSON lines")
+  parser.add_argument("--program", choices=MESHES, help="only this one")
+  parser.add_argument("--config", choices=("mar_b", "mar_l", "mar_h"))
+  parser.add_argument("--again", action="store_true", help="compile all anew")
   args = parser.parse_args()
   for name, where, program in WANTED:
-    asked = {"config": name, "topology": where, "program": program}
-    if rows.find(rows.read(args.out), **asked):
+    is_asked = args.program in (None, program) and args.config in (None, name)
+    if not is_asked or (
+      not args.again and is_there(args.out, name, where, program)
+    ):
       continue
     print(f"{name} {program} {where} ...", end=" ", flush=True)
     devices = topology.devices_of(where)

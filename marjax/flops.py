@@ -1,4 +1,4 @@
-"""Matrix-product FLOPs of a function, counted in its jaxpr.
+"""Matrix-product FLOPs of a function, counted in its jaxpr, scope by scope.
 
 1. Trace the function with abstract arguments; nothing is computed.
 2. A product of [.., m, k] and [.., k, n] counts 2·m·k·n times its batch, a scan
@@ -10,6 +10,7 @@ XLA's own count takes a scan's body once, however long the scan is.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,36 +23,52 @@ def count(function: Callable, *args) -> int:
   Raises:
     ValueError: a loop whose length is not known before it runs.
   """
-  return _count(jax.make_jaxpr(function)(*args).jaxpr)
+  return by_scope(function, *args).total()
 
 
-def _count(jaxpr: Any) -> int:
-  return sum(_count_equation(equation) for equation in jaxpr.eqns)
+def by_scope(function: Callable, *args) -> Counter[str]:
+  """`count`, by the scope that `jax.named_scope` or linen gives a product.
+
+  Scopes are joined by slashes, the outermost first.
+  """
+  return _count(jax.make_jaxpr(function)(*args).jaxpr, "")
 
 
-def _count_equation(equation: Any) -> int:
+def _count(jaxpr: Any, outer: str) -> Counter[str]:
+  found = Counter()
+  for equation in jaxpr.eqns:
+    found.update(_count_equation(equation, outer))
+  return found
+
+
+def _count_equation(equation: Any, outer: str) -> Counter[str]:
   name, params = equation.primitive.name, equation.params
+  scope = f"{outer}/{equation.source_info.name_stack}"
   if name == "dot_general":
     (contracted, _), _ = params["dimension_numbers"]
     shape = equation.invars[0].aval.shape
     depth = math.prod(shape[axis] for axis in contracted)
-    return 2 * depth * math.prod(equation.outvars[0].aval.shape)
+    return Counter(
+      {scope: 2 * depth * math.prod(equation.outvars[0].aval.shape)}
+    )
   if name.startswith("conv_general"):
     kernel = equation.invars[1].aval.shape
     outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
     per_output = math.prod(kernel) // outputs
-    return 2 * per_output * math.prod(equation.outvars[0].aval.shape)
-  inner = [_count(jaxpr) for jaxpr in _jaxprs_in(params)]
-  if name == "scan":
-    return params["length"] * sum(inner)
+    return Counter(
+      {scope: 2 * per_output * math.prod(equation.outvars[0].aval.shape)}
+    )
+  inner = [_count(jaxpr, scope) for jaxpr in _jaxprs_in(params)]
   if name == "cond":
-    return max(inner)
-  if name == "while" and any(inner):
+    return max(inner, key=Counter.total)
+  found = sum(inner, Counter())
+  if name == "while" and found:
     raise ValueError(
       "a while loop holds matrix products; expected loops of known length:"
       " write it as a scan to count it."
     )
-  return sum(inner)
+  times = params["length"] if name == "scan" else 1
+  return Counter({scope: times * number for scope, number in found.items()})
 
 
 def _jaxprs_in(params: dict) -> Iterator[Any]:

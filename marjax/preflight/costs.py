@@ -8,6 +8,8 @@
    taps that fall on padding or between dilated elements do not count.
 3. `memory_traffic`: bytes between the chip and its main memory, by operands and
    results of what is not fused; of arrays that are sliced only the slices.
+
+`products` and `transfers` give the same one instruction at a time.
 """
 
 import math
@@ -121,12 +123,14 @@ def group_size(text: str) -> int:
 
 def flops(module: Module) -> float:
   """Twice the multiplications of dots and convolutions in one call."""
-  products = (
-    run.times * _flops(run.instruction, run.computation)
-    for run in module.runs()
-    if run.instruction.op in ("dot", "convolution")
-  )
-  return float(sum(products))
+  return sum((number for _, number in products(module)), 0.0)
+
+
+def products(module: Module) -> Iterator[tuple[Run, float]]:
+  """Every dot and convolution, with its FLOPs over all its runs."""
+  for run in module.runs():
+    if run.instruction.op in ("dot", "convolution"):
+      yield run, float(run.times * _flops(run.instruction, run.computation))
 
 
 def _flops(instruction: Instruction, computation: Computation) -> int:
@@ -186,12 +190,15 @@ def _taps(num_in, num_out, size, stride, pad, lhs_dilate, rhs_dilate) -> int:
 
 def memory_traffic(module: Module) -> float:
   """Bytes read from and written to main memory in one call."""
-  traffic = (
-    run.times * _traffic(module, run)
-    for run in module.runs()
-    if not run.is_fused
-  )
-  return sum(traffic, 0.0)
+  return sum((number for _, number in transfers(module)), 0.0)
+
+
+def transfers(module: Module) -> Iterator[tuple[Run, float]]:
+  """What is not fused and touches main memory, with its bytes over all runs."""
+  for run in module.runs():
+    number = 0.0 if run.is_fused else run.times * _traffic(module, run)
+    if number:
+      yield run, number
 
 
 def _traffic(module: Module, run: Run) -> float:

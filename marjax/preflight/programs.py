@@ -8,6 +8,7 @@
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from marjax.generate import masked
 from marjax.model import training_flops
 from marjax.parallel.mesh import host_mesh
 from marjax.parallel.rules import batch_sharding, replicated
+from marjax.preflight import parts
 from marjax.release.workdir import abstract_params
 from marjax.train.step import make_train_program
 
@@ -77,7 +79,7 @@ def generate_programs(
   settings = experiment.sampling.resolved()
   static = masked.static_for(experiment.model, settings)
   params = abstract_params(experiment.model, mesh)
-  parts = held(experiment, mesh, "generate")
+  kept = held(experiment, mesh, "generate")
   labels, draws, scales, temperature = _inputs(static, mesh, size)
   with jax.set_mesh(mesh):
     started = batching.begin.lower(static, labels, draws, None)
@@ -91,15 +93,22 @@ def generate_programs(
       )
       compiled = lowered.compile()
       yield Program(
-        f"steps {segment.first_step} to {segment.end - 1}", compiled, parts
+        f"steps {segment.first_step} to {segment.end - 1}", compiled, kept
       )
       carry, _ = _placed(lowered.out_info, compiled)
     lowered = batching.finish.lower(static, carry, fixed, None)
     yield Program("finish", lowered.compile(), {})
 
 
-def useful_generate_flops(experiment: Experiment, size: int) -> int:
-  """Of one device batch, over all chips, were nothing padded."""
+def plan_padding(experiment: Experiment) -> tuple[parts.Padding, ...]:
+  """What the plan of a generation pads, segment by segment."""
+  settings = experiment.sampling.resolved()
+  plan = masked.plan_for(experiment.model, settings)
+  return parts.padding(plan, experiment.model.backbone.num_buffer)
+
+
+def useful_generate_flops(experiment: Experiment, size: int) -> Counter[str]:
+  """Of one device batch, over all chips, were nothing padded; by part."""
   settings = experiment.sampling.resolved()
   exact = dataclasses.replace(settings, num_buckets=settings.num_ar_steps)
   static = masked.static_for(experiment.model, exact)
@@ -109,7 +118,10 @@ def useful_generate_flops(experiment: Experiment, size: int) -> int:
   def generate(params, *rest):
     return masked.generate(static, params, *rest)
 
-  return flops.count(generate, params, *shapes)
+  found = Counter()
+  for scope, number in flops.by_scope(generate, params, *shapes).items():
+    found[parts.part_of(scope)] += number
+  return found
 
 
 def bytes_per_chip(tree: PyTree) -> float:

@@ -4,15 +4,11 @@
    batch, what XLA needs while it runs, and the program itself.
 2. A program that does not fit is not compiled to the end; XLA says how much it
    would have needed, and `advice` what to change.
-3. The bound on the time of a step: the longest of arithmetic at the chip's
-   peak, traffic with its memory, and exchange over its links, each as if it had
-   the chip to itself. It is a bound, not a forecast; and the slower network
-   between slices is taken to be as fast as the links within one.
+3. The work of one chip, and a bound on its time: see `marjax.preflight.bounds`.
+   That of a generation also part by part of the model, and what its plan pads.
 """
 
 import dataclasses
-import os
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,10 +17,13 @@ import jax
 from jax.sharding import Mesh
 
 from marjax.experiment import Experiment
-from marjax.parallel.chips import GIB, Chip, chip_of
+from marjax.parallel.chips import GIB, chip_of
 from marjax.parallel.mesh import mesh_for
-from marjax.preflight import costs, hlo, programs
+from marjax.preflight import costs, hlo, memory, parts, programs
+from marjax.preflight.bounds import Bound, bound
 from marjax.preflight.costs import Collective
+from marjax.preflight.hlo import Module
+from marjax.preflight.parts import Padding, Work
 from marjax.preflight.programs import Program
 from marjax.schema import check
 from marjax.version import __version__
@@ -43,22 +42,6 @@ class Exchange:
   sent_bytes: float = 0.0
 
 
-@dataclass(frozen=True)
-class Bound:
-  """Seconds that one step takes at least, by what takes them.
-
-  Attributes:
-    arithmetic, memory, links: each alone.
-    seconds: the longest. utilisation: useful arithmetic over the peak, then.
-  """
-
-  arithmetic: float
-  memory: float
-  links: float
-  seconds: float
-  utilisation: float
-
-
 @dataclass(frozen=True, kw_only=True)
 class Report:
   """What a preflight found, per chip and per step (or batch of images).
@@ -73,6 +56,8 @@ class Report:
     useful_flops, program_flops: without and with padding and recomputation;
       None where it did not compile.
     bound: None where the chip is not known.
+    parts: part of the model → its share of all that, of a generation.
+    padding: of each segment of a generation's plan.
     compile_seconds: on this machine.
   """
 
@@ -93,6 +78,8 @@ class Report:
   program_flops: float | None = None
   memory_traffic: float | None = None
   bound: Bound | None = None
+  parts: dict[str, Work] = field(default_factory=dict)
+  padding: tuple[Padding, ...] = ()
   compile_seconds: float
   marjax_version: str = __version__
   jax_version: str = jax.__version__
@@ -127,11 +114,13 @@ def preflight(
   size = experiment.training.batch_size
   if program == "train":
     made = programs.train_programs(experiment, mesh, num_examples)
-    useful = programs.useful_train_flops(experiment)
+    useful, padding = {"": programs.useful_train_flops(experiment)}, ()
   else:
     size = _generation_batch(mesh, batch_size)
     made = programs.generate_programs(experiment, mesh, size)
     useful = programs.useful_generate_flops(experiment, size)
+    padding = programs.plan_padding(experiment)
+  useful = {part: work / len(devices) for part, work in useful.items()}
   about = {
     "config": experiment.name,
     "program": program,
@@ -140,75 +129,56 @@ def preflight(
     "num_chips": len(devices),
     "mesh": dict(mesh.shape),
     "batch_size": size,
-    "useful_flops": useful / len(devices),
-    "limit": memory_limit(devices),
+    "useful_flops": sum(useful.values()),
+    "padding": padding,
+    "limit": memory.limit(devices),
   }
   chip, start = chip_of(devices[0]), time.perf_counter()
   try:
     found = list(made)
   except jax.errors.JaxRuntimeError as error:
-    needed = needed_bytes(str(error))
+    needed = memory.needed_bytes(str(error))
     if needed is None:
       raise
     return _too_large(experiment, mesh, about, needed, start)
-  return _measured(experiment, found, about, chip, start)
+  seconds = time.perf_counter() - start
+  modules = [hlo.parse(program.compiled.as_text()) for program in found]
+  if program == "generate":
+    about["parts"] = parts.by_part(modules, useful, chip)
+  about["compile_seconds"] = seconds
+  return _measured(experiment, found, modules, about, chip)
 
 
 def _generation_batch(mesh: Mesh, asked: int | None) -> int:
   from marjax import batching
 
-  parts = mesh.shape["data"] * mesh.shape["fsdp"]
-  size = batching.LARGEST_BATCH * parts if asked is None else asked
+  count = mesh.shape["data"] * mesh.shape["fsdp"]
+  size = batching.LARGEST_BATCH * count if asked is None else asked
   check(
-    size > 0 and size % parts == 0,
-    f"batch_size is {asked}; expected a multiple of {parts}, the devices that"
+    size > 0 and size % count == 0,
+    f"batch_size is {asked}; expected a multiple of {count}, the devices that"
     " the mesh splits a batch over.",
   )
   return size
 
 
-def needed_bytes(message: str) -> float | None:
-  """What XLA says that a program needs of a chip's memory, if it says so."""
-  units = {"K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
-  for form in (
-    r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm",
-    r"\(([\d.]+)([KMGT])\) exceeds available HBM",
-  ):
-    found = re.search(form, message)
-    if found:
-      return float(found[1]) * units[found[2]]
-  return None
-
-
-def memory_limit(devices: list) -> float | None:
-  """Bytes of its memory that a program can have of each device, if known."""
-  chip = chip_of(devices[0])
-  if chip:
-    return chip.memory
-  if devices[0].platform == "cpu":
-    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return whole / len(devices)
-  return (devices[0].memory_stats() or {}).get("bytes_limit")
-
-
 def _too_large(experiment, mesh, about, needed, start) -> Report:
   """What is known of a program that XLA refused to finish."""
   held = programs.held(experiment, mesh, about["program"])
-  memory = held | {"temporaries": max(0.0, needed - sum(held.values()))}
   report = Report(
     **about,
-    memory=memory,
+    memory=held | {"temporaries": max(0.0, needed - sum(held.values()))},
     needed=needed,
     compile_seconds=time.perf_counter() - start,
   )
   return dataclasses.replace(report, advice=advice(report, experiment))
 
 
-def _measured(experiment, found: list[Program], about, chip, start) -> Report:
-  seconds = time.perf_counter() - start
-  memories = [_memory(program) for program in found]
-  memory = max(memories, key=lambda parts: sum(parts.values()))
-  modules = [hlo.parse(program.compiled.as_text()) for program in found]
+def _measured(
+  experiment, found: list[Program], modules: list[Module], about, chip
+) -> Report:
+  taken = [memory.taken(program) for program in found]
+  most = max(taken, key=lambda sizes: sum(sizes.values()))
   exchanges = [c for module in modules for c in costs.collectives(module)]
   work = sum(costs.flops(module) for module in modules)
   traffic = sum(costs.memory_traffic(module) for module in modules)
@@ -216,29 +186,15 @@ def _measured(experiment, found: list[Program], about, chip, start) -> Report:
   costly = sorted(exchanges, key=lambda exchange: -exchange.sent_bytes)
   report = Report(
     **about,
-    memory=memory,
-    needed=sum(memory.values()),
+    memory=most,
+    needed=sum(most.values()),
     collectives=by_kind(exchanges),
     largest=tuple(costly[:8]),
     program_flops=work,
     memory_traffic=traffic,
     bound=chip and bound(chip, about["useful_flops"], work, traffic, sent),
-    compile_seconds=seconds,
   )
   return dataclasses.replace(report, advice=advice(report, experiment))
-
-
-def _memory(program: Program) -> dict[str, float]:
-  """Bytes on one chip while the program runs, by part."""
-  sizes = program.compiled.memory_analysis()
-  others = sizes.argument_size_in_bytes - sum(program.held.values())
-  results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-  return {
-    **program.held,
-    "other arguments": max(0.0, float(others)),
-    "temporaries": sizes.temp_size_in_bytes + max(0.0, float(results)),
-    "program": float(sizes.generated_code_size_in_bytes),
-  }
 
 
 def by_kind(exchanges: list[Collective]) -> dict[str, Exchange]:
@@ -253,17 +209,6 @@ def by_kind(exchanges: list[Collective]) -> dict[str, Exchange]:
         sum(exchange.sent_bytes for exchange in mine),
       )
   return found
-
-
-def bound(
-  chip: Chip, useful: float, work: float, traffic: float, sent: float
-) -> Bound:
-  """From FLOPs and bytes of one chip."""
-  peak = 1e12 * chip.tflops
-  arithmetic, memory = work / peak, traffic / (1e9 * chip.memory_gbps)
-  links = sent / (1e9 * chip.link_gbps)
-  seconds = max(arithmetic, memory, links)
-  return Bound(arithmetic, memory, links, seconds, useful / peak / seconds)
 
 
 def advice(report: Report, experiment: Experiment) -> tuple[str, ...]:

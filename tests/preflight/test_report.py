@@ -11,7 +11,7 @@ from PIL import Image
 from marjax.cli import main
 from marjax.experiment import MeshConfig
 from marjax.parallel.chips import CHIPS, GIB, Chip
-from marjax.preflight import programs, report, table
+from marjax.preflight import bounds, memory, pictures, programs, report, table
 from marjax.preflight.costs import Collective
 from marjax.preflight.programs import Program
 from marjax.schema import to_dict
@@ -102,9 +102,9 @@ def test_work_is_the_sum_of_all_programs(found):
 
 
 def test_the_bound_is_what_takes_longest():
-  bound = report.bound(CHIP, useful=1e12, work=2e12, traffic=1e10, sent=5e9)
-  assert (bound.arithmetic, bound.memory, bound.links) == (2.0, 1.0, 5.0)
-  assert (bound.seconds, bound.utilisation) == (5.0, 0.2)
+  found = bounds.bound(CHIP, useful=1e12, work=2e12, traffic=1e10, sent=5e9)
+  assert (found.arithmetic, found.memory, found.links) == (2.0, 1.0, 5.0)
+  assert (found.seconds, found.utilisation) == (5.0, 0.2)
 
 
 def test_what_does_not_fit_is_told_what_to_change(found):
@@ -162,13 +162,13 @@ def test_other_errors_of_the_compiler_are_not_hidden(found, monkeypatch):
   ],
 )
 def test_what_is_needed_is_read_from_the_message(said, needed):
-  assert report.needed_bytes(said) == needed
+  assert memory.needed_bytes(said) == needed
 
 
 def test_the_memory_of_a_cpu_is_shared_by_its_devices():
   devices = jax.devices()
-  whole = report.memory_limit(devices[:1])
-  assert report.memory_limit(devices[:8]) == whole / 8
+  whole = memory.limit(devices[:1])
+  assert memory.limit(devices[:8]) == whole / 8
   assert 0.5 * GIB < whole < 2**50
 
 
@@ -195,10 +195,10 @@ def test_a_device_of_unknown_memory(found):
 
 def test_the_picture_has_a_colour_for_each_part(found, tmp_path):
   result = found(GIB)
-  table.draw_memory(result, tmp_path / "memory.png")
+  pictures.draw_memory(result, tmp_path / "memory.png")
   pixels = Image.open(tmp_path / "memory.png").convert("RGB")
   colours = {colour for _, colour in pixels.getcolors(2**20)}
-  shown = table.COLOURS[: len(result.memory)]
+  shown = pictures.COLOURS[: len(result.memory)]
   assert {tuple(bytes.fromhex(each[1:])) for each in shown} <= colours
 
 
@@ -217,7 +217,8 @@ def test_the_command_for_generation_writes_its_files(command, tmp_path, capsys):
   shown = capsys.readouterr().out
   written = json.loads((tmp_path / "preflight.json").read_text())
   assert (tmp_path / "preflight.txt").read_text() == shown
-  assert (tmp_path / "memory.png").stat().st_size > 1000
+  for picture in ("memory.png", "parts.png"):
+    assert (tmp_path / picture).stat().st_size > 1000
   assert written["fits"] is True
   assert (written["program"], written["num_chips"]) == ("generate", 8)
   # Whole parameters on each device, and nothing to exchange.
