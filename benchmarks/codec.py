@@ -28,7 +28,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from benchmarks import run
+from benchmarks import timing
 from marjax import flops, keys
 from marjax.evaluate import environment
 from marjax.latents.kl import KLConfig
@@ -82,7 +82,7 @@ def measure(
       reference = result
     if variant not in variants:
       continue
-    seconds = run.rounds(functools.partial(compiled, *arguments), repeats)
+    seconds = timing.rounds(functools.partial(compiled, *arguments), repeats)
     work = flops.count(getattr(config, task), *arguments)
     yield {
       "task": task,
@@ -90,9 +90,9 @@ def measure(
       "batch_size": batch_size,
       "dtype": variant.dtype,
       "matmul_precision": variant.precision,
-      **run.rates(seconds, batch_size, work),
+      **timing.rates(seconds, batch_size, work),
       "compile_seconds": round(compile_seconds, 2),
-      "memory_bytes": run.memory(compiled),
+      "memory_bytes": timing.memory(compiled),
       "parameters": sum(leaf.size for leaf in jax.tree.leaves(arguments[0])),
       **difference(task, result, reference),
       "date": datetime.date.today().isoformat(),

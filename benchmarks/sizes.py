@@ -6,6 +6,7 @@
 
 The big ones are timed without the autoencoder: grey 64 × 64 images in patches
 of 4 × 4 give the same 256 tokens of 16 numbers as KL-16's latents, at no cost.
+Or they train as in earnest, on cached moments of KL-16: data "latents".
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import dataclasses
 from marjax.backbone.masked import MaskedConfig
 from marjax.experiment import DataConfig, Experiment, TrainingConfig
 from marjax.head.diffusion import DiffusionHeadConfig
+from marjax.latents.kl import KLConfig
 from marjax.latents.pixels import PixelsConfig
 from marjax.model import ModelConfig
 from marjax.settings import PUBLISHED, Settings
@@ -92,24 +94,53 @@ SIZES = {
 
 
 def experiment(
-  size: str, batch_size: int | None = None, dtype: str = "float32"
+  size: str,
+  batch_size: int | None = None,
+  dtype: str = "float32",
+  remat: str | None = None,
+  data: str = "pixels",
 ) -> Experiment:
-  """The experiment of a size, with another batch size or matmul dtype.
+  """The experiment of a size, with some of its settings changed.
+
+  Args:
+    size: of SIZES. batch_size: None for its own.
+    dtype: of the matmuls.
+    remat: see `MaskedConfig`; None for its own.
+    data: "pixels", or "latents" for cached moments of KL-16.
 
   Raises:
-    ValueError: there is no such size.
+    ValueError: there is no such size, or it has no latents.
   """
   if size not in SIZES:
     raise ValueError(
       f"there is no size {size!r}; expected one of {', '.join(SIZES)}."
     )
   found, replace = SIZES[size], dataclasses.replace
+  backbone = found.model.backbone
   model = replace(
     found.model,
-    backbone=replace(found.model.backbone, dtype=dtype),
+    backbone=replace(backbone, dtype=dtype, remat=remat or backbone.remat),
     head=replace(found.model.head, dtype=dtype),
   )
   training = replace(
     found.training, batch_size=batch_size or found.training.batch_size
   )
-  return replace(found, model=model, training=training)
+  found = replace(found, model=model, training=training)
+  return _on_latents(size, found) if data == "latents" else found
+
+
+def _on_latents(size: str, found: Experiment) -> Experiment:
+  codec, backbone = KLConfig(), found.model.backbone
+  tokens = (backbone.num_tokens, backbone.token_dim)
+  if tokens != (codec.num_tokens, codec.token_dim):
+    raise ValueError(
+      f"size {size!r} has {tokens[0]} tokens of {tokens[1]} numbers, KL-16's"
+      " latents 256 of 16; expected base, large or huge with data 'latents'."
+    )
+  data = dataclasses.replace(
+    found.data,
+    source="latents",
+    image_size=codec.image_size,
+    channels=codec.channels,
+  )
+  return dataclasses.replace(found, codec=codec, data=data)

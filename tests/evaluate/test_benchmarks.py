@@ -1,7 +1,7 @@
 """Benchmarks count what they say and append what they measure."""
 
+import dataclasses
 import json
-import math
 import pathlib
 import subprocess
 import sys
@@ -9,8 +9,9 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+import small
 
-from benchmarks import run, sizes
+from benchmarks import run, sizes, timing, training
 from marjax import flops
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -77,7 +78,7 @@ def abstract_params(size):
 
 @pytest.mark.parametrize("size", PUBLISHED_PARAMETERS)
 def test_published_sizes_have_the_published_parameters(size):
-  counted = run.count_parameters(abstract_params(size))
+  counted = timing.count_parameters(abstract_params(size))
   assert counted["all"] == counted["backbone"] + counted["head"]
   assert counted["all"] == pytest.approx(PUBLISHED_PARAMETERS[size], rel=1e-3)
 
@@ -106,9 +107,9 @@ def test_a_forward_pass_counts_what_its_layers_multiply():
   heads = tokens * (head.repeats * per_draw + c.width * w)
   groups = 4 // len(bounds)
   counted = flops.count(
-    run.forward(experiment),
+    training.forward(experiment),
     abstract_params("tiny"),
-    run.random_batch(experiment),
+    training.random_batch(experiment),
   )
   assert counted == pytest.approx(
     2 * groups * (encoder + decoder + heads), rel=0.02
@@ -137,18 +138,21 @@ def test_rounds_time_single_calls():
     calls.append(0)
     return jnp.zeros(3)
 
-  seconds = run.rounds(call, repeats=3)
+  seconds = timing.rounds(call, repeats=3)
   assert len(seconds) == 3
-  assert len(calls) == 2 + 3 * run.MAX_CALLS
+  assert len(calls) == 2 + 3 * timing.MAX_CALLS
   assert all(0 < s < 1 for s in seconds)
 
 
-def fake_task(experiment, repeats):
+def fake_task(experiment, repeats, is_split):
   return {
     "seconds": 0.5,
     "images_per_second": 2 * experiment.training.batch_size,
     "tflops_per_second": 1.0,
     "compile_seconds": 3.0,
+    "first_call_seconds": 4.0,
+    "share_of_floor": 0.25,
+    "is_split": is_split,
     "num_ar_steps": experiment.sampling.num_ar_steps,
     "repeats": repeats,
   }
@@ -175,11 +179,30 @@ def test_rows_are_appended_with_where_they_were_measured(tmp_path, monkeypatch):
     assert row["device"]["platform"] == "cpu"
 
 
+def test_split_and_cache_are_passed_on_and_said(tmp_path, monkeypatch):
+  monkeypatch.setattr(run, "TASKS", {"train": fake_task})
+  said = {}
+  monkeypatch.setattr(jax.config, "update", said.__setitem__)
+  out, folder = tmp_path / "rows.jsonl", tmp_path / "programs"
+  flags = ["--sizes", "tiny", "--tasks", "train", "--out", str(out)]
+  run.main(flags)
+  assert said == {}
+  run.main([*flags, "--split", "--cache", str(folder)])
+  assert said["jax_compilation_cache_dir"] == str(folder)
+  assert said["jax_persistent_cache_min_compile_time_secs"] == 0
+  (folder / "program").touch()
+  run.main([*flags, "--cache", str(folder)])
+  rows = [json.loads(line) for line in out.read_text().splitlines()]
+  assert [row.get("cache") for row in rows] == [None, "cold", "warm"]
+  assert [row["is_split"] for row in rows] == [False, True, False]
+
+
 def test_wrong_flags_are_one_sentence(tmp_path, capsys):
   out = ["--out", str(tmp_path / "rows.jsonl")]
   assert run.main([*out, "--sizes", "giant"]) == 2
   assert run.main([*out, "--tasks", "sleep"]) == 2
   assert run.main([*out, "--repeats", "0"]) == 2
+  assert run.main([*out, "--sizes", "tiny", "--data", "latents"]) == 2
   said = capsys.readouterr().err
   assert "no size 'giant'" in said
   assert "no task 'sleep'; expected one of train, generate" in said
@@ -188,14 +211,21 @@ def test_wrong_flags_are_one_sentence(tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", run.TASKS)
-def test_a_real_measurement(task):
-  experiment = sizes.experiment("tiny", batch_size=8)
-  row = run.measure(task, "tiny", experiment, repeats=1)
+def test_a_real_measurement(task, monkeypatch):
+  monkeypatch.setattr(timing, "ROUND_SECONDS", 1e-3)
+  experiment = dataclasses.replace(
+    small.EXPERIMENT, sampling=small.EXPERIMENT.sampling.resolved()
+  )
+  row = run.measure(task, "small", experiment, repeats=1, is_split=True)
   json.dumps(row)
   assert row["seconds_fastest"] <= row["seconds"] <= row["seconds_slowest"]
-  assert row["images_per_second"] == pytest.approx(8 / row["seconds"])
-  assert row["flops"] > 0
-  assert math.isfinite(row["compile_seconds"])
+  assert row["images_per_second"] == pytest.approx(16 / row["seconds"])
+  assert 0 < row["compile_seconds"] <= row["first_call_seconds"]
+  assert 0 < row["needed_head_flops"] < row["needed_flops"] < row["flops"]
+  assert min(row["seconds_transformer"], row["seconds_head"]) > 0
+  parts = [row[f"seconds_{name}"] for name in ("transformer", "head", "rest")]
+  assert sum(parts) == pytest.approx(row["seconds"])
+  assert row["memory_bytes"] > 4 * row["parameters"]["all"]
 
 
 def test_nothing_but_jax_flax_and_optax_is_imported():

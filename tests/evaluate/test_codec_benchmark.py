@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import codec, run
+from benchmarks import codec, timing
 from marjax.latents.kl import KLConfig
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -26,7 +26,7 @@ ALL = [variant for pair in codec.VARIANTS.values() for variant in pair]
 @pytest.fixture
 def quick(monkeypatch):
   monkeypatch.setattr(codec, "KL16", SMALL)
-  monkeypatch.setattr(run, "ROUND_SECONDS", 1e-3)
+  monkeypatch.setattr(timing, "ROUND_SECONDS", 1e-3)
 
 
 def test_kl16_is_what_is_timed():

@@ -1,0 +1,266 @@
+"""Times generation as users run it, and its parts by themselves.
+
+1. `marjax.batching`'s programs (begin, one per segment, finish) are compiled
+   as it compiles them and run one after the other on the first device.
+2. The transformer alone: the same loop with a head of one narrow block, which
+   is the L2 control, so every z is computed and every token written.
+3. The head alone: the same steps from given z, tokens written.
+4. What is left is the rest: the whole less both.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from benchmarks import needed, timing
+from marjax import batching, flops, keys
+from marjax.experiment import Experiment
+from marjax.generate import masked
+from marjax.generate.draws import Draws, cut, pad
+from marjax.generate.masked import Static
+from marjax.head.regression import RegressionHeadConfig
+from marjax.model import ModelConfig, in_matmul_dtype, init_params
+from marjax.parallel.compiler import compiler_options
+from marjax.parallel.hosts import spread
+from marjax.parallel.mesh import make_mesh
+from marjax.parallel.rules import replicated, shardings
+
+IN_LOOP = ("embed_x", "norm", "linear_in", "linear_out", "final_linear")
+"""Layers of the head that wait for x: each pass reads their weights anew."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+  """What a generation is called with, on the device."""
+
+  params: PyTree
+  labels: jax.Array
+  draws: Draws
+  scales: jax.Array
+  temperature: jax.Array
+
+
+@dataclass(frozen=True)
+class Programs:
+  """The compiled pieces of one generation."""
+
+  begin: Any
+  segments: list[Any]
+  finish: Any
+
+
+def time_generation(
+  experiment: Experiment, repeats: int, is_split: bool = False
+) -> dict:
+  """Columns of one batch of images, tokens only, on the first device."""
+  settings, batch = experiment.sampling, experiment.training.batch_size
+  mesh = make_mesh(devices=jax.devices()[:1])
+  static = masked.static_for(experiment.model, settings)
+  inputs = jax.block_until_ready(make_inputs(static, experiment, mesh))
+  before = timing.peak_memory()
+  with jax.set_mesh(mesh):
+    start = time.perf_counter()
+    programs = compile_generation(static, inputs)
+    compile_seconds = time.perf_counter() - start
+    jax.block_until_ready(generate(programs, inputs))
+    first_call_seconds = time.perf_counter() - start
+    seconds = timing.rounds(lambda: generate(programs, inputs), repeats)
+    found = timing.rates(seconds, batch, count_flops(static, inputs))
+    found.update(timing.new_peak(before))
+    if is_split:
+      found.update(split(static, inputs, found["seconds"], repeats))
+  total, heads = needed.of_generation(static, batch)
+  work = timing.Work(
+    found["flops"], total, heads, weight_bytes(static, inputs.params)
+  )
+  return {
+    **found,
+    **timing.floors(found["seconds"], work),
+    "compile_seconds": round(compile_seconds, 2),
+    "first_call_seconds": round(first_call_seconds, 2),
+    "memory_bytes": max(map(timing.memory, programs.segments)),
+    "parameters": timing.count_parameters(inputs.params),
+    "settings": dataclasses.asdict(settings),
+  }
+
+
+def make_inputs(static: Static, experiment: Experiment, mesh: Mesh) -> Inputs:
+  """Parameters as initialised, labels and draws, placed as users have them."""
+  config, settings = experiment.model, experiment.sampling
+  batch = experiment.training.batch_size
+  labels = np.arange(batch, dtype=np.int32) % config.backbone.num_classes
+  draws = batching.draw(keys.root(0), batch, config.backbone.num_tokens)
+  labels, draws = batching.place(mesh, (labels, draws))
+  everywhere = replicated(mesh)
+  return Inputs(
+    make_params(config, mesh),
+    labels,
+    draws,
+    spread(masked.step_scales(static.plan, settings), everywhere),
+    spread(np.asarray(settings.temperature, np.float32), everywhere),
+  )
+
+
+def make_params(config: ModelConfig, mesh: Mesh) -> PyTree:
+  """Parameters as initialised, on the mesh."""
+
+  def boxed():
+    return init_params(config, keys.root(0))
+
+  placed = shardings(jax.eval_shape(boxed), mesh)
+  with jax.set_mesh(mesh):
+    return jax.jit(lambda: nn.unbox(boxed()), out_shardings=placed)()
+
+
+def compile_generation(static: Static, inputs: Inputs) -> Programs:
+  """Traces, lowers and compiles every program of a generation."""
+  mesh = inputs.labels.sharding.mesh
+  begin = batching.begin.lower(
+    static, inputs.labels, inputs.draws, None
+  ).compile()
+  carry, fixed = begin(inputs.labels, inputs.draws, None)
+  segments = batching.compiled(
+    *(mesh, static, 0, False, carry),
+    *(inputs.params, fixed, inputs.scales, inputs.temperature),
+  )
+  finish = batching.finish.lower(static, carry, fixed, None).compile()
+  return Programs(begin, segments, finish)
+
+
+def generate(programs: Programs, inputs: Inputs) -> jax.Array:
+  """One batch: tokens in raster order, still on the device."""
+  carry, fixed = programs.begin(inputs.labels, inputs.draws, None)
+  for segment in programs.segments:
+    carry, _ = segment(
+      inputs.params, carry, fixed, inputs.scales, inputs.temperature
+    )
+  return programs.finish(carry, fixed, None)[0]
+
+
+def count_flops(static: Static, inputs: Inputs) -> int:
+  """Of one batch, as the programs are: padding included."""
+  begin = functools.partial(batching.begin, static)
+  begun = jax.eval_shape(begin, inputs.labels, inputs.draws, None)
+  rest = (*begun, inputs.scales, inputs.temperature)
+  return sum(
+    flops.count(
+      functools.partial(batching.run_segment, static, index, False),
+      *(inputs.params, *rest),
+    )
+    for index in range(len(static.plan.segments))
+  )
+
+
+def weight_bytes(static: Static, params: PyTree) -> int:
+  """Of the head's layers that wait for x, over all sequential passes.
+
+  In the dtype of the matmuls; what does not wait for x can be computed for many
+  passes at once.
+  """
+  paths = jax.tree_util.tree_leaves_with_path(params["head"])
+  count = sum(
+    leaf.size
+    for path, leaf in paths
+    if any(entry.key in IN_LOOP for entry in path)
+  )
+  passes = sum(
+    len(segment.num_known) * segment.num_diffusion_steps
+    for segment in static.plan.segments
+  )
+  return passes * count * jnp.dtype(static.config.head.dtype).itemsize
+
+
+def split(
+  static: Static, inputs: Inputs, whole: float, repeats: int
+) -> dict[str, float]:
+  """Columns of how the seconds are shared out."""
+  alone = without_head(static)
+  fresh = make_params(alone.config, inputs.labels.sharding.mesh)
+  params = {**fresh, "backbone": inputs.params["backbone"]}
+  narrow = dataclasses.replace(inputs, params=params)
+  programs = compile_generation(alone, narrow)
+  transformer = timing.rounds(lambda: generate(programs, narrow), repeats)
+  head = timing.rounds(head_alone(static, inputs), repeats)
+  return timing.parts(whole, transformer, head)
+
+
+def without_head(static: Static) -> Static:
+  """The same loop and backbone, with a head that costs next to nothing."""
+  return dataclasses.replace(static, config=without_diffusion(static.config))
+
+
+def without_diffusion(config: ModelConfig) -> ModelConfig:
+  """The model with the control's head, one block of 64."""
+  head = RegressionHeadConfig(config.head.token_dim, 64, 1)
+  return dataclasses.replace(config, head=head)
+
+
+def head_alone(static: Static, inputs: Inputs) -> Callable[[], jax.Array]:
+  """A call that draws all tokens of a batch from given z."""
+  _, fixed = batching.begin(static, inputs.labels, inputs.draws, None)
+  config, widest = static.config, static.plan.widest
+  shape = (2, *fixed.order.shape, config.backbone.width)
+  z = jax.jit(lambda: jax.random.normal(jax.random.key(0), shape))()
+  tokens = jnp.zeros((*shape[1:3], config.backbone.token_dim))
+  args = [pad(part, widest) for part in (tokens, z[0], z[1])]
+  segments = [
+    jax.jit(functools.partial(_draw_segment, static, index))
+    .lower(inputs.params, *args, fixed, inputs.scales, inputs.temperature)
+    .compile(compiler_options(inputs.labels.sharding.mesh))
+    for index in range(len(static.plan.segments))
+  ]
+
+  def call():
+    tokens, *given = args
+    for segment in segments:
+      tokens = segment(
+        *(inputs.params, tokens, *given),
+        *(fixed, inputs.scales, inputs.temperature),
+      )
+    return tokens
+
+  return call
+
+
+def _draw_segment(
+  static, index, params, tokens, z, z_uncond, fixed, scales, temperature
+):
+  """`masked.run_segment` with z given for every token."""
+  segment = static.plan.segments[index]
+  width, reverse = segment.head_width, needed.reverse_of(static, index)
+  params = in_matmul_dtype(static.config, params)
+  steps = masked.Step(
+    jnp.asarray(segment.num_known, jnp.int32),
+    scales[segment.first_step : segment.end],
+  )
+
+  def step(tokens, step):
+    """Draws the next tokens; those before step.num_known are final."""
+    own, other = (
+      jax.lax.dynamic_slice_in_dim(part, step.num_known, width, axis=1)
+      for part in (z, z_uncond)
+    )
+    new = static.config.build().apply(
+      {"params": params},
+      own,
+      reverse,
+      noise=cut(fixed.noise, step.num_known, width),
+      temperature=temperature,
+      guidance=(other, step.guidance_scale) if static.is_guided else None,
+      method="sample",
+    )
+    return jax.lax.dynamic_update_slice_in_dim(
+      tokens, new, step.num_known, axis=1
+    ), None
+
+  return jax.lax.scan(step, tokens, steps)[0]

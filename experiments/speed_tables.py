@@ -1,0 +1,152 @@
+"""Tables of `benchmarks.run`: speed, where the time goes, and what limits it.
+
+1. Rows of one program on one kind of device are told apart by task, size,
+   batch, dtype and settings; the newest of them counts. Its compile times are
+   those of the newest cold and of the newest warm process.
+2. The README shows what was measured on accelerators on the newest day of each
+   task, size and batch, between two markers; `between` replaces it.
+
+A row that lacks a number, because an older benchmark made it, has a dash there.
+"""
+
+from collections.abc import Callable, Sequence
+
+from experiments import rows
+
+Columns = dict[str, Callable[[rows.Row], str]]
+
+START, END = "<!-- speed table -->\n", "<!-- end of speed table -->\n"
+
+NAMES = {"base": "MAR-B", "large": "MAR-L", "huge": "MAR-H"}
+
+_PARTS = ("seconds_transformer", "seconds_head", "seconds_rest")
+_SETTINGS = ("num_ar_steps", "num_diffusion_steps", "guidance_scale")
+
+
+def columns(device: Callable[[rows.Row], str]) -> Columns:
+  """Heading → how a row fills it; `device` says where it was measured."""
+  return {
+    "task": task,
+    "model": lambda row: NAMES.get(row["size"], row["size"]),
+    "batch": lambda row: str(row["batch_size"]),
+    "dtype": lambda row: row["dtype"],
+    "ms": lambda row: _digits(1e3 * row["seconds"]),
+    "transformer / head / rest, ms": _split,
+    "images/s": lambda row: _digits(row["images_per_second"]),
+    "ms an image": lambda row: _digits(1e3 / row["images_per_second"]),
+    "share of the floor": _share,
+    "memory, GB": lambda row: _digits(_memory(row) / 1e9),
+    "compile, s: cold / warm": lambda row: " / ".join(
+      _digits(row[key]) if row[key] else "–" for key in ("cold", "warm")
+    ),
+    "device": device,
+    "date": lambda row: row["date"],
+  }
+
+
+def task(row: rows.Row) -> str:
+  """What was timed, with the settings that its time depends on."""
+  if row["task"] == "train":
+    latents = ", cached latents" if row.get("data") == "latents" else ""
+    remat = row.get("remat", "full")
+    return f"training step{latents}, remat {remat}"
+  steps, diffusion, guidance = (row["settings"][name] for name in _SETTINGS)
+  final = row["settings"].get("final_diffusion_steps")
+  diffusion = f"{diffusion} … {final}" if final else diffusion
+  guided = f", guidance {guidance:g}" if guidance != 1 else ""
+  return f"{steps} × {diffusion} steps{guided}"
+
+
+def newest(table: Sequence[rows.Row]) -> list[rows.Row]:
+  """One row per program and device, with its `cold` and `warm` compile times.
+
+  A row that has the split is preferred to one that has not.
+  """
+  found = {}
+  for row in table:
+    found.setdefault(_program(row), []).append(row)
+  return [_joined(group) for group in found.values()]
+
+
+def on_accelerators(table: Sequence[rows.Row]) -> list[rows.Row]:
+  """Those rows, of the newest day of each task, size and batch, sorted."""
+  table = [row for row in table if row["device"]["platform"] != "cpu"]
+  days = {}
+  for row in table:
+    key = _measurement(row)
+    days[key] = max(days.get(key, ""), row["date"])
+  return sorted(
+    (row for row in table if row["date"] == days[_measurement(row)]), key=_rank
+  )
+
+
+def between(text: str, table: str, start: str, end: str) -> str:
+  """A page's text with another table between its markers.
+
+  Raises:
+    ValueError: the markers are not there, once each and in order.
+  """
+  before, has_start, rest = text.partition(start)
+  _, has_end, after = rest.partition(end)
+  if not (has_start and has_end) or start in after or end in before + after:
+    raise ValueError(
+      f"there is no place for the table; expected {start.strip()} and, below"
+      f" it, {end.strip()}, once each: put them back."
+    )
+  return f"{before}{start}\n{table}\n{end}{after}"
+
+
+def _rank(row) -> tuple:
+  """Training first, small models first."""
+  return (row["task"] != "train", row["parameters"]["all"], row["batch_size"])
+
+
+def _measurement(row):
+  return (row["task"], row["size"], row["batch_size"])
+
+
+def _program(row) -> tuple:
+  given = row.get("settings", {}).items()
+  return (
+    *_measurement(row),
+    row["dtype"],
+    task(row),
+    # Older rows lack settings that newer ones have as None.
+    str(sorted(item for item in given if item[1] is not None)),
+    str(sorted(row["device"].items())),
+  )
+
+
+def _joined(group: list[rows.Row]) -> rows.Row:
+  is_warm = [row.get("cache") == "warm" for row in group]
+  cold, warm = (
+    [row for row, found in zip(group, is_warm, strict=True) if found == wanted]
+    for wanted in (False, True)
+  )
+  split = [row for row in group if _PARTS[0] in row]
+  shown = (split or cold or warm)[-1]
+  return {
+    **shown,
+    "cold": cold[-1]["compile_seconds"] if cold else None,
+    "warm": warm[-1]["compile_seconds"] if warm else None,
+  }
+
+
+def _split(row) -> str:
+  if _PARTS[0] not in row:
+    return "–"
+  return " / ".join(_digits(1e3 * row[name]) for name in _PARTS)
+
+
+def _share(row) -> str:
+  return f"{row['share_of_floor']:.0%}" if "share_of_floor" in row else "–"
+
+
+def _memory(row) -> int:
+  """The peak that the device counted, else what the compiler reserved."""
+  return row.get("peak_memory_bytes") or row["memory_bytes"]
+
+
+def _digits(value: float) -> str:
+  """Three significant digits, never as a power of ten above 1."""
+  return f"{float(f'{value:.3g}'):.10g}"
