@@ -22,7 +22,6 @@ Seconds are those of one edit of all digits; the first of a kind compiles.
 """
 
 import argparse
-import dataclasses
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -201,7 +200,7 @@ def measure_missing(
     "parameters": samplers.fingerprint(pipe.params),
   }
   for name, edit in EDITS.items():
-    settings = dataclasses.asdict(pipe.settings(edit.settings))
+    settings = samplers.as_row(pipe.settings(edit.settings))
     for region in edit.regions:
       for seed in range(num_seeds):
         asked = {"edit": name, "region": region, "seed": seed}

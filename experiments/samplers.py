@@ -74,6 +74,14 @@ def settings_of(pipe: Pipeline, variant: Settings) -> Settings:
   return dataclasses.replace(variant.over(PUBLISHED), num_ar_steps=num_ar_steps)
 
 
+def as_row(settings: Settings) -> dict[str, Any]:
+  """Settings as a row holds them: without those that are not set, so that a
+  new one, left alone, makes no row another.
+  """
+  fields = dataclasses.asdict(settings)
+  return {name: value for name, value in fields.items() if value is not None}
+
+
 def measure(
   pipe: Pipeline, real: run.Real, settings: Settings, num_images: int, seed: int
 ) -> dict[str, Any]:
@@ -107,7 +115,7 @@ def measure_missing(
     settings = settings_of(pipe, variant)
     asked = {
       "name": name,
-      "settings": dataclasses.asdict(settings),
+      "settings": as_row(settings),
       "num_images": num_images,
       "seed": seed,
       "steps_trained": pipe.card.step,

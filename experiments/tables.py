@@ -1,7 +1,8 @@
 """Markdown tables of the committed results.
 
     python -m experiments.tables            print them
-    python -m experiments.tables --write    and write results/tables.md
+    python -m experiments.tables --write    and write results/tables.md, and
+                                            those in README.md and benchmarks
 
 Each table is a list of columns: heading, and how a row fills it. Numbers are
 printed here only, so a table never says more digits than it should. Edits have
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from experiments import rows
+from experiments import precision_tables, rows, speed_tables, tradeoff_tables
 from marjax import outputs
 
 RESULTS = Path("experiments/results")
@@ -52,19 +53,6 @@ EDITS: Columns = {
   "own label, region grey": lambda row: f"{row['grey_accuracy']:.3f}",
 }
 
-SPEED: Columns = {
-  "task": lambda row: row["task"],
-  "model": lambda row: row["size"],
-  "parameters": lambda row: _short(row["parameters"]["all"]),
-  "batch": lambda row: str(row["batch_size"]),
-  "dtype": lambda row: row["dtype"],
-  "ms": lambda row: _digits(1e3 * row["seconds"]),
-  "images/s": lambda row: _digits(row["images_per_second"]),
-  "TFLOP/s": lambda row: _digits(row["tflops_per_second"]),
-  "device": lambda row: device(row),
-  "jax": lambda row: row["versions"]["jax"],
-}
-
 PREFLIGHT: Columns = {
   "model": lambda row: row["config"],
   "program": lambda row: row["program"],
@@ -83,6 +71,19 @@ PREFLIGHT: Columns = {
 }
 
 _STATE = ("parameters", "averages", "optimizer")
+
+PARTS: Columns = {
+  "model": lambda row: row["config"],
+  "part": lambda row: row["part"],
+  "TFLOP an image": lambda row: _digits(row["flops_per_image"] / 1e12),
+  "× needed": lambda row: f"{row['program_flops'] / row['useful_flops']:.2f}",
+  "GB of a chip": lambda row: _digits(row["memory_traffic"] / 1e9),
+  "FLOP a byte": lambda row: _digits(
+    row["program_flops"] / row["memory_traffic"]
+  ),
+  "arithmetic, s": lambda row: _digits(row["bound"]["arithmetic"]),
+  "memory, s": lambda row: _digits(row["bound"]["memory"]),
+}
 
 
 def markdown(columns: Columns, table: Sequence[rows.Row]) -> str:
@@ -111,16 +112,73 @@ def tables(results: Path, benchmarks: Path) -> str:
   if edits:
     lines = markdown(EDITS, over_seeds(edits))
     parts.append(f"{_caption_of_edits(edits)}\n\n{lines}")
-  preflight = rows.read(results / "preflight.jsonl")
+  tradeoff = rows.read(results / "tradeoff.jsonl")
+  parts += [
+    f"{caption}\n\n{markdown(columns, lines)}"
+    for caption, columns, lines in tradeoff_tables.tables(tradeoff, device)
+  ]
+  preflight = newest(rows.read(results / "preflight.jsonl"))
   if preflight:
     parts.append(f"{_PREFLIGHT_CAPTION}\n\n{markdown(PREFLIGHT, preflight)}")
-  speed = rows.read(benchmarks)
+  lines = part_by_part(preflight)
+  if lines:
+    parts.append(f"{_PARTS_CAPTION}\n\n{markdown(PARTS, lines)}")
+  speed = speed_tables.newest(rows.read(benchmarks))
   if speed:
     parts.append(
       "Medians after warm-up; see benchmarks/README.md.\n\n"
-      f"{markdown(SPEED, speed)}"
+      f"{markdown(speed_tables.columns(device), speed)}"
     )
   return "\n".join(parts)
+
+
+def with_speed(text: str, benchmarks: Path) -> str:
+  """A page's text with the speed table as the rows in that folder have it."""
+  speed = speed_tables.newest(rows.read(benchmarks / "rows.jsonl"))
+  speed = speed_tables.on_accelerators(speed)
+  table = markdown(speed_tables.columns(device), speed)
+  markers = speed_tables.START, speed_tables.END
+  return speed_tables.between(text, table, *markers)
+
+
+def with_precision(text: str, benchmarks: Path) -> str:
+  """A page's text with the table of `benchmarks.precision`, likewise."""
+  found = precision_tables.newest(rows.read(benchmarks / "precision.jsonl"))
+  table = markdown(precision_tables.columns(device), found)
+  markers = precision_tables.START, precision_tables.END
+  return speed_tables.between(text, table, *markers)
+
+
+PAGES = {
+  Path("README.md"): with_speed,
+  Path("benchmarks/README.md"): with_precision,
+}
+"""Pages with a table between markers, and what puts it there."""
+
+
+def newest(table: Sequence[rows.Row]) -> list[rows.Row]:
+  """The last of all preflights of one program, where the first stood."""
+  found = {}
+  for row in table:
+    found[row["config"], row["topology"], row["program"]] = row
+  return list(found.values())
+
+
+def part_by_part(table: Sequence[rows.Row]) -> list[rows.Row]:
+  """One row per part of the model, and one of all, of each generation."""
+  return [
+    {
+      **part,
+      "config": row["config"],
+      "part": name,
+      "flops_per_image": part["program_flops"]
+      * row["num_chips"]
+      / row["batch_size"],
+    }
+    for row in table
+    if row.get("parts")
+    for name, part in (*row["parts"].items(), ("in all", row))
+  ]
 
 
 def over_seeds(table: Sequence[rows.Row]) -> list[rows.Row]:
@@ -142,13 +200,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     prog="python -m experiments.tables",
     description=__doc__.partition("\n")[0],
   )
-  parser.add_argument("--write", action="store_true", help="write tables.md")
+  parser.add_argument("--write", action="store_true", help="write them too")
   args = parser.parse_args(argv)
   text = tables(RESULTS, BENCHMARKS)
   print(text, end="")
   if args.write:
     # Generated from the committed rows, so nothing is lost.
     outputs.write(RESULTS / "tables.md", text.encode(), overwrite=True)
+    for page, update in PAGES.items():
+      text = update(page.read_text(), BENCHMARKS.parent)
+      outputs.write(page, text.encode(), overwrite=True)
 
 
 def _caption(table: Sequence[rows.Row]) -> str:
@@ -188,6 +249,13 @@ _PREFLIGHT_CAPTION = (
   " longest of arithmetic, memory traffic and exchange, each by itself."
 )
 
+_PARTS_CAPTION = (
+  "Generation by part of the model, the same programs: arithmetic of an image"
+  " and how much more it is than needed, because of padding; memory traffic (an"
+  " estimate) of one chip for all its images; and what each takes by itself at"
+  " the chip's peak. Rest: embeddings, and writing tokens."
+)
+
 
 def _gib(num_bytes: float) -> str:
   return f"{num_bytes / 2**30:.2f}"
@@ -204,10 +272,6 @@ def _moved(row: rows.Row, *kinds: str) -> str:
 def _digits(value: float) -> str:
   """Three significant digits, never as a power of ten above 1."""
   return f"{float(f'{value:.3g}'):.10g}"
-
-
-def _short(count: int) -> str:
-  return f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count / 1e3:.1f} k"
 
 
 if __name__ == "__main__":

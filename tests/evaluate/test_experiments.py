@@ -185,11 +185,13 @@ def test_benchmark_rows_make_a_table(tmp_path):
     batch_size=32,
     dtype="bfloat16",
     images_per_second=1234.5,
-    tflops_per_second=98.76,
+    compile_seconds=61.23,
+    memory_bytes=11_800_000_000,
+    date="2026-11-24",
   )
   (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
   text = tables.tables(tmp_path / "none", tmp_path / "rows.jsonl")
-  assert "| base | 207.90 M | 32 | bfloat16 | 1260 | 1230 | 98.8 |" in text
+  assert "| MAR-B | 32 | bfloat16 | 1260 | – | 1230 | 0.81 | – | 11.8 |" in text
 
 
 def test_committed_tables_are_those_of_the_committed_rows():

@@ -1,0 +1,229 @@
+"""What fewer network evaluations cost: seconds against quality, one checkpoint.
+
+    python -m experiments.tradeoff --checkpoint out/digits
+    python -m experiments.tradeoff --checkpoint out/digits --time_only
+
+1. Score every setting of `experiments.tradeoff_settings` once: 1 000 images of
+   balanced classes, seed 0, with the checkpoint's guidance and temperature.
+2. CANDIDATES were chosen among those rows. Score them and BASELINES on seeds
+   that had no part in the choice, the same ones for all, so that differences
+   can be taken seed by seed (`experiments.paired`).
+3. Time one batch of each setting compared: all are compiled, then all run in
+   turn, three times over; the median counts, and later rows replace earlier
+   ones. --time_only does only this.
+4. A row already there, of the same parameters, is skipped (timings never are).
+   `python -m experiments.tables` makes the tables, `python -m
+   experiments.tradeoff_picture` the picture.
+
+Arithmetic does not depend on what else the machine does, so every row has it.
+Scored images come from a plan of one bucket, which compiles fastest and changes
+no image; timings and arithmetic are those of the checkpoint's own plan.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import rows, samplers
+from experiments.tradeoff_settings import (
+  BASELINES,
+  CANDIDATES,
+  grid,
+  head_evaluations,
+  name_of,
+  pace_of,
+)
+from marjax import flops, keys
+from marjax.evaluate import environment, run, scores
+from marjax.generate import masked
+from marjax.generate.draws import draw_batch
+from marjax.pipeline import Pipeline, load
+from marjax.settings import Settings
+
+RESULTS = Path("experiments/results/tradeoff.jsonl")
+
+TIMED_BATCH = 64
+ROUNDS = 3
+
+
+def asked_row(
+  pipe: Pipeline, variant: Settings, num_images: int, seed: int
+) -> tuple[Settings, rows.Row]:
+  """Complete settings, and what tells the row of their scores apart."""
+  settings = dataclasses.replace(pipe.settings(variant), num_buckets=1)
+  return settings, {
+    "kind": "scores",
+    "name": name_of(variant),
+    "settings": samplers.as_row(settings),
+    "num_images": num_images,
+    "seed": seed,
+    "steps_trained": pipe.card.step,
+    "parameters": samplers.fingerprint(pipe.params),
+  }
+
+
+def score_missing(
+  pipe: Pipeline,
+  variants: Iterable[Settings],
+  num_images: int,
+  seeds: Sequence[int],
+  out: Path,
+) -> None:
+  """Adds the rows of scores that the file of results does not have."""
+  from tqdm import tqdm
+
+  real = run.load_real(run.known_data(pipe))
+  measure_real(pipe, real, num_images, out)
+  found = rows.read(out)
+  todo = [
+    (variant, settings, asked)
+    for variant in variants
+    for seed in seeds
+    for settings, asked in [asked_row(pipe, variant, num_images, seed)]
+    if rows.find(found, **asked) is None
+  ]
+  for variant, settings, asked in (bar := tqdm(todo, unit="row")):
+    work = flops_of(pipe, pipe.settings(variant))
+    row = {
+      **asked,
+      "head_evaluations": head_evaluations(settings),
+      "flops_per_image": work / TIMED_BATCH,
+      **samplers.measure(pipe, real, settings, num_images, asked["seed"]),
+      "device": environment.device(),
+      "versions": environment.versions("scikit-learn"),
+    }
+    rows.append(out, row)
+    bar.write(
+      f"{row['name']}, seed {row['seed']}:"
+      f" Fréchet ratio {row['frechet_ratio']:.2f},"
+      f" accuracy {row['label_accuracy']:.3f}, {row['seconds']:.1f} s"
+    )
+
+
+def measure_real(
+  pipe: Pipeline, real: run.Real, num_images: int, out: Path
+) -> None:
+  """A row of what real images score, unless it is there."""
+  asked = {"kind": "real", "num_images": num_images}
+  if rows.find(rows.read(out), **asked) is None:
+    labels = run.balanced_labels(num_images, pipe.card.data.num_classes)
+    mean, spread = scores.repeated_ratio(
+      real.train.images, real.train.labels, real.test.images, labels
+    )
+    accuracy = scores.label_accuracy(
+      real.classifier, real.test.images, real.test.labels
+    )
+    rows.append(
+      out,
+      {
+        **asked,
+        "frechet_ratio": mean,
+        "spread": spread,
+        "label_accuracy": accuracy,
+      },
+    )
+
+
+def time_all(pipe: Pipeline, variants: Iterable[Settings], out: Path) -> None:
+  """Adds a row of seconds for each pace among the settings."""
+  from tqdm import tqdm
+
+  labels = np.arange(TIMED_BATCH) % pipe.card.data.num_classes
+  paces = {}
+  for variant in variants:
+    settings = pipe.settings(variant)
+    row = {"name": name_of(variant), "settings": samplers.as_row(settings)}
+    paces.setdefault(pace_of(row), (settings, row))
+  seconds = {pace: [] for pace in paces}
+
+  def once(settings: Settings) -> float:
+    start = time.perf_counter()
+    pipe.generate(labels, 0, settings, batch_size=TIMED_BATCH)
+    return time.perf_counter() - start
+
+  for settings, _ in tqdm(paces.values(), desc="compiling"):
+    once(settings)
+  for _ in tqdm(range(ROUNDS), desc="timing"):
+    for pace, (settings, _) in paces.items():
+      seconds[pace].append(once(settings))
+  for pace, (settings, row) in paces.items():
+    rows.append(
+      out,
+      {
+        "kind": "time",
+        **row,
+        "batch_size": TIMED_BATCH,
+        "head_evaluations": head_evaluations(settings),
+        "flops_per_image": flops_of(pipe, settings) / TIMED_BATCH,
+        "seconds_per_image": statistics.median(seconds[pace]) / TIMED_BATCH,
+        "rounds": seconds[pace],
+        "device": environment.device(),
+        "versions": environment.versions(),
+      },
+    )
+
+
+def flops_of(pipe: Pipeline, settings: Settings) -> int:
+  """Matrix products of one batch, padding included."""
+  static = masked.static_for(pipe.card.model, settings)
+  scales = jnp.asarray(masked.step_scales(static.plan, settings))
+  length = pipe.card.model.backbone.num_tokens
+
+  def generate(params: Any, labels: jax.Array) -> jax.Array:
+    draws = draw_batch(keys.root(0), jnp.arange(TIMED_BATCH), length)
+    return masked.generate(
+      static, params, labels, draws, scales, jnp.float32(settings.temperature)
+    )[0]
+
+  return flops.count(generate, pipe.params, np.zeros(TIMED_BATCH, np.int32))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Flags → rows; 2 when something about the checkpoint is wrong."""
+  args = _flags(argv)
+  try:
+    pipe = load(args.checkpoint)
+    compared = (*BASELINES, *CANDIDATES)
+    if not args.time_only:
+      score_missing(pipe, grid(), args.num_images, [0], args.out)
+      seeds = range(1, args.seeds + 1)
+      score_missing(pipe, compared, args.num_images, seeds, args.out)
+    time_all(pipe, compared, args.out)
+  except (ValueError, OSError) as error:
+    print(f"experiments.tradeoff: {error}", file=sys.stderr)
+    return 2
+  return 0
+
+
+def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog="python -m experiments.tradeoff",
+    description=__doc__.partition("\n")[0],
+  )
+  parser.add_argument(
+    "--checkpoint", type=Path, required=True, help="a work directory"
+  )
+  parser.add_argument("--num_images", type=int, default=1000)
+  parser.add_argument(
+    "--seeds", type=int, default=10, help="fresh seeds (default: %(default)s)"
+  )
+  parser.add_argument(
+    "--time_only", action="store_true", help="only measure seconds"
+  )
+  parser.add_argument(
+    "--out", type=Path, default=RESULTS, help="default: %(default)s"
+  )
+  return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())
