@@ -107,17 +107,27 @@ def attend(
   deterministic: bool,
 ) -> Float[Array, "B Q N H"]:
   """Bidirectional attention to the first num_valid keys of each image."""
-  is_plain = deterministic or dropout.rate == 0.0
-  # Its backward pass wants an even number of slots.
-  is_even = deterministic or key.shape[1] % 2 == 0
-  is_bfloat16 = query.dtype == jnp.bfloat16
-  if not (is_plain and is_even and is_bfloat16 and _has_cudnn()):
+  if not fits_cudnn(query, key, dropout.rate, deterministic):
     return _einsum(query, key, value, num_valid, dropout, deterministic)
   return jax.lax.platform_dependent(
     *(query, key, value, num_valid),
     cuda=_fused,
     default=lambda *args: _einsum(*args, dropout, True),
   )
+
+
+def fits_cudnn(query, key, rate: float, deterministic: bool) -> bool:
+  """Whether a GPU of this process has a fused kernel for these arrays.
+
+  It has no dropout of ours, and its backward pass wants even lengths.
+  """
+  is_plain = deterministic or rate == 0.0
+  is_even = deterministic or key.shape[1] % 2 == 0
+  is_known = query.dtype == jnp.bfloat16 and query.shape[-1] in _HEAD_DIMS
+  return is_plain and is_even and is_known and _has_cudnn()
+
+
+_HEAD_DIMS = range(8, 129, 8)
 
 
 def _einsum(query, key, value, num_valid, dropout, deterministic):
@@ -146,4 +156,10 @@ def _fused(query, key, value, num_valid):
 
 
 def _has_cudnn() -> bool:
-  return any(device.platform == "gpu" for device in jax.local_devices())
+  """Whether this process has a GPU for which cuDNN has the kernel."""
+  return any(
+    device.platform == "gpu"
+    and "cuda" in device.client.platform_version
+    and float(device.compute_capability) >= 8.0
+    for device in jax.local_devices()
+  )
