@@ -19,6 +19,7 @@
     head       3           | 5           | 6            | 7
 """
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -145,6 +146,7 @@ def diffusion_steps(
   )
 
 
+@functools.lru_cache(maxsize=256)
 def make_plan(
   num_tokens: int,
   num_ar_steps: int,
@@ -187,6 +189,7 @@ def make_plan(
       first, known[first:end], revealed[first:end], diffusion[first], is_edit
     )
 
+  @functools.cache
   def cost(first: int, end: int) -> float:
     if len(set(diffusion[first:end])) > 1:
       return math.inf

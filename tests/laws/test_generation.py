@@ -142,4 +142,4 @@ def test_as_few_segments_as_waste_little_unless_told():
   assert chosen == make_plan(256, 64, count)
   assert work(chosen) <= 1.03 * least < work(make_plan(256, 64, count - 1))
   assert 4 <= count <= 12
-  assert len(make_plan(4096, 256, num_buffer=1).segments) <= 16
+  assert len(make_plan(1024, 128, num_buffer=1).segments) <= 16
