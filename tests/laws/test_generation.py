@@ -143,3 +143,22 @@ def test_as_few_segments_as_waste_little_unless_told():
   assert work(chosen) <= 1.03 * least < work(make_plan(256, 64, count - 1))
   assert 4 <= count <= 12
   assert len(make_plan(1024, 128, num_buffer=1).segments) <= 16
+
+
+def test_what_a_last_step_writes_beyond_the_end_is_finite():
+  settings = Settings(
+    num_ar_steps=5,
+    num_diffusion_steps=3,
+    start_timestep=900,
+    guidance_scale=2.0,
+    num_buckets=1,
+  ).resolved()
+  static = masked.static_for(small.MODEL, settings)
+  assert static.plan.widest > static.plan.segments[0].num_revealed[-1]
+  draws = draw_batch(jax.random.key(0), jnp.arange(2), 16)
+  scales = jnp.asarray(masked.step_scales(static.plan, settings))
+  carry, fixed = masked.begin(static, jnp.arange(2), draws)
+  carry, _ = masked.run_segment(
+    static, 0, False, small.params(), carry, fixed, scales, jnp.float32(1.0)
+  )
+  assert jnp.isfinite(carry.tokens).all()
