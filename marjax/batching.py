@@ -147,7 +147,9 @@ def _generate_batch(mesh, params, request: Request, index, first: int, bar):
   with jax.set_mesh(mesh):
     carry, fixed = begin(static, labels, draws, given)
     rest = (params, fixed, scales, temperature)
+    bar.set_description("compiling")
     programs = compiled(mesh, static, first, request.keep_steps, carry, *rest)
+    bar.set_description()
     for run, segment in zip(
       programs, static.plan.segments[first:], strict=True
     ):
