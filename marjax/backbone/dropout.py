@@ -8,12 +8,12 @@
 
 3. The backward pass computes the mask again from the seeds.
 
-A cryptographic generator costs ten times the arithmetic for each element, of
-which a training step of MAR-L at batch 128 has ten thousand million, and half
-of a TPU step's compile time; a mask needs no more than that neighbours, layers
-and steps look independent. Elements are addressed by global index, so the mask
-is the same on any mesh. The mix is a 32-bit permutation of full avalanche (two
-rounds of xor-shift and multiply).
+A cryptographic generator takes several times as many instructions for each
+element, of which a training step of MAR-L at batch 128 has ten thousand
+million, and took half of a TPU step's compile time; a mask needs no more than
+that neighbours, layers and steps look independent. Elements are addressed by
+global index, so the mask is the same on any mesh. The mix is a 32-bit
+permutation of full avalanche (two rounds of xor-shift and multiply).
 """
 
 import functools

@@ -22,6 +22,7 @@ from marjax import batching, flops, keys
 from marjax.experiment import Experiment
 from marjax.generate import masked
 from marjax.model import training_flops
+from marjax.parallel.compiler import compiler_options
 from marjax.parallel.mesh import host_mesh
 from marjax.parallel.rules import batch_sharding, replicated
 from marjax.preflight import parts
@@ -91,7 +92,7 @@ def generate_programs(
       lowered = batching.run_segment.lower(
         static, index, False, params, carry, fixed, scales, temperature
       )
-      compiled = lowered.compile()
+      compiled = lowered.compile(compiler_options(mesh))
       yield Program(
         f"steps {segment.first_step} to {segment.end - 1}", compiled, kept
       )
