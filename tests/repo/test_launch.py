@@ -22,9 +22,11 @@ SCRIPTS = sorted(path for path in LAUNCH.iterdir() if path.is_file())
 BIN = Path(sys.executable).parent
 PATIENCE_SECONDS = 240
 
-# Notes its arguments, one call a line; then does what BODY says.
+# Notes its arguments, one call a line and in one write, as two may be noting
+# theirs at once; then does what BODY says.
 FAKE = """#!/usr/bin/env bash
-{ printf '%q ' "$(basename "$0")" "$@"; echo; } >> "$CALLS"
+call="$(printf '%q ' "$(basename "$0")" "$@")"
+printf '%s\\n' "$call" >> "$CALLS"
 BODY
 """
 
@@ -81,16 +83,19 @@ class Shell:
     output, _ = process.communicate(timeout=PATIENCE_SECONDS)
     return process.returncode, output
 
-  def await_call(self, name):
+  def await_ready(self, count=1):
+    """Waits until `count` programs of UNTIL_TOLD can be told to end."""
+    notes = self.folder / "calls.ready"
     for _ in range(400):
-      if any(call[0] == name for call in self.calls()):
+      if notes.exists() and len(notes.read_text().splitlines()) == count:
         return
       time.sleep(0.05)
-    raise AssertionError(f"{name} was not called")
+    raise AssertionError(f"{count} programs were to run: {self.calls()}")
 
 
 # Runs until it is told to end; what it leaves says that it was.
 UNTIL_TOLD = """trap 'echo told >> "$CALLS.told"; exit 0' TERM
+echo ready >> "$CALLS.ready"
 for i in $(seq 400); do sleep 0.05; done; exit 9"""
 
 
@@ -175,7 +180,7 @@ def test_a_tpu_pod_is_installed_started_watched_and_stopped(shell):
   shutil.copy(made, home / ".venv/bin/marjax")
   args = ["a config.py", "gs://b/run", "--config.name='two words'"]
   assert tpu_pod("start", *args) == (0, "")
-  shell.await_call("marjax")
+  shell.await_ready()
   expected = ["--config", args[0], "--workdir", args[1], args[2]]
   assert shell.calls()[-1] == ["marjax", "train", *expected]
   assert ": running\n" in tpu_pod("status")[1]
@@ -229,7 +234,7 @@ def test_a_pod_ends_as_training_does(shell, code):
 def test_a_pod_that_is_taken_away_is_started_again(shell):
   shell.fake("marjax", UNTIL_TOLD)
   pod = shell.start("gke_xpk.sh", "in_pod", "marjax", "train")
-  shell.await_call("marjax")
+  shell.await_ready()
   pod.send_signal(signal.SIGTERM)
   pod.communicate(timeout=30)
   assert pod.returncode == 42
@@ -253,7 +258,7 @@ def test_a_slurm_job_out_of_time_is_queued_again(shell):
   shell.fake("srun", UNTIL_TOLD)
   shell.fake("scontrol")
   job = shell.start("slurm.sbatch", **JOB)
-  shell.await_call("srun")
+  shell.await_ready()
   job.send_signal(signal.SIGTERM)
   output, _ = job.communicate(timeout=30)
   assert job.returncode == 0, output
@@ -264,8 +269,7 @@ def test_a_slurm_job_out_of_time_is_queued_again(shell):
 def test_both_processes_are_told_and_the_one_that_fails_counts(shell):
   shell.fake("marjax", UNTIL_TOLD.replace("exit 0", 'exit "${11}"'))
   both = shell.start("two_processes.sh", "c.py", "run", DEVICES="2")
-  shell.await_call("marjax")
-  time.sleep(0.5)
+  shell.await_ready(2)
   both.send_signal(signal.SIGTERM)
   both.communicate(timeout=30)
   first, second = sorted(shell.calls())
