@@ -75,7 +75,7 @@ class Attention(nn.Module):
 
     def part(index, slots):
       with jax.named_scope("qkv"):
-        made = _project(slots, kernel[:, index], bias[index])
+        made = product(slots, kernel[:, index], bias[index])
         return constrained(made, HEAD_AXES)
 
     query = part(0, x if queries is None else queries)
@@ -90,12 +90,6 @@ class Attention(nn.Module):
     ]
     mixed = checkpoint_name(jnp.concatenate(mixed, axis=1), "attention")
     return self.projection(mixed)
-
-
-def _project(x, kernel, bias):
-  """x [B, P, W] by a kernel [W, N, H] to [B, P, N, H]."""
-  made = product(x.reshape(-1, x.shape[-1]), kernel, bias)
-  return made.reshape(*x.shape[:-1], *bias.shape)
 
 
 def attend(

@@ -86,8 +86,7 @@ class Block(nn.Module):
   def _hidden(self, h):
     kernel, bias = self.fc1.weights((self.config.width,))
     with jax.named_scope("fc1"):
-      made = product(h.reshape(-1, h.shape[-1]), kernel, None)
-    made = made.reshape(*h.shape[:-1], -1)
+      made = product(h, kernel)
     return gelu(constrained(made, ("batch", "sequence", "mlp")), bias)
 
 

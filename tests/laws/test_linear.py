@@ -1,0 +1,37 @@
+"""The matrix product of every linear layer, on all kinds of axes."""
+
+import numpy as np
+import pytest
+
+from marjax import linear
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize(
+  ("batch", "inputs", "features"),
+  [((5,), (4,), (3,)), ((2, 3), (4,), (3,)), ((2, 3), (4, 2), (3,))],
+)
+def test_one_output_axis(
+  monkeypatch, batch, inputs, features, has_bias, on_gpu
+):
+  check(monkeypatch, batch, inputs, features, has_bias, on_gpu)
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("inputs", [(4,), (4, 2)])
+def test_several_output_axes(monkeypatch, inputs, on_gpu):
+  check(monkeypatch, (2, 3), inputs, (5, 7), True, on_gpu)
+
+
+def check(monkeypatch, batch, inputs, features, has_bias, on_gpu):
+  """The product is that of matrices, whatever adds the bias."""
+  monkeypatch.setattr(linear, "has_gpu", lambda: on_gpu)
+  rng = np.random.default_rng(0)
+  x, kernel, bias = (
+    rng.normal(size=shape).astype(np.float32)
+    for shape in ((*batch, *inputs), (*inputs, *features), features)
+  )
+  made = linear.product(x, kernel, bias if has_bias else None)
+  expected = np.tensordot(x, kernel, len(inputs)) + (bias if has_bias else 0.0)
+  np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-5)
