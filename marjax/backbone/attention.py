@@ -4,11 +4,13 @@
 2. Each sequence attends within itself, to its first `num_valid` slots.
 3. Logits and softmax are float32. On an NVIDIA GPU, without dropout and in
    bfloat16, cuDNN's fused kernel does the same without writing the logits;
-   elsewhere, and wherever it does not fit, two einsums do.
+   elsewhere, and wherever it does not fit, two einsums do; their backward
+   pass keeps the weights in the dtype of the matmuls.
 4. Queries may be some of the slots only: what no later layer reads is not
    computed.
 """
 
+import functools
 from dataclasses import dataclass
 
 import flax.linen as nn
@@ -19,7 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from marjax.arrays import Counts
-from marjax.backbone.dropout import Dropout
+from marjax.backbone.dropout import Dropout, drop
 from marjax.linear import constrained, linear, product
 
 HEAD_AXES = ("batch", "sequence", "heads", "head_dim")
@@ -101,12 +103,13 @@ def attend(
   deterministic: bool,
 ) -> Float[Array, "B Q N H"]:
   """Bidirectional attention to the first num_valid keys of each image."""
+  seeds = dropout.seeds(deterministic)
   if not fits_cudnn(query, key, dropout.rate, deterministic):
-    return _einsum(query, key, value, num_valid, dropout, deterministic)
+    return mix(query, key, value, num_valid, seeds, dropout.rate)
   return jax.lax.platform_dependent(
     *(query, key, value, num_valid),
     cuda=_fused,
-    default=lambda *args: _einsum(*args, dropout, True),
+    default=lambda *args: mix(*args, None, 0.0),
   )
 
 
@@ -124,7 +127,60 @@ def fits_cudnn(query, key, rate: float, deterministic: bool) -> bool:
 _HEAD_DIMS = range(8, 129, 8)
 
 
-def _einsum(query, key, value, num_valid, dropout, deterministic):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def mix(query, key, value, num_valid, seeds, rate: float):
+  """Values [B, P, N, H] mixed by softmax weights, to [B, Q, N, H].
+
+  The weights of keys from num_valid [B] on are 0; of all others a share `rate`
+  is dropped, by two seeds (None for no dropout).
+
+  With p the weights, w what dropout leaves of them and o the result, the
+  gradient of the logits is p · (drop(do·vᵀ) - do·o): the row sum of p and the
+  gradient of p, which softmax needs, is that of do and o.
+  """
+  p = _weights(query, key, num_valid, value.dtype)
+  return jnp.einsum("bnqk,bknh->bqnh", _drop(p, seeds, rate), value)
+
+
+def _forward(query, key, value, num_valid, seeds, rate):
+  # Else XLA keeps the float32 of which p is rounded.
+  p = jax.lax.optimization_barrier(_weights(query, key, num_valid, value.dtype))
+  mixed = jnp.einsum("bnqk,bknh->bqnh", _drop(p, seeds, rate), value)
+  return mixed, (query, key, value, p, mixed, num_valid, seeds)
+
+
+def _backward(rate, kept, gradient):
+  query, key, value, p, mixed, num_valid, seeds = kept
+  dtype, scale = query.dtype, query.shape[-1] ** -0.5
+  to_value = jnp.einsum(
+    "bnqk,bqnh->bknh", _drop(p, seeds, rate), gradient
+  ).astype(dtype)
+  to_weights = jnp.einsum("bqnh,bknh->bnqk", gradient, value)
+  to_weights = _drop(to_weights.astype(jnp.float32), seeds, rate)
+  level = jnp.einsum(
+    "bqnh,bqnh->bnq",
+    gradient.astype(jnp.float32),
+    mixed.astype(jnp.float32),
+  )
+  to_logits = (p * (to_weights - level[..., None])).astype(dtype)
+  to_query = jnp.einsum("bnqk,bknh->bqnh", to_logits, key) * scale
+  to_key = jnp.einsum("bnqk,bqnh->bknh", to_logits, query * scale)
+  integers = [
+    jax.tree.map(lambda array: np.zeros(array.shape, jax.dtypes.float0), array)
+    for array in (num_valid, seeds)
+  ]
+  return to_query, to_key, to_value, *integers
+
+
+mix.defvjp(_forward, _backward)
+
+
+def _drop(weights, seeds, rate):
+  return weights if seeds is None else drop(weights, seeds, rate)
+
+
+def _weights(query, key, num_valid, dtype):
+  """The softmax, in float32, and rounded."""
   logits = jnp.einsum(
     "bqnh,bknh->bnqk",
     query * query.shape[-1] ** -0.5,
@@ -134,9 +190,7 @@ def _einsum(query, key, value, num_valid, dropout, deterministic):
   is_valid = jnp.arange(key.shape[1]) < num_valid[:, None]
   lowest = jnp.finfo(jnp.float32).min
   logits = jnp.where(is_valid[:, None, None, :], logits, lowest)
-  weights = jax.nn.softmax(logits, axis=-1).astype(value.dtype)
-  weights = dropout(weights, deterministic=deterministic)
-  return jnp.einsum("bnqk,bknh->bqnh", weights, value)
+  return jax.nn.softmax(logits, axis=-1).astype(dtype)
 
 
 def _fused(query, key, value, num_valid):

@@ -33,13 +33,16 @@ class Dropout(nn.Module):
 
   rate: float
 
-  @nn.compact
   def __call__(self, x, *, deterministic: bool):
     """x [B, ...] in its dtype; draws from the stream "dropout"."""
+    seeds = self.seeds(deterministic)
+    return x if seeds is None else drop(x, seeds, self.rate)
+
+  def seeds(self, deterministic: bool):
+    """Two uint32 of the stream "dropout" for one mask; None without one."""
     if deterministic or self.rate == 0.0:
-      return x
-    seeds = jax.random.bits(self.make_rng("dropout"), (2,), jnp.uint32)
-    return drop(x, seeds, self.rate)
+      return None
+    return jax.random.bits(self.make_rng("dropout"), (2,), jnp.uint32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

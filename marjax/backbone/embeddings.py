@@ -57,9 +57,9 @@ class PositionEmbedding(nn.Module):
       (self.num_buffer + self.num_tokens, self.width),
     )
     table = constrained(table, (None, None))
-    buffer = jnp.broadcast_to(
-      table[: self.num_buffer],
-      (order.shape[0], self.num_buffer, self.width),
-    )
-    rows = by_batch(table[self.num_buffer + order])
-    return jnp.concatenate([buffer, rows], axis=1)
+    # One lookup: a buffer broadcast over the batch makes XLA lay out all that
+    # it is added to batch last on GPUs, and copy it back and forth.
+    first = jnp.arange(self.num_buffer, dtype=order.dtype)
+    slots = jnp.broadcast_to(first, (order.shape[0], self.num_buffer))
+    slots = jnp.concatenate([slots, self.num_buffer + order], axis=1)
+    return by_batch(table[slots])

@@ -41,11 +41,14 @@ def _forward(product, bias):
 
 def _backward(kept, gradient):
   product, bias = kept
+  # Else XLA keeps what the forward pass computed in float32.
+  product, gradient = jax.lax.optimization_barrier((product, gradient))
   x = _sum(product, bias)
   cdf, pdf = cdf_and_pdf(x)
-  dx = gradient.astype(jnp.float32) * (cdf + x * pdf)
-  to_bias = jnp.sum(dx, axis=tuple(range(dx.ndim - 1)))
-  return dx.astype(product.dtype), to_bias.astype(bias.dtype)
+  dx = (gradient * (cdf + x * pdf)).astype(product.dtype)
+  dx = jax.lax.optimization_barrier(dx)
+  to_bias = jnp.sum(dx, axis=tuple(range(dx.ndim - 1)), dtype=jnp.float32)
+  return dx, to_bias.astype(bias.dtype)
 
 
 _rounded.defvjp(_forward, _backward)
