@@ -1,9 +1,8 @@
-"""Linear layers and LayerNorm as every part of MAR uses them.
+"""Linear layers as every part of MAR uses them.
 
 1. Parameters are float32 and carry logical axis names; what the names mean on
    a mesh is decided elsewhere.
-2. Matmuls run in the dtype of the config, norms always in float32. What is
-   float32 by rule asks for full precision too: accelerators would otherwise
+2. Matmuls run in the dtype of the config. What is float32 by rule asks for full precision too: accelerators would otherwise
    round the factors of its products (to 10 bits on GPUs, to 8 on TPUs).
 3. Initialisation: xavier-uniform kernels, zero biases, unless told otherwise.
 """
@@ -106,63 +105,6 @@ def linear(
   if isinstance(features, int):
     features = (features,)
   return Linear(features, axes, **kwargs)
-
-
-class LayerNorm(nn.Module):
-  """LayerNorm over the last axis, eps 1e-6, in and to float32.
-
-  Its backward pass keeps the input as it is, with mean and inverse deviation
-  of each row, rather than several float32 arrays of the input's size.
-
-  Attributes:
-    axis: logical name of the axis. affine: whether to scale and shift.
-  """
-
-  axis: str = "embed"
-  affine: bool = True
-
-  @nn.compact
-  def __call__(self, x):
-    if not self.affine:
-      return normalized(x)
-
-    def init(initializer):
-      return nn.with_logical_partitioning(initializer, (self.axis,))
-
-    ones = nn.initializers.ones_init()
-    scale = self.param("scale", init(ones), x.shape[-1:])
-    bias = self.param("bias", init(zeros), x.shape[-1:])
-    return normalized(x) * scale + bias
-
-
-@jax.custom_vjp
-def normalized(x):
-  """x less its mean, over its standard deviation, along the last axis."""
-  return _forward(x)[0]
-
-
-def _forward(x):
-  wide = x.astype(jnp.float32)
-  mean = jnp.mean(wide, axis=-1, keepdims=True)
-  variance = jnp.mean(jnp.square(wide - mean), axis=-1, keepdims=True)
-  inverse = jax.lax.rsqrt(variance + 1e-6)
-  return (wide - mean) * inverse, (x, mean, inverse)
-
-
-def _backward(kept, gradient):
-  x, mean, inverse = kept
-  y = (x.astype(jnp.float32) - mean) * inverse
-  along = jnp.mean(gradient * y, axis=-1, keepdims=True)
-  level = jnp.mean(gradient, axis=-1, keepdims=True)
-  return ((inverse * (gradient - level - y * along)).astype(x.dtype),)
-
-
-normalized.defvjp(_forward, _backward)
-
-
-def layer_norm(axis: str = "embed", *, affine: bool = True) -> LayerNorm:
-  """LayerNorm over the last axis, eps 1e-6, computed in float32."""
-  return LayerNorm(axis, affine)
 
 
 def constrained(x, axes: tuple[str | None, ...]):

@@ -157,12 +157,9 @@ def _backward(rate, kept, gradient):
   ).astype(dtype)
   to_weights = jnp.einsum("bqnh,bknh->bnqk", gradient, value)
   to_weights = _drop(to_weights.astype(jnp.float32), seeds, rate)
-  level = jnp.einsum(
-    "bqnh,bqnh->bnq",
-    gradient.astype(jnp.float32),
-    mixed.astype(jnp.float32),
-  )
-  to_logits = (p * (to_weights - level[..., None])).astype(dtype)
+  level = jnp.sum(gradient.astype(jnp.float32) * mixed, axis=-1)
+  level = jnp.swapaxes(level, 1, 2)[..., None]
+  to_logits = (p * (to_weights - level)).astype(dtype)
   to_query = jnp.einsum("bnqk,bknh->bqnh", to_logits, key) * scale
   to_key = jnp.einsum("bnqk,bqnh->bknh", to_logits, query * scale)
   integers = [

@@ -30,7 +30,8 @@ from marjax.arrays import Counts
 from marjax.backbone.attention import Attention, AttentionConfig
 from marjax.backbone.dropout import Dropout
 from marjax.backbone.gelu import gelu
-from marjax.linear import constrained, layer_norm, linear, product
+from marjax.linear import constrained, linear, product
+from marjax.norm import LayerNorm
 
 Remat = Literal["none", "full", "save_matmuls"]
 
@@ -57,29 +58,27 @@ class Block(nn.Module):
   def setup(self):
     c = self.config
     dtype = jnp.dtype(c.dtype)
-    self.norm_attention = layer_norm()
+    self.norm_attention = LayerNorm(dtype=dtype)
     self.attention = Attention(
       AttentionConfig(c.width, c.num_heads, c.attention_dropout, c.dtype)
     )
-    self.norm_mlp = layer_norm()
+    self.norm_mlp = LayerNorm(dtype=dtype)
     self.fc1 = linear(c.mlp_ratio * c.width, ("embed", "mlp"), dtype=dtype)
     self.fc2 = linear(c.width, ("mlp", "embed"), dtype=dtype)
     self.dropout = Dropout(c.projection_dropout)
 
   def __call__(self, x, lengths, num_valid, deterministic, window=None):
     """Slots [B, P, W] to slots; with a window [Q], to those of its indices."""
-    dtype = jnp.dtype(self.config.dtype)
 
     def drop(h):
       return self.dropout(h, deterministic=deterministic)
 
-    h = self.norm_attention(x).astype(dtype)
+    h = self.norm_attention(x)
     queries = None
     if window is not None:
       queries, x = jnp.take(h, window, axis=1), jnp.take(x, window, axis=1)
     x = x + drop(self.attention(h, lengths, num_valid, deterministic, queries))
-    h = self.norm_mlp(x).astype(dtype)
-    h = drop(self._hidden(h))
+    h = drop(self._hidden(self.norm_mlp(x)))
     x = x + drop(self.fc2(h))
     return constrained(x, SLOT_AXES)
 

@@ -31,10 +31,10 @@ from marjax.backbone.layers import SLOT_AXES, BlockConfig, Stack
 from marjax.linear import (
   by_batch,
   constrained,
-  layer_norm,
   linear,
   small_normal,
 )
+from marjax.norm import LayerNorm
 from marjax.schema import check
 
 
@@ -117,9 +117,9 @@ class MaskedBackbone(nn.Module):
     self.decoder_positions = self._positions(c.num_buffer)
     self.head_positions = self._positions(0)
     self.embed_token = linear(c.width, (None, "embed"), dtype=dtype)
-    self.embed_norm = layer_norm()
+    self.embed_norm = LayerNorm(dtype=dtype)
     self.encoder = Stack(c.block(), c.encoder_depth, c.remat)
-    self.encoder_norm = layer_norm()
+    self.encoder_norm = LayerNorm()
     self.embed_encoded = linear(c.width, ("embed", None), dtype=dtype)
     self.mask_token = self.param(
       "mask_token",
@@ -127,7 +127,7 @@ class MaskedBackbone(nn.Module):
       (1, 1, c.width),
     )
     self.decoder = Stack(c.block(), c.decoder_depth, c.remat)
-    self.decoder_norm = layer_norm()
+    self.decoder_norm = LayerNorm()
 
   def _positions(self, num_buffer: int) -> PositionEmbedding:
     c = self.config
@@ -188,7 +188,7 @@ class MaskedBackbone(nn.Module):
     lengths = tuple(slots.shape[1] for slots in x)
     num_valid = [c.num_buffer + num_known for _, num_known, *_ in parts]
     x = constrained(jnp.concatenate(x, axis=1), SLOT_AXES)
-    x = self.embed_norm(x).astype(c.dtype)
+    x = self.embed_norm(x)
     x = self.encoder(x, lengths, num_valid, deterministic)
     return jnp.split(self.encoder_norm(x), np.cumsum(lengths)[:-1], axis=1)
 

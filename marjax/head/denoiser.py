@@ -28,7 +28,8 @@ from jaxtyping import Array, Float
 
 from marjax.arrays import Conditions, Timesteps, TokenRows
 from marjax.head import timesteps
-from marjax.linear import by_batch, layer_norm, linear, small_normal, zeros
+from marjax.linear import by_batch, linear, small_normal, zeros
+from marjax.norm import LayerNorm
 
 
 class Modulations(NamedTuple):
@@ -56,14 +57,14 @@ class AdaLNBlock(nn.Module):
     self.modulation = linear(
       3 * self.width, ("embed", "mlp"), dtype=self.dtype, kernel_init=zeros
     )
-    self.norm = layer_norm()
+    self.norm = LayerNorm(dtype=self.dtype)
     self.linear_in = linear(self.width, ("embed", "mlp"), dtype=self.dtype)
     self.linear_out = linear(self.width, ("mlp", "embed"), dtype=self.dtype)
 
   def __call__(self, x, modulation):
     _, bias = self.modulation.weights((self.width,))
-    shift, scale, gate = jnp.split(modulation + bias, 3, axis=-1)
-    h = modulate(self.norm(x), shift, scale).astype(self.dtype)
+    shift, gain, gate = jnp.split(modulation + bias, 3, axis=-1)
+    h = self.norm(x, gain, shift)
     h = nn.silu(by_batch(self.linear_in(h), "mlp"))
     return x + gate * by_batch(self.linear_out(h))
 
@@ -96,7 +97,7 @@ class Denoiser(nn.Module):
     self.final_modulation = linear(
       2 * self.width, ("embed", "mlp"), dtype=self.dtype, kernel_init=zeros
     )
-    self.final_norm = layer_norm(affine=False)
+    self.final_norm = LayerNorm(affine=False)
     self.final_linear = linear(
       2 * self.token_dim,
       ("embed", None),
@@ -160,9 +161,8 @@ class Denoiser(nn.Module):
     for block, modulation in zip(self.blocks, each, strict=True):
       h = block(h, jnp.squeeze(modulation, axis=-2))
     _, bias = self.final_modulation.weights((self.width,))
-    shift, scale = jnp.split(modulations.final + bias, 2, axis=-1)
-    h = modulate(self.final_norm(h), shift, scale)
-    return by_batch(self.final_linear(h))
+    shift, gain = jnp.split(modulations.final + bias, 2, axis=-1)
+    return by_batch(self.final_linear(self.final_norm(h, gain, shift)))
 
   def __call__(
     self, x: TokenRows, t: Timesteps, z: Conditions
@@ -170,8 +170,3 @@ class Denoiser(nn.Module):
     """The whole network: x [*batch, D], t [*batch], z [*batch, W]."""
     y = self.embed_time(t) + self.embed_z(z)
     return self.denoise(x, self.modulation()(y))
-
-
-def modulate(x, shift, scale):
-  """adaLN: x·(1 + scale) + shift."""
-  return x * (1 + scale) + shift
