@@ -62,4 +62,4 @@ class PositionEmbedding(nn.Module):
     first = jnp.arange(self.num_buffer, dtype=order.dtype)
     slots = jnp.broadcast_to(first, (order.shape[0], self.num_buffer))
     slots = jnp.concatenate([slots, self.num_buffer + order], axis=1)
-    return by_batch(table[slots])
+    return by_batch(jnp.asarray(table)[slots])
