@@ -45,10 +45,7 @@ class Modulations(NamedTuple):
 
 
 class AdaLNBlock(nn.Module):
-  """One residual block, with the modulation [*batch, 3 · width] it is given.
-
-  The bias of the modulation is added here, where it costs nothing.
-  """
+  """One residual block, with the shift, gain and gate it is given."""
 
   width: int
   dtype: jnp.dtype
@@ -61,9 +58,12 @@ class AdaLNBlock(nn.Module):
     self.linear_in = linear(self.width, ("embed", "mlp"), dtype=self.dtype)
     self.linear_out = linear(self.width, ("mlp", "embed"), dtype=self.dtype)
 
-  def __call__(self, x, modulation):
+  def cut(self, modulation):
+    """[*batch, 3 · width] to shift, gain and gate, with their biases."""
     _, bias = self.modulation.weights((self.width,))
-    shift, gain, gate = jnp.split(modulation + bias, 3, axis=-1)
+    return jnp.split(modulation + bias, 3, axis=-1)
+
+  def __call__(self, x, shift, gain, gate):
     h = self.norm(x, gain, shift)
     h = nn.silu(by_batch(self.linear_in(h), "mlp"))
     return x + gate * by_batch(self.linear_out(h))
@@ -152,16 +152,32 @@ class Denoiser(nn.Module):
     return product
 
   def denoise(
-    self, x: Float[Array, "*rows D"], modulations: Modulations
+    self,
+    x: Float[Array, "*rows D"],
+    modulations: Modulations,
+    *,
+    cut_first: bool = False,
   ) -> Float[Array, "*batch D2"]:
-    """(eps, v) at x_t, float32; x's axes of size 1 serve all modulations."""
-    h = by_batch(self.embed_x(by_batch(x))).astype(self.dtype)
-    h = jnp.broadcast_to(h, (*modulations.final.shape[:-1], self.width))
+    """(eps, v) at x_t, float32; x's axes of size 1 serve all modulations.
+
+    Args:
+      x, modulations: what `modulation` gave for the y of these rows.
+      cut_first: have XLA cut up the modulations before anything else.
+    """
     each = jnp.split(modulations.blocks, self.depth, axis=-2)
-    for block, modulation in zip(self.blocks, each, strict=True):
-      h = block(h, jnp.squeeze(modulation, axis=-2))
+    cut = [
+      block.cut(jnp.squeeze(part, axis=-2))
+      for block, part in zip(self.blocks, each, strict=True)
+    ]
     _, bias = self.final_modulation.weights((self.width,))
-    shift, gain = jnp.split(modulations.final + bias, 2, axis=-1)
+    final = jnp.split(modulations.final + bias, 2, axis=-1)
+    if cut_first:
+      cut, final = jax.lax.optimization_barrier((cut, final))
+    h = by_batch(self.embed_x(by_batch(x))).astype(self.dtype)
+    h = jnp.broadcast_to(h, final[0].shape)
+    for block, modulation in zip(self.blocks, cut, strict=True):
+      h = block(h, *modulation)
+    shift, gain = final
     return by_batch(self.final_linear(self.final_norm(h, gain, shift)))
 
   def __call__(

@@ -176,3 +176,24 @@ def test_so_many_steps_at_once_as_keep_a_chip_busy():
   assert diffusion.steps_at_once(100, rows=2560) == 2
   assert diffusion.steps_at_once(100, rows=8193) == 1
   assert diffusion.steps_at_once(97, rows=100) == 1
+
+
+@pytest.mark.parametrize("few", [4, 5])
+def test_modulations_that_are_cut_up_first_are_the_same(monkeypatch, few):
+  head, params, z = head_and_params()  # 5 rows
+
+  def sample():
+    settings = ReverseSettings(4)
+    return head.apply(
+      params, z, settings, key=jax.random.key(4), method="sample"
+    )
+
+  def equations():
+    return str(jax.make_jaxpr(lambda: sample())())  # not that of last time
+
+  plain, before = sample(), equations()
+  monkeypatch.setattr(diffusion, "has_gpu", lambda: True)
+  monkeypatch.setattr(diffusion, "FEW_ROWS", few)
+  np.testing.assert_allclose(sample(), plain, rtol=1e-5, atol=1e-6)
+  assert "optimization_barrier" not in before
+  assert ("optimization_barrier" in equations()) == (few == 5)
