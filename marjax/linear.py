@@ -2,8 +2,9 @@
 
 1. Parameters are float32 and carry logical axis names; what the names mean on
    a mesh is decided elsewhere.
-2. Matmuls run in the dtype of the config. What is float32 by rule asks for full precision too: accelerators would otherwise
-   round the factors of its products (to 10 bits on GPUs, to 8 on TPUs).
+2. Matmuls run in the dtype of the config. What is float32 by rule asks for full
+   precision too: accelerators would otherwise round the factors of its products
+   (to 10 bits on GPUs, to 8 on TPUs).
 3. Initialisation: xavier-uniform kernels, zero biases, unless told otherwise.
 """
 
@@ -72,11 +73,11 @@ class Linear(nn.Module):
 
 
 def product(x, kernel, bias=None, precision=None):
-  """x [*batch, *inputs] by a kernel [*inputs, *features] to [*batch, *features].
+  """x [*batch, *inputs] times a kernel [*inputs, *features], plus a bias.
 
-  The bias is [*features]; without one, features are one axis. It is one matrix
-  product: with several batch axes, XLA's CPU backend takes longer over the
-  gradient (118 against 94 ms for a head of width 128).
+  The bias is [*features]; without one, features are one axis. All batch axes
+  are one: otherwise XLA's CPU backend takes longer over the gradient (118
+  against 94 ms for a head of width 128).
 
   The bias is added before the outputs get their axes where cuBLAS can then do
   it, and after that elsewhere: on TPUs outputs of two axes would be moved to
@@ -87,14 +88,17 @@ def product(x, kernel, bias=None, precision=None):
   kernel = kernel.reshape(-1, math.prod(features))
   rows = x.astype(kernel.dtype).reshape(-1, kernel.shape[0])
   made = jnp.dot(rows, kernel, precision=precision)
-  if bias is not None and has_gpu():
+  if bias is not None and is_for_gpu():
     made, bias = made + bias.reshape(-1), None
   made = made.reshape(*batch_shape, *features)
   return made if bias is None else made + bias
 
 
-def has_gpu() -> bool:
-  """Whether this process computes on GPUs."""
+def is_for_gpu() -> bool:
+  """Whether what is traced now is for GPUs: by the mesh, if one is set."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.abstract_device is not None:
+    return mesh.abstract_device.platform == "gpu"
   return any(device.platform == "gpu" for device in jax.local_devices())
 
 

@@ -47,8 +47,10 @@ class LayerNorm(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def normalized(x, scale, bias, gain, shift, dtype):
-  """h of the module docstring in a dtype; None leaves out scale and bias [W], or
-  gain and shift [..., W]."""
+  """h of the module docstring, in a dtype.
+
+  scale and bias [W], or gain and shift [..., W], may both be None.
+  """
   return _forward(x, scale, bias, gain, shift, dtype)[0]
 
 

@@ -50,6 +50,7 @@ EXTRAS = {
   "gcsfs": "gcs",
   "fsspec": "gcs",
   "libtpu": "tpu",
+  "jax_cuda12_plugin": "cuda",
   "matplotlib": "demo",
   "tensorflow": "tensorflow",
   "torch": "convert",

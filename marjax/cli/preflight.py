@@ -1,7 +1,8 @@
 """Compile a config for chips that are not there, and see whether it fits.
 
 Compiles the very step that training (or generation) would run, with XLA's real
-TPU compiler, which needs no TPU but libtpu (pip install "marjax[tpu]"). Prints
+TPU compiler, which needs no TPU but libtpu (pip install "marjax[tpu]"), or its
+GPU compiler (pip install "marjax[cuda]"), which needs no GPU. Prints
 memory, exchanges between chips and a bound on the time, of a generation also by
 part of the model, and what its plan pads; with --out also writes
 preflight.json, preflight.txt, memory.png and, of a generation, parts.png.
@@ -21,9 +22,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--topology",
     required=True,
-    metavar="KIND:AxB[xC]|here",
-    help="chips, such as v5e:16x16, v4:4x4x4, v5p:4x4x8 or v6e:16x16; here: the"
-    " devices of this machine",
+    metavar="KIND:AxB[xC]|KIND:N|here",
+    help="chips, such as v5e:16x16, v4:4x4x4, v5p:4x4x8 or v6e:16x16, or GPUs,"
+    " such as h200:1 or h100:8; here: the devices of this machine",
   )
   parser.add_argument(
     "--num_slices",

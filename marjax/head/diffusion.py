@@ -36,7 +36,7 @@ from marjax.head.noise import (
 from marjax.head.process import Process
 from marjax.head.reverse import ReverseSettings
 from marjax.head.timesteps import NUM_TIMESTEPS
-from marjax.linear import has_gpu
+from marjax.linear import is_for_gpu
 from marjax.schema import check
 
 ROWS_AT_ONCE = 8192
@@ -255,8 +255,7 @@ def cuts_first(rows: int) -> bool:
   """Whether a network evaluation begins by cutting up its modulations.
 
   On GPUs XLA puts adding, norm and modulation in one kernel only if it need
-  not also cut. So there are 40 kernels, not 54, for 8 blocks; but the copy moves
-  all modulations once more, and few rows alone take less for that than for
-  starting kernels.
+  not also cut. So there are 40 kernels, not 54, for 8 blocks; but the copy
+  moves all modulations once more, and for many rows that takes longer.
   """
-  return has_gpu() and rows <= FEW_ROWS
+  return is_for_gpu() and rows <= FEW_ROWS

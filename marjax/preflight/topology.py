@@ -1,7 +1,8 @@
 """Devices to compile for: chips that are not there, or those at hand.
 
 1. "v5e:16x16" is a slice of 16 × 16 chips; libtpu, which brings XLA's real TPU
-   compiler, describes it on any machine. "here" are the devices at hand.
+   compiler, describes it on any machine. "h200:8" are 8 GPUs of one host
+   (`marjax.preflight.gpus`). "here" are the devices at hand.
 2. Before libtpu loads, the environment tells it that it will find no TPU, that
    other processes may load it too, and to give its threads larger stacks: the
    compiler overflows the usual ones on a training step.
@@ -14,6 +15,7 @@ import re
 import jax
 
 from marjax.parallel.chips import CHIPS
+from marjax.preflight import gpus
 from marjax.schema import check
 
 HERE = "here"
@@ -28,12 +30,13 @@ def devices_of(topology: str, num_slices: int = 1) -> list:
   """The devices of a topology, e.g. "v5e:16x16", or of this machine.
 
   Args:
-    topology: KIND:AxB or KIND:AxBxC, or "here".
+    topology: KIND:AxB or KIND:AxBxC of TPUs, KIND:N of GPUs, or "here".
     num_slices: slices of that shape, joined by the data-centre network.
 
   Raises:
     ValueError: there is no such topology.
-    ModuleNotFoundError: libtpu is not installed.
+    ModuleNotFoundError: the compiler, libtpu or jax's CUDA plugin, is not
+      installed.
   """
   if topology == HERE:
     check(
@@ -43,12 +46,17 @@ def devices_of(topology: str, num_slices: int = 1) -> list:
     )
     return jax.devices()
   kinds = [chip.name for kind, chip in CHIPS.items() if kind.startswith("TPU")]
+  graphics = re.fullmatch(rf"({'|'.join(gpus.GPUS)}):([1-8])", topology)
+  if graphics and num_slices == 1:
+    _stay_on_cpu()
+    return gpus.devices_of(graphics[1], int(graphics[2]))
   form = re.fullmatch(r"(\w+):\d+x\d+(x\d+)?", topology)
   if not form or form[1] not in kinds or num_slices < 1:
     raise ValueError(
       f"topology is {topology!r} with {num_slices} slices; expected"
       f" KIND:AxB or KIND:AxBxC with KIND one of {', '.join(kinds)}, such as"
-      f" v5e:16x16 or v4:4x4x4, or {HERE!r}, and 1 slice or more."
+      f" v5e:16x16 or v4:4x4x4, and 1 slice or more; or"
+      f" {', '.join(gpus.GPUS)} with 1 to 8 GPUs, such as h200:1; or {HERE!r}."
     )
   if importlib.util.find_spec("libtpu") is None:
     raise ModuleNotFoundError(
@@ -82,6 +90,10 @@ def _prepare() -> None:
   given = os.environ.get("LIBTPU_INIT_ARGS", "")
   if _STACKS not in given:
     os.environ["LIBTPU_INIT_ARGS"] = f"{given} {_STACKS}=1048576".strip()
+  _stay_on_cpu()
+
+
+def _stay_on_cpu() -> None:
   if "JAX_PLATFORMS" not in os.environ:
-    # With libtpu installed jax would look for a TPU, and wait.
+    # With a plugin installed jax would look for its chip, and wait or fail.
     jax.config.update("jax_platforms", "cpu")

@@ -26,7 +26,7 @@ def test_several_output_axes(monkeypatch, inputs, on_gpu):
 
 def check(monkeypatch, batch, inputs, features, has_bias, on_gpu):
   """The product is that of matrices, whatever adds the bias."""
-  monkeypatch.setattr(linear, "has_gpu", lambda: on_gpu)
+  monkeypatch.setattr(linear, "is_for_gpu", lambda: on_gpu)
   rng = np.random.default_rng(0)
   x, kernel, bias = (
     rng.normal(size=shape).astype(np.float32)

@@ -192,7 +192,7 @@ def test_modulations_that_are_cut_up_first_are_the_same(monkeypatch, few):
     return str(jax.make_jaxpr(lambda: sample())())  # not that of last time
 
   plain, before = sample(), equations()
-  monkeypatch.setattr(diffusion, "has_gpu", lambda: True)
+  monkeypatch.setattr(diffusion, "is_for_gpu", lambda: True)
   monkeypatch.setattr(diffusion, "FEW_ROWS", few)
   np.testing.assert_allclose(sample(), plain, rtol=1e-5, atol=1e-6)
   assert "optimization_barrier" not in before
