@@ -88,18 +88,21 @@ def product(x, kernel, bias=None, precision=None):
   kernel = kernel.reshape(-1, math.prod(features))
   rows = x.astype(kernel.dtype).reshape(-1, kernel.shape[0])
   made = jnp.dot(rows, kernel, precision=precision)
-  if bias is not None and is_for_gpu():
+  if bias is not None and platform() == "gpu":
     made, bias = made + bias.reshape(-1), None
   made = made.reshape(*batch_shape, *features)
   return made if bias is None else made + bias
 
 
-def is_for_gpu() -> bool:
-  """Whether what is traced now is for GPUs: by the mesh, if one is set."""
+def platform() -> str:
+  """What is traced now will run on this: "cpu", "gpu" or "tpu".
+
+  The mesh tells, if one is set: it may be of chips that are not there.
+  """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.abstract_device is not None:
-    return mesh.abstract_device.platform == "gpu"
-  return any(device.platform == "gpu" for device in jax.local_devices())
+    return mesh.abstract_device.platform
+  return jax.default_backend()
 
 
 def linear(

@@ -36,7 +36,7 @@ from marjax.head.noise import (
 from marjax.head.process import Process
 from marjax.head.reverse import ReverseSettings
 from marjax.head.timesteps import NUM_TIMESTEPS
-from marjax.linear import is_for_gpu
+from marjax.linear import platform
 from marjax.schema import check
 
 ROWS_AT_ONCE = 8192
@@ -245,8 +245,11 @@ def steps_at_once(num_steps: int, rows: int) -> int:
   """Timesteps whose modulations are computed by one product: a divisor.
 
   Few rows would read the weights of that product, 62 % of the network's, again
-  at every step and do little with them; `ROWS_AT_ONCE` keep a chip busy.
+  at every step and do little with them; `ROWS_AT_ONCE` keep a chip busy. On
+  CPUs one step's modulations stay in the cache until they are used.
   """
+  if platform() == "cpu":
+    return 1
   divisors = [n for n in range(1, num_steps + 1) if num_steps % n == 0]
   return max([n for n in divisors if n * rows <= ROWS_AT_ONCE], default=1)
 
@@ -258,4 +261,4 @@ def cuts_first(rows: int) -> bool:
   not also cut. So there are 40 kernels, not 54, for 8 blocks; but the copy
   moves all modulations once more, and for many rows that takes longer.
   """
-  return is_for_gpu() and rows <= FEW_ROWS
+  return platform() == "gpu" and rows <= FEW_ROWS

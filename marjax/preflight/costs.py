@@ -4,8 +4,9 @@
    that a chip sends for it over rings of n chips: (n-1)/n of the whole array to
    gather or scatter it, twice that to reduce it. Asynchronous halves count
    once; so do the pieces of one exchange that are spread over several fusions.
-2. `flops`: products in dots and convolutions, of which XLA makes most dots;
-   taps that fall on padding or between dilated elements do not count.
+2. `flops`: products in dots, in convolutions, of which XLA makes most dots on
+   TPUs, and in cuBLAS's calls, of which it makes most on GPUs; taps that fall
+   on padding or between dilated elements do not count.
 3. `memory_traffic`: bytes between the chip and its main memory, by operands and
    results of what is not fused; of arrays that are sliced only the slices.
 
@@ -127,9 +128,10 @@ def flops(module: Module) -> float:
 
 
 def products(module: Module) -> Iterator[tuple[Run, float]]:
-  """Every dot and convolution, with its FLOPs over all its runs."""
+  """Every matrix product and convolution, with its FLOPs over all its runs."""
   for run in module.runs():
-    if run.instruction.op in ("dot", "convolution"):
+    is_product = run.instruction.op in ("dot", "convolution")
+    if is_product or _is_cublas(run.instruction):
       yield run, float(run.times * _flops(run.instruction, run.computation))
 
 
@@ -139,11 +141,21 @@ def _flops(instruction: Instruction, computation: Computation) -> int:
     for name in instruction.operands
   ]
   output = instruction.arrays[0].shape
-  if instruction.op == "dot":
-    axes = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)
-    contracted = [inputs[0][int(axis)] for axis in axes[1].split(",") if axis]
+  if instruction.op != "convolution":
+    axes = re.search(
+      r"lhs_contracting_dim(?:s=\{|ensions\":\[)([\d,\"]*)[\]}]",
+      instruction.rest,
+    )
+    contracted = [inputs[0][int(axis)] for axis in re.findall(r"\d+", axes[1])]
     return 2 * math.prod(output) * math.prod(contracted)
   return _convolution_flops(instruction.rest, *inputs, output)
+
+
+def _is_cublas(instruction: Instruction) -> bool:
+  """Whether it calls cuBLAS for a product; its second result is workspace."""
+  return instruction.op == "custom-call" and bool(
+    re.search(r'custom_call_target="__cublas', instruction.rest)
+  )
 
 
 def _convolution_flops(text: str, lhs, rhs, output) -> int:
@@ -228,7 +240,8 @@ def _traffic(module: Module, run: Run) -> float:
     return 2 * _main_bytes(instruction.arrays)
   if op == "dynamic-update-slice":
     return 2 * _main_bytes(operands[1])
-  return _main_bytes(instruction.arrays) + sum(map(_main_bytes, operands))
+  made = instruction.arrays[: 1 if _is_cublas(instruction) else None]
+  return _main_bytes(made) + sum(map(_main_bytes, operands))
 
 
 def _fusion_traffic(

@@ -1,9 +1,11 @@
 """The matrix product of every linear layer, on all kinds of axes."""
 
+import jax
 import numpy as np
 import pytest
 
 from marjax import linear
+from marjax.preflight import topology
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])
@@ -26,7 +28,7 @@ def test_several_output_axes(monkeypatch, inputs, on_gpu):
 
 def check(monkeypatch, batch, inputs, features, has_bias, on_gpu):
   """The product is that of matrices, whatever adds the bias."""
-  monkeypatch.setattr(linear, "is_for_gpu", lambda: on_gpu)
+  monkeypatch.setattr(linear, "platform", lambda: "gpu" if on_gpu else "cpu")
   rng = np.random.default_rng(0)
   x, kernel, bias = (
     rng.normal(size=shape).astype(np.float32)
@@ -35,3 +37,11 @@ def check(monkeypatch, batch, inputs, features, has_bias, on_gpu):
   made = linear.product(x, kernel, bias if has_bias else None)
   expected = np.tensordot(x, kernel, len(inputs)) + (bias if has_bias else 0.0)
   np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_mesh_tells_what_is_traced_for():
+  pytest.importorskip("libtpu")
+  chips = np.array(topology.devices_of("v5e:2x2")).reshape(-1)
+  with jax.set_mesh(jax.sharding.Mesh(chips, ("data",))):
+    assert linear.platform() == "tpu"
+  assert linear.platform() == jax.default_backend()

@@ -170,7 +170,9 @@ def test_steps_prepared_at_once_change_nothing():
     np.testing.assert_allclose(run(steps_at_once), run(1), rtol=1e-5)
 
 
-def test_so_many_steps_at_once_as_keep_a_chip_busy():
+def test_so_many_steps_at_once_as_keep_a_chip_busy(monkeypatch):
+  assert diffusion.steps_at_once(100, rows=80) == 1  # a CPU
+  monkeypatch.setattr(diffusion, "platform", lambda: "tpu")
   assert diffusion.steps_at_once(100, rows=80) == 100
   assert diffusion.steps_at_once(100, rows=512) == 10
   assert diffusion.steps_at_once(100, rows=2560) == 2
@@ -192,7 +194,7 @@ def test_modulations_that_are_cut_up_first_are_the_same(monkeypatch, few):
     return str(jax.make_jaxpr(lambda: sample())())  # not that of last time
 
   plain, before = sample(), equations()
-  monkeypatch.setattr(diffusion, "is_for_gpu", lambda: True)
+  monkeypatch.setattr(diffusion, "platform", lambda: "gpu")
   monkeypatch.setattr(diffusion, "FEW_ROWS", few)
   np.testing.assert_allclose(sample(), plain, rtol=1e-5, atol=1e-6)
   assert "optimization_barrier" not in before

@@ -257,3 +257,24 @@ def test_taps_are_those_that_meet_an_element(
     8, ones.shape[-1], size, stride, pad, lhs_dilate, rhs_dilate
   )
   assert taps == int(np.sum(ones))
+
+
+CUBLAS = """\
+HloModule m
+ENTRY %main (a: bf16[8,40,16], b: bf16[8,16,24]) -> bf16[8,40,24] {
+  %a = bf16[8,40,16]{2,1,0} parameter(0)
+  %b = bf16[8,16,24]{2,1,0} parameter(1)
+  %c = (bf16[8,40,24]{2,1,0}, s8[4096]{0}) custom-call(%a, %b), \
+custom_call_target="__cublas$lt$matmul", backend_config={\
+"gemm_backend_config":{"dot_dimension_numbers":{\
+"lhs_contracting_dimensions":["2"],"rhs_contracting_dimensions":["1"],\
+"lhs_batch_dimensions":["0"],"rhs_batch_dimensions":["0"]}}}
+  ROOT %d = bf16[8,40,24]{2,1,0} get-tuple-element(%c), index=0
+}
+"""
+
+
+def test_a_call_of_cublas_is_a_product_and_its_workspace_no_traffic():
+  program = hlo.parse(CUBLAS)
+  assert costs.flops(program) == 2 * 8 * 40 * 16 * 24
+  assert costs.memory_traffic(program) == 2 * 8 * (40 * 16 + 16 * 24 + 40 * 24)

@@ -17,6 +17,7 @@ ORDER = [
   "arrays",
   "keys",
   "linear",
+  "norm",
   "flops",
   "pictures",
   "tokens",
