@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from marjax.backbone import attention
-from marjax.backbone.dropout import Dropout
+from marjax.backbone.dropout import Dropout, is_kept
 
 NUM_VALID = jnp.array([3, 6])
 
@@ -82,3 +82,59 @@ def test_attention_is_the_same_where_another_platform_has_a_kernel(
   monkeypatch.setattr(attention, "_has_cudnn", lambda: True)
   monkeypatch.setattr(attention, "_fused", lambda query, *rest: query)
   assert np.array_equal(attend(*parts()), plain)
+
+
+def definition(query, key, value, seeds, rate):
+  """`mix`, to be differentiated as it stands."""
+  logits = jnp.einsum("bqnh,bknh->bnqk", query, key) * key.shape[-1] ** -0.5
+  is_valid = jnp.arange(key.shape[1]) < NUM_VALID[:, None]
+  logits = jnp.where(is_valid[:, None, None, :], logits, -1e30)
+  weights = jax.nn.softmax(logits, axis=-1)
+  if seeds is not None:
+    weights = weights * is_kept(seeds, weights.shape, rate) / (1 - rate)
+  return jnp.einsum("bnqk,bknh->bqnh", weights, value)
+
+
+@pytest.mark.parametrize("num_queries", [6, 4])
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_the_backward_pass_is_that_of_the_definition(rate, num_queries):
+  query, key, value = parts(jnp.float32)
+  query = query[:, :num_queries]
+  seeds = jnp.array([5, 7], jnp.uint32) if rate else None
+  along = jax.random.normal(jax.random.key(2), query.shape)
+
+  def run(function):
+    def total(*arrays):
+      mixed = function(*arrays)
+      return jnp.sum(along * mixed), mixed
+
+    gradients, mixed = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(
+      query, key, value
+    )
+    return [mixed, *gradients]
+
+  found = run(lambda q, k, v: attention.mix(q, k, v, NUM_VALID, seeds, rate))
+  wanted = run(lambda q, k, v: definition(q, k, v, seeds, rate))
+  for one, other in zip(found, wanted, strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+  assert not np.any(found[2][0, 3:])  # keys that are not valid
+
+
+def test_the_backward_pass_in_bfloat16_is_that_in_float32_rounded():
+  arrays = parts()
+  seeds = jnp.array([5, 7], jnp.uint32)
+
+  def gradients(dtype):
+    def total(*arrays):
+      mixed = attention.mix(*arrays, NUM_VALID, seeds, 0.4)
+      return jnp.sum(jnp.sin(3 * mixed.astype(jnp.float32)))
+
+    cast = [array.astype(dtype) for array in arrays]
+    return jax.grad(total, argnums=(0, 1, 2))(*cast)
+
+  for rounded, exact in zip(
+    gradients(jnp.bfloat16), gradients(jnp.float32), strict=True
+  ):
+    assert rounded.dtype == jnp.bfloat16
+    error = np.abs(np.asarray(rounded, np.float32) - np.asarray(exact))
+    assert error.max() < 0.03 * np.abs(exact).max()

@@ -55,11 +55,10 @@ def head_and_params(width=32):
   fresh = jax.jit(head.init)(
     jax.random.key(1), z, jnp.zeros((5, 3)), key=jax.random.key(2)
   )
-  noisy = jax.tree.map(
-    lambda leaf: (
-      leaf + 0.1 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape)
-    ),
-    fresh,
+  leaves, tree = jax.tree.flatten(fresh)
+  noisy = tree.unflatten(
+    leaf + 0.1 * jnp.sin(place + jnp.arange(leaf.size)).reshape(leaf.shape)
+    for place, leaf in enumerate(leaves)
   )
   return head, noisy, z
 
