@@ -259,6 +259,7 @@ def cuts_first(rows: int) -> bool:
 
   On GPUs XLA puts adding, norm and modulation in one kernel only if it need
   not also cut. So there are 40 kernels, not 54, for 8 blocks; but the copy
-  moves all modulations once more, and for many rows that takes longer.
+  moves all modulations once more. `FEW_ROWS`, from which on that should take
+  longer than starting kernels, is an estimate and not timed.
   """
   return platform() == "gpu" and rows <= FEW_ROWS

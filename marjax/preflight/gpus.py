@@ -8,7 +8,7 @@ kernel cuDNN plans on the GPU, is two einsums.
 
 import importlib.util
 
-from marjax.parallel.chips import CHIPS, Chip
+from marjax.parallel.chips import CHIPS
 
 GPUS = {"h100": "NVIDIA H100 80GB HBM3", "h200": "NVIDIA H200"}
 """Name in a topology → `device_kind`."""
@@ -47,7 +47,7 @@ device_description_str: "{kind}"
 
 def description(kind: str) -> str:
   """The text that the compiler takes for a `device_kind`."""
-  chip: Chip = CHIPS[kind]
+  chip = CHIPS[kind]
   return _DESCRIPTION.format(
     kind=kind,
     bandwidth=round(chip.memory_gbps * 1e9),
