@@ -14,6 +14,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 xavier = nn.initializers.xavier_uniform()
 zeros = nn.initializers.zeros_init()
@@ -133,6 +134,38 @@ def constrained(x, axes: tuple[str | None, ...]):
       " change the table of rules."
     )
   return nn.with_logical_constraint(x, axes)
+
+
+def by_device(function, axes_in, axes_out):
+  """A function that each device of a mesh computes of its own parts.
+
+  For what XLA cannot split by itself, kernels.
+
+  Args:
+    function: of arrays or trees of them.
+    axes_in, axes_out: logical names of the axes of what it takes and gives, a
+      tuple for each array, in trees of the same form.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return function
+  table = dict(nn.get_logical_axis_rules())
+
+  def specs(tree):
+    return jax.tree.map(
+      lambda axes: PartitionSpec(*(table.get(axis) for axis in axes)),
+      tree,
+      is_leaf=lambda leaf: leaf and all(
+        axis is None or isinstance(axis, str) for axis in leaf
+      ),
+    )
+
+  return jax.shard_map(
+    function,
+    in_specs=specs(axes_in),
+    out_specs=specs(axes_out),
+    check_vma=False,
+  )
 
 
 def by_batch(x, last: str | None = None, *, before: int = 0):

@@ -2,10 +2,9 @@
 
 1. q, k and v are three products: one would have to be cut up by a copy.
 2. Each sequence attends within itself, to its first `num_valid` slots.
-3. Logits and softmax are float32. On an NVIDIA GPU, without dropout and in
-   bfloat16, cuDNN's fused kernel does the same without writing the logits;
-   elsewhere, and wherever it does not fit, two einsums do; their backward
-   pass keeps the weights in the dtype of the matmuls.
+3. Logits and softmax are float32. On NVIDIA GPUs and in bfloat16 kernels do it
+   without writing the logits; elsewhere two einsums do, whose backward pass
+   keeps the weights in the dtype of the matmuls.
 4. Queries may be some of the slots only: what no later layer reads is not
    computed.
 """
@@ -21,8 +20,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from marjax.arrays import Counts
-from marjax.backbone.dropout import Dropout, drop
-from marjax.linear import constrained, linear, product
+from marjax.backbone import attention_kernel
+from marjax.backbone.attention_kernel import Inputs, Sequences
+from marjax.backbone.dropout import Dropout, drop, entry_seeds
+from marjax.linear import by_device, constrained, linear, platform, product
 
 HEAD_AXES = ("batch", "sequence", "heads", "head_dim")
 
@@ -81,16 +82,13 @@ class Attention(nn.Module):
         return constrained(made, HEAD_AXES)
 
     query = part(0, x if queries is None else queries)
-    sequences = (
-      [query] if queries is not None else jnp.split(query, ends, axis=1),
-      jnp.split(part(1, x), ends, axis=1),
-      jnp.split(part(2, x), ends, axis=1),
+    sequences = Sequences(
+      lengths if queries is None else (query.shape[1],), lengths
     )
-    mixed = [
-      attend(*parts, self.dropout, deterministic)
-      for parts in zip(*sequences, num_valid, strict=True)
-    ]
-    mixed = checkpoint_name(jnp.concatenate(mixed, axis=1), "attention")
+    mixed = attend(
+      *(query, part(1, x), part(2, x), num_valid, sequences),
+      *(self.dropout, deterministic),
+    )
     return self.projection(mixed)
 
 
@@ -98,33 +96,118 @@ def attend(
   query: Float[Array, "B Q N H"],
   key: Float[Array, "B P N H"],
   value: Float[Array, "B P N H"],
-  num_valid: Counts,
+  num_valid: list[Counts],
+  sequences: Sequences,
   dropout: Dropout,
   deterministic: bool,
 ) -> Float[Array, "B Q N H"]:
-  """Bidirectional attention to the first num_valid keys of each image."""
-  seeds = dropout.seeds(deterministic)
-  if not fits_cudnn(query, key, dropout.rate, deterministic):
-    return mix(query, key, value, num_valid, seeds, dropout.rate)
-  return jax.lax.platform_dependent(
-    *(query, key, value, num_valid),
-    cuda=_fused,
-    default=lambda *args: mix(*args, None, 0.0),
+  """Bidirectional attention within each sequence, to its num_valid keys."""
+  seeds = [dropout.seeds(deterministic) for _ in num_valid]
+  static = (sequences, 0.0 if deterministic else dropout.rate)
+  if not fits_kernel(query):
+    mixed = _mix_each(query, key, value, num_valid, seeds, static)
+    return checkpoint_name(mixed, "attention")
+  return _fused(query, key, value, num_valid, seeds, static)
+
+
+def fits_kernel(query) -> bool:
+  """Whether there are kernels for such arrays where this is traced for.
+
+  They were tried on compute capability 9.0; from 8.0 on there are products in
+  bfloat16. What runs elsewhere after all gets the einsums.
+  """
+  is_known = query.dtype == jnp.bfloat16 and 8 <= query.shape[-1] <= 128
+  return is_known and platform() == "gpu" and _is_recent()
+
+
+def _is_recent() -> bool:
+  """Whether no GPU of this process is older than compute capability 8.0."""
+  return all(
+    float(device.compute_capability) >= 8.0
+    for device in jax.local_devices()
+    if device.platform == "gpu" and "cuda" in device.client.platform_version
   )
 
 
-def fits_cudnn(query, key, rate: float, deterministic: bool) -> bool:
-  """Whether a GPU of this process has a fused kernel for these arrays.
+def _mix_each(query, key, value, num_valid, seeds, static):
+  """`mix`, of one sequence after the other."""
+  sequences, rate = static
+  parts = [
+    jnp.split(array, np.cumsum(lengths)[:-1], axis=1)
+    for array, lengths in (
+      (query, sequences.queries),
+      (key, sequences.keys),
+      (value, sequences.keys),
+    )
+  ]
+  each = zip(*parts, num_valid, seeds, strict=True)
+  return jnp.concatenate([mix(*one, rate) for one in each], axis=1)
 
-  It has no dropout of ours, and its backward pass wants even lengths.
-  """
-  is_plain = deterministic or rate == 0.0
-  is_even = deterministic or key.shape[1] % 2 == 0
-  is_known = query.dtype == jnp.bfloat16 and query.shape[-1] in _HEAD_DIMS
-  return is_plain and is_even and is_known and _has_cudnn()
+
+_SLOTS, _ROWS = HEAD_AXES, ("batch", "heads", "sequence")
+_INPUTS = Inputs(
+  *(_SLOTS, _SLOTS, _SLOTS), ("batch", None), ("batch", None), ("heads",)
+)
 
 
-_HEAD_DIMS = range(8, 129, 8)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _fused(query, key, value, num_valid, seeds, static):
+  """`_mix_each` by kernels, on NVIDIA GPUs."""
+  return _fused_forward(query, key, value, num_valid, seeds, static)[0]
+
+
+def _fused_forward(query, key, value, num_valid, seeds, static):
+  def kernel(*arrays):
+    run = functools.partial(attention_kernel.forward, *static)
+    return by_device(run, (_INPUTS,), (_SLOTS, _ROWS))(_inputs(*arrays))
+
+  def plain(*arrays):
+    mixed = _mix_each(*arrays, static)
+    batch, length, heads, _ = mixed.shape
+    return mixed, jnp.zeros((batch, heads, length), jnp.float32)
+
+  arrays = (query, key, value, num_valid, seeds)
+  made = jax.lax.platform_dependent(*arrays, cuda=kernel, default=plain)
+  mixed, sums = (checkpoint_name(array, "attention") for array in made)
+  return mixed, (arrays, mixed, sums)
+
+
+def _fused_backward(static, kept, gradient):
+  arrays, *made = kept
+
+  def kernel(made, *arrays):
+    run = functools.partial(attention_kernel.backward, *static)
+    made_axes = (_SLOTS, _ROWS, _SLOTS)
+    run = by_device(run, (_INPUTS, *made_axes), (_SLOTS,) * 3)
+    return run(_inputs(*arrays), *made)
+
+  def plain(made, *arrays):
+    def mixed(*slots):
+      return _mix_each(*slots, *arrays[3:], static)
+
+    return jax.vjp(mixed, *arrays[:3])[1](made[-1])
+
+  gradients = jax.lax.platform_dependent(
+    *((*made, gradient), *arrays), cuda=kernel, default=plain
+  )
+  return (*gradients, *_no_gradient(arrays[3:]))
+
+
+_fused.defvjp(_fused_forward, _fused_backward)
+
+
+def _inputs(query, key, value, num_valid, seeds):
+  batch, _, heads, _ = query.shape
+  entries = [
+    jnp.zeros(batch, jnp.uint32) if pair is None else entry_seeds(pair, batch)
+    for pair in seeds
+  ]
+  return Inputs(
+    *(query, key, value),
+    num_valid=jnp.stack(num_valid, axis=1).astype(jnp.int32),
+    seeds=jnp.stack(entries, axis=1),
+    heads=jnp.arange(heads, dtype=jnp.int32),
+  )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -162,10 +245,7 @@ def _backward(rate, kept, gradient):
   to_logits = (p * (to_weights - level)).astype(dtype)
   to_query = jnp.einsum("bnqk,bknh->bqnh", to_logits, key) * scale
   to_key = jnp.einsum("bnqk,bqnh->bknh", to_logits, query * scale)
-  integers = [
-    jax.tree.map(lambda array: np.zeros(array.shape, jax.dtypes.float0), array)
-    for array in (num_valid, seeds)
-  ]
+  integers = _no_gradient((num_valid, seeds))
   return to_query, to_key, to_value, *integers
 
 
@@ -190,21 +270,7 @@ def _weights(query, key, num_valid, dtype):
   return jax.nn.softmax(logits, axis=-1).astype(dtype)
 
 
-def _fused(query, key, value, num_valid):
-  return jax.nn.dot_product_attention(
-    query,
-    key,
-    value,
-    key_value_seq_lengths=num_valid.astype(jnp.int32),
-    implementation="cudnn",
-  )
-
-
-def _has_cudnn() -> bool:
-  """Whether this process has a GPU for which cuDNN has the kernel."""
-  return any(
-    device.platform == "gpu"
-    and "cuda" in device.client.platform_version
-    and float(device.compute_capability) >= 8.0
-    for device in jax.local_devices()
+def _no_gradient(integers):
+  return jax.tree.map(
+    lambda array: np.zeros(array.shape, jax.dtypes.float0), integers
   )

@@ -23,6 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_GOLDEN = 0x9E3779B9
+"""2³² divided by the golden ratio."""
+
 
 class Dropout(nn.Module):
   """Zeroes a share of the elements and scales the others to the same mean.
@@ -66,16 +69,25 @@ drop.defvjp(_forward, _backward)
 
 def is_kept(seeds, shape: tuple[int, ...], rate: float):
   """The mask [B, ...]: for two uint32 seeds, which elements stay."""
-  leading = jnp.arange(shape[0], dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
   # Fused into what uses the mask, it would be computed for every element.
-  entry = jax.lax.optimization_barrier(mix(leading + seeds[0]) ^ seeds[1])
+  entry = jax.lax.optimization_barrier(entry_seeds(seeds, shape[0]))
   index, stride = jnp.zeros((), jnp.uint32), 1
   for axis in reversed(range(1, len(shape))):
     along = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
     index = index + along * jnp.uint32(stride)
     stride *= shape[axis]
-  entry = entry.reshape(-1, *(1,) * (len(shape) - 1))
-  bits = mix((index * jnp.uint32(0x9E3779B9)) ^ entry)
+  return survives(entry.reshape(-1, *(1,) * (len(shape) - 1)), index, rate)
+
+
+def entry_seeds(seeds, count: int):
+  """uint32 [B], of each entry of the leading axis, for two uint32 seeds."""
+  leading = jnp.arange(count, dtype=jnp.uint32) * jnp.uint32(_GOLDEN)
+  return mix(leading + seeds[0]) ^ seeds[1]
+
+
+def survives(entry_seed, index, rate: float):
+  """Which elements stay, by their uint32 index within an entry."""
+  bits = mix((index * jnp.uint32(_GOLDEN)) ^ entry_seed)
   return bits >= jnp.uint32(round(rate * 2**32))
 
 
