@@ -36,11 +36,11 @@ class Modulations(NamedTuple):
   """What y does to the network, before the biases are added.
 
   Attributes:
-    blocks: [*batch, depth, 3 · width], shift, scale and gate of each block.
+    blocks: of each, [*batch, 3 · width], its shift, gain and gate.
     final: [*batch, 2 · width], shift and scale of the last norm.
   """
 
-  blocks: Array
+  blocks: list[Array]
   final: Array
 
 
@@ -106,11 +106,15 @@ class Denoiser(nn.Module):
     )
 
   def embed_time(self, t: Timesteps) -> Float[Array, "*batch width"]:
-    """Embedding of original timesteps 0 .. 999.
+    """Embedding of original timesteps 0 .. 999, integers.
 
-    With one axis they are steps of a process; with more, rows of a batch.
+    With one axis they are steps of a process; with more, rows of a batch. More
+    rows than there are timesteps are looked up.
     """
     is_batch = t.ndim > 1
+    if is_batch and t.size > timesteps.NUM_TIMESTEPS:
+      table = self.embed_time(jnp.arange(timesteps.NUM_TIMESTEPS))
+      return by_batch(timesteps.rows_at(table, t))
 
     def placed(h, last=None):
       return by_batch(h, last) if is_batch else h
@@ -124,30 +128,27 @@ class Denoiser(nn.Module):
     return y.astype(jnp.float32)
 
   def modulation(self) -> Callable[..., Modulations]:
-    """The product y to `Modulations`, with its weights put together.
+    """y to `Modulations`: what does not wait for x.
 
     A sampler asks for it before its loop. y = embed_time(t) + embed_z(z), [...,
     *batch, width]; `before` says how many axes come before the batch's.
     """
-    kernel = jnp.stack(
-      [block.modulation.weights((self.width,))[0] for block in self.blocks], 1
-    )
-    final_kernel, _ = self.final_modulation.weights((self.width,))
+    layers = [block.modulation for block in self.blocks]
+    kernels = [
+      layer.weights((self.width,))[0]
+      for layer in (*layers, self.final_modulation)
+    ]
 
     def product(y: Float[Array, "*any width"], before: int = 0) -> Modulations:
       activated = nn.silu(by_batch(y, before=before)).astype(self.dtype)
       # One batch axis, but not merged with those before it: a batch that is
       # split over devices would be gathered.
       rows = activated.reshape(*y.shape[:before], -1, self.width)
-
-      def of_rows(kernel):
-        # Kernels keep their axes, so that one split over a mesh stays split.
-        axes = (((before + 1,), (0,)), ((), ()))
-        made = jax.lax.dot_general(rows, kernel, axes)
-        shape = (*y.shape[:-1], *kernel.shape[1:])
-        return by_batch(made.reshape(shape), before=before)
-
-      return Modulations(of_rows(kernel), of_rows(final_kernel))
+      made = [
+        by_batch((rows @ kernel).reshape(*y.shape[:-1], -1), before=before)
+        for kernel in kernels
+      ]
+      return Modulations(made[:-1], made[-1])
 
     return product
 
@@ -164,10 +165,9 @@ class Denoiser(nn.Module):
       x, modulations: what `modulation` gave for the y of these rows.
       cut_first: have XLA cut up the modulations before anything else.
     """
-    each = jnp.split(modulations.blocks, self.depth, axis=-2)
     cut = [
-      block.cut(jnp.squeeze(part, axis=-2))
-      for block, part in zip(self.blocks, each, strict=True)
+      block.cut(part)
+      for block, part in zip(self.blocks, modulations.blocks, strict=True)
     ]
     _, bias = self.final_modulation.weights((self.width,))
     final = jnp.split(modulations.final + bias, 2, axis=-1)

@@ -4,6 +4,7 @@
    start = 999 is the published spacing.
 2. "stride": every (start + 1)/T-th index from 0, the spacing of the DDIM paper.
 3. `embed`: a sinusoid of 256 numbers, cosine half first (spec section 4).
+4. `rows_at`: rows of a table that has one for each timestep.
 
     start = 999, T = 5   0 ── 250 ── 500 ── 749 ── 999
     start = 950, T = 5   0 ── 238 ── 475 ── 712 ── 950     first step is milder
@@ -11,6 +12,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -60,3 +62,28 @@ def embed(timesteps: Timesteps) -> Float[Array, "*batch 256"]:
   frequencies = np.exp(exponent / np.float32(half), dtype=np.float32)
   angles = timesteps[..., None].astype(jnp.float32) * frequencies
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+@jax.custom_vjp
+def rows_at(table, timesteps):
+  """Rows of a float32 table [1000, W], to [*batch, W].
+
+  The gradient is a product with ones and zeros, so always the same number:
+  adding row after row would take any order on a GPU.
+  """
+  return jnp.take(table, timesteps, axis=0)
+
+
+def _forward(table, timesteps):
+  return rows_at(table, timesteps), timesteps
+
+
+def _backward(timesteps, gradient):
+  flat = timesteps.reshape(-1)
+  is_row = jnp.arange(NUM_TIMESTEPS)[:, None] == flat
+  rows = gradient.reshape(flat.size, -1)
+  no_gradient = np.zeros(timesteps.shape, jax.dtypes.float0)
+  return jnp.dot(is_row.astype(gradient.dtype), rows), no_gradient
+
+
+rows_at.defvjp(_forward, _backward)
