@@ -106,6 +106,19 @@ def platform() -> str:
   return jax.default_backend()
 
 
+def has_kernels() -> bool:
+  """Whether what is traced now may run on GPUs that kernels of ours are for.
+
+  They were tried on compute capability 9.0; from 8.0 on there are products in
+  bfloat16. Each gives a GPU of another maker plain arrays.
+  """
+  return platform() == "gpu" and all(
+    float(device.compute_capability) >= 8.0
+    for device in jax.local_devices()
+    if device.platform == "gpu" and "cuda" in device.client.platform_version
+  )
+
+
 def linear(
   features: int | tuple[int, ...], axes: tuple[str | None, ...], **kwargs
 ) -> Linear:
@@ -155,8 +168,8 @@ def by_device(function, axes_in, axes_out):
     return jax.tree.map(
       lambda axes: PartitionSpec(*(table.get(axis) for axis in axes)),
       tree,
-      is_leaf=lambda leaf: leaf and all(
-        axis is None or isinstance(axis, str) for axis in leaf
+      is_leaf=lambda leaf: (
+        leaf and all(axis is None or isinstance(axis, str) for axis in leaf)
       ),
     )
 

@@ -30,19 +30,22 @@ class LayerNorm(nn.Module):
   dtype: jnp.dtype = jnp.dtype(jnp.float32)
 
   @nn.compact
+  def weights(self, width: int):
+    """Scale and bias [W], float32, or None twice."""
+    if not self.affine:
+      return None, None
+
+    def parameter(name, initializer):
+      boxed = nn.with_logical_partitioning(initializer, (self.axis,))
+      return self.param(name, boxed, (width,))
+
+    ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
+    return parameter("scale", ones), parameter("bias", zeros)
+
   def __call__(self, x, gain=None, shift=None):
     """x [..., W] to [..., W]; gain and shift [..., W] make it adaptive."""
-    if not self.affine:
-      return normalized(x, None, None, gain, shift, self.dtype)
-
-    def init(initializer):
-      return nn.with_logical_partitioning(initializer, (self.axis,))
-
-    ones = nn.initializers.ones_init()
-    zeros = nn.initializers.zeros_init()
-    scale = self.param("scale", init(ones), x.shape[-1:])
-    bias = self.param("bias", init(zeros), x.shape[-1:])
-    return normalized(x, scale, bias, gain, shift, self.dtype)
+    weights = self.weights(x.shape[-1])
+    return normalized(x, *weights, gain, shift, self.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))

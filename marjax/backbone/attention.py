@@ -23,7 +23,13 @@ from marjax.arrays import Counts
 from marjax.backbone import attention_kernel
 from marjax.backbone.attention_kernel import Inputs, Sequences
 from marjax.backbone.dropout import Dropout, drop, entry_seeds
-from marjax.linear import by_device, constrained, linear, platform, product
+from marjax.linear import (
+  by_device,
+  constrained,
+  has_kernels,
+  linear,
+  product,
+)
 
 HEAD_AXES = ("batch", "sequence", "heads", "head_dim")
 
@@ -74,7 +80,6 @@ class Attention(nn.Module):
       queries: slots of a single sequence that attend; None for all.
     """
     kernel, bias = self.qkv.weights((self.config.width,))
-    ends = np.cumsum(lengths)[:-1]
 
     def part(index, slots):
       with jax.named_scope("qkv"):
@@ -111,22 +116,9 @@ def attend(
 
 
 def fits_kernel(query) -> bool:
-  """Whether there are kernels for such arrays where this is traced for.
-
-  They were tried on compute capability 9.0; from 8.0 on there are products in
-  bfloat16. What runs elsewhere after all gets the einsums.
-  """
+  """Whether there are kernels for such arrays where this is traced for."""
   is_known = query.dtype == jnp.bfloat16 and 8 <= query.shape[-1] <= 128
-  return is_known and platform() == "gpu" and _is_recent()
-
-
-def _is_recent() -> bool:
-  """Whether no GPU of this process is older than compute capability 8.0."""
-  return all(
-    float(device.compute_capability) >= 8.0
-    for device in jax.local_devices()
-    if device.platform == "gpu" and "cuda" in device.client.platform_version
-  )
+  return is_known and has_kernels()
 
 
 def _mix_each(query, key, value, num_valid, seeds, static):

@@ -22,12 +22,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from marjax.arrays import Conditions, Timesteps, TokenRows
 from marjax.head import timesteps
+from marjax.head.between import Begins, Ends, Modulation, between
 from marjax.linear import by_batch, linear, small_normal, zeros
 from marjax.norm import LayerNorm
 
@@ -45,7 +45,7 @@ class Modulations(NamedTuple):
 
 
 class AdaLNBlock(nn.Module):
-  """One residual block, with the shift, gain and gate it is given."""
+  """One residual block, but for what lies between it and its neighbours."""
 
   width: int
   dtype: jnp.dtype
@@ -58,15 +58,16 @@ class AdaLNBlock(nn.Module):
     self.linear_in = linear(self.width, ("embed", "mlp"), dtype=self.dtype)
     self.linear_out = linear(self.width, ("mlp", "embed"), dtype=self.dtype)
 
-  def cut(self, modulation):
-    """[*batch, 3 · width] to shift, gain and gate, with their biases."""
+  def begins(self, modulation) -> Begins:
+    """What it begins with, given its modulation [..., *batch, 3 · width]."""
     _, bias = self.modulation.weights((self.width,))
-    return jnp.split(modulation + bias, 3, axis=-1)
+    scale, shift = self.norm.weights(self.width)
+    return Begins(Modulation(modulation, bias), scale, shift)
 
-  def __call__(self, x, shift, gain, gate):
-    h = self.norm(x, gain, shift)
-    h = nn.silu(by_batch(self.linear_in(h), "mlp"))
-    return x + gate * by_batch(self.linear_out(h))
+  def __call__(self, u):
+    """Its two products: h, to be added by its gate."""
+    h = nn.silu(by_batch(self.linear_in(u), "mlp"))
+    return by_batch(self.linear_out(h))
 
 
 class Denoiser(nn.Module):
@@ -97,7 +98,6 @@ class Denoiser(nn.Module):
     self.final_modulation = linear(
       2 * self.width, ("embed", "mlp"), dtype=self.dtype, kernel_init=zeros
     )
-    self.final_norm = LayerNorm(affine=False)
     self.final_linear = linear(
       2 * self.token_dim,
       ("embed", None),
@@ -153,32 +153,26 @@ class Denoiser(nn.Module):
     return product
 
   def denoise(
-    self,
-    x: Float[Array, "*rows D"],
-    modulations: Modulations,
-    *,
-    cut_first: bool = False,
+    self, x: Float[Array, "*rows D"], modulations: Modulations, index=None
   ) -> Float[Array, "*batch D2"]:
     """(eps, v) at x_t, float32; x's axes of size 1 serve all modulations.
 
     Args:
       x, modulations: what `modulation` gave for the y of these rows.
-      cut_first: have XLA cut up the modulations before anything else.
+      index: of the timestep, if modulations of several come first in them.
     """
-    cut = [
-      block.cut(part)
-      for block, part in zip(self.blocks, modulations.blocks, strict=True)
-    ]
-    _, bias = self.final_modulation.weights((self.width,))
-    final = jnp.split(modulations.final + bias, 2, axis=-1)
-    if cut_first:
-      cut, final = jax.lax.optimization_barrier((cut, final))
     h = by_batch(self.embed_x(by_batch(x))).astype(self.dtype)
-    h = jnp.broadcast_to(h, final[0].shape)
-    for block, modulation in zip(self.blocks, cut, strict=True):
-      h = block(h, *modulation)
-    shift, gain = final
-    return by_batch(self.final_linear(self.final_norm(h, gain, shift)))
+    shape = modulations.final.shape[0 if index is None else 1 :]
+    h = jnp.broadcast_to(h, (*shape[:-1], self.width))
+    ends = None
+    for block, values in zip(self.blocks, modulations.blocks, strict=True):
+      begins = block.begins(values)
+      h, u = between(h, ends, begins, self.dtype, index)
+      ends = Ends(block(u), begins.modulation)
+    _, bias = self.final_modulation.weights((self.width,))
+    begins = Begins(Modulation(modulations.final, bias), None, None)
+    _, u = between(h, ends, begins, jnp.float32, index)
+    return by_batch(self.final_linear(u))
 
   def __call__(
     self, x: TokenRows, t: Timesteps, z: Conditions

@@ -40,7 +40,6 @@ from marjax.linear import platform
 from marjax.schema import check
 
 ROWS_AT_ONCE = 8192
-FEW_ROWS = 256
 """Rows of one product of modulations, tokens times passes times timesteps."""
 
 Guidance = tuple[Conditions, float | Float[Array, ""]]
@@ -210,19 +209,13 @@ class DiffusionHead(nn.Module):
     )
 
   def _denoise(self, scale):
-    """(x, modulations) to (eps, v), guided by a scale unless it is None."""
+    """(x, modulations, index) to (eps, v); a scale of None guides nothing."""
     net, variables = self.net.unbind()
 
-    def denoise(x, modulations):
+    def denoise(x, modulations, index):
       """Conditional and unconditional pass in one call, sharing x."""
       x = x[..., None, :]
-      output = net.apply(
-        variables,
-        x,
-        modulations,
-        cut_first=cuts_first(math.prod(modulations.final.shape[:-1])),
-        method="denoise",
-      )
+      output = net.apply(variables, x, modulations, index, method="denoise")
       eps, v = diffusion.split_output(output)
       with_label = eps[..., 0, :]
       if scale is None:
@@ -252,14 +245,3 @@ def steps_at_once(num_steps: int, rows: int) -> int:
     return 1
   divisors = [n for n in range(1, num_steps + 1) if num_steps % n == 0]
   return max([n for n in divisors if n * rows <= ROWS_AT_ONCE], default=1)
-
-
-def cuts_first(rows: int) -> bool:
-  """Whether a network evaluation begins by cutting up its modulations.
-
-  On GPUs XLA puts adding, norm and modulation in one kernel only if it need
-  not also cut. So there are 40 kernels, not 54, for 8 blocks; but the copy
-  moves all modulations once more. `FEW_ROWS`, from which on that should take
-  longer than starting kernels, is an estimate and not timed.
-  """
-  return platform() == "gpu" and rows <= FEW_ROWS

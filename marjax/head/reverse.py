@@ -21,13 +21,14 @@ x_T ~ N(0, I) is not scaled by the temperature, and x̂₀ is never clipped.
 DIFFERS: ddim-temperature. The published program's DDIM ignores temperature.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from marjax.arrays import TokenRows
 from marjax.head import process as diffusion
@@ -35,7 +36,9 @@ from marjax.head.noise import Noise
 from marjax.head.process import Coefficients, Process
 from marjax.head.timesteps import NUM_TIMESTEPS, spaced
 
-Denoise = Callable[[TokenRows, Any], tuple[TokenRows, TokenRows]]
+Denoise = Callable[
+  [TokenRows, Any, Int[Array, ""]], tuple[TokenRows, TokenRows]
+]
 
 
 @dataclass(frozen=True)
@@ -86,13 +89,15 @@ def sample(
   """Draws one token per row.
 
   Args:
-    denoise: (x [*batch, D], entry of per_step) to (eps, v), each [*batch, D].
+    denoise: (x [*batch, D], entries, index) to (eps, v), each [*batch, D];
+      entries[index] is the step's. It indexes them itself, since what it does
+      with them may do so at no cost.
     noise: keyed or recorded draws.
     settings: number, spacing and kind of steps.
     token_dim: D.
     temperature: scales the noise of every step, not the initial noise.
-    per_step: pytree with leading axis T, ascending in time, handed to
-      `denoise` entry by entry, e.g. time embeddings; None for the original
+    per_step: pytree with leading axis T, ascending in time, of which `denoise`
+      gets C entries at a time, e.g. time embeddings; None for the original
       timesteps themselves.
     prepare: entries [C, ...] to [C, ...], what `denoise` gets instead.
     steps_at_once: C, a divisor of T.
@@ -105,10 +110,10 @@ def sample(
     per_step = jnp.asarray(process.timesteps, jnp.int32)
   xs = (jnp.arange(settings.num_steps), process.coefficients(), per_step)
 
-  def step(x, scanned):
+  def step(entries, x, scanned):
     """x holds the tokens at the noise level of the scanned timestep."""
-    index, c, entry, drawn = scanned
-    eps, v = denoise(x, entry)
+    index, place, c, drawn = scanned
+    eps, v = denoise(x, entries, place)
     if settings.sampler == "ancestral":
       mean, spread = ancestral_step(c, x, eps, v)
     else:
@@ -122,7 +127,12 @@ def sample(
     if prepare is not None:
       entries = prepare(entries)
     drawn = noise.at_steps(indices, token_dim)
-    return jax.lax.scan(step, x, (indices, c, entries, drawn), reverse=True)
+    return jax.lax.scan(
+      functools.partial(step, entries),
+      x,
+      (indices, jnp.arange(steps_at_once), c, drawn),
+      reverse=True,
+    )
 
   grouped = jax.tree.map(
     lambda array: jnp.reshape(array, (-1, steps_at_once, *array.shape[1:])), xs
