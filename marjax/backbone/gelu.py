@@ -10,23 +10,103 @@
    writing the array.
 3. The backward pass keeps the product alone and computes the rest again:
    d/dx = Φ(x) + x·φ(x), in which φ shares the exponential.
+4. On NVIDIA GPUs kernels do so, with the dropout that comes after it.
 """
 
+import functools
 import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-_P = 0.3275911
-_A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+from marjax.backbone import gelu_kernel
+from marjax.backbone.dropout import drop, entry_seeds
+from marjax.backbone.gelu_kernel import A, Inputs, P
+from marjax.linear import by_device, has_kernels
+
+_SLOTS = ("batch", "sequence", "mlp")
+_INPUTS = Inputs(_SLOTS, ("mlp",), ("batch",), ("mlp",))
 
 
-def gelu(product, bias):
-  """GELU(product + bias): [..., F] and [F], in the dtype of the product."""
+def gelu(product, bias, seeds=None, rate: float = 0.0):
+  """GELU(product + bias), of which a share is dropped.
+
+  Args:
+    product: [B, P, F]; the result has its dtype. bias: [F].
+    seeds: of the dropout, see there; None for no dropout. rate: the share.
+  """
+  is_known = product.dtype == jnp.bfloat16 and product.shape[-1] % 128 == 0
+  if is_known and has_kernels():
+    return _fused(product, bias, seeds, rate if seeds is not None else 0.0)
+  return _plain(product, bias, seeds, rate)
+
+
+def _plain(product, bias, seeds, rate):
   if product.dtype == jnp.float32:
-    return nn.gelu(product + bias, approximate=False)
-  return _rounded(product, bias)
+    made = nn.gelu(product + bias, approximate=False)
+  else:
+    made = _rounded(product, bias)
+  return made if seeds is None else drop(made, seeds, rate)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _fused(product, bias, seeds, rate):
+  """`_plain`, by kernels on NVIDIA GPUs."""
+
+  def kernel(product, bias, seeds):
+    run = functools.partial(gelu_kernel.forward, product.shape[-1], rate)
+    run = by_device(run, (_INPUTS,), _SLOTS)
+    return run(_inputs(product, bias, seeds))
+
+  return jax.lax.platform_dependent(
+    *(product, bias, seeds),
+    cuda=kernel,
+    default=lambda *arrays: _plain(*arrays, rate),
+  )
+
+
+def _fused_forward(product, bias, seeds, rate):
+  return _fused(product, bias, seeds, rate), (product, bias, seeds)
+
+
+def _fused_backward(rate, kept, gradient):
+  def kernel(gradient, product, bias, seeds):
+    def run(inputs, gradient):
+      found = gelu_kernel.backward(width, rate, inputs, gradient)
+      return found[0], found[1][None]
+
+    width = product.shape[-1]
+    # Each device's images give a part of the bias's gradient.
+    run = by_device(run, (_INPUTS, _SLOTS), (_SLOTS, ("batch", "mlp")))
+    to_product, to_bias = run(_inputs(product, bias, seeds), gradient)
+    return to_product, jnp.sum(to_bias, axis=0).astype(bias.dtype)
+
+  def plain(gradient, product, bias, seeds):
+    def made(product, bias):
+      return _plain(product, bias, seeds, rate)
+
+    return jax.vjp(made, product, bias)[1](gradient)
+
+  found = jax.lax.platform_dependent(
+    *(gradient, *kept), cuda=kernel, default=plain
+  )
+  no_gradient = jax.tree.map(
+    lambda seeds: np.zeros(seeds.shape, jax.dtypes.float0), kept[2]
+  )
+  return (*found, no_gradient)
+
+
+_fused.defvjp(_fused_forward, _fused_backward)
+
+
+def _inputs(product, bias, seeds):
+  batch, _, width = product.shape
+  entries = (
+    jnp.zeros(batch, jnp.uint32) if seeds is None else entry_seeds(seeds, batch)
+  )
+  return Inputs(product, bias, entries, jnp.arange(width, dtype=jnp.int32))
 
 
 @jax.custom_vjp
@@ -62,9 +142,9 @@ def cdf_and_pdf(x):
   """Φ and φ of the standard normal at float32 x; see the module docstring."""
   exponential = jnp.exp(-0.5 * jnp.square(x))
   # A reciprocal: float32 division takes more instructions on GPUs.
-  t = jax.lax.rsqrt(jnp.square(1.0 + (_P / math.sqrt(2.0)) * jnp.abs(x)))
-  series = jnp.float32(_A[-1])
-  for coefficient in reversed(_A[:-1]):
+  t = jax.lax.rsqrt(jnp.square(1.0 + (P / math.sqrt(2.0)) * jnp.abs(x)))
+  series = jnp.float32(A[-1])
+  for coefficient in reversed(A[:-1]):
     series = series * t + jnp.float32(coefficient)
   tail = 0.5 * series * t * exponential
   cdf = jnp.where(x < 0.0, tail, 1.0 - tail)

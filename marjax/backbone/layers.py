@@ -78,15 +78,16 @@ class Block(nn.Module):
     if window is not None:
       queries, x = jnp.take(h, window, axis=1), jnp.take(x, window, axis=1)
     x = x + drop(self.attention(h, lengths, num_valid, deterministic, queries))
-    h = drop(self._hidden(self.norm_mlp(x)))
+    h = self._hidden(self.norm_mlp(x), self.dropout.seeds(deterministic))
     x = x + drop(self.fc2(h))
     return constrained(x, SLOT_AXES)
 
-  def _hidden(self, h):
+  def _hidden(self, h, seeds):
     kernel, bias = self.fc1.weights((self.config.width,))
     with jax.named_scope("fc1"):
       made = product(h, kernel)
-    return gelu(constrained(made, ("batch", "sequence", "mlp")), bias)
+    made = constrained(made, ("batch", "sequence", "mlp"))
+    return gelu(made, bias, seeds, self.dropout.rate)
 
 
 class _ScannedBlock(nn.Module):

@@ -183,9 +183,10 @@ def _kernel(structure, *refs):
     part = part.astype(new_x.dtype)
     plgpu.store(new_x.at[row, here], part)
     held.append(part.astype(jnp.float32))
-  mean = sum(jnp.sum(part) for part in held) / width
+  # One sum across threads each, not one for every part.
+  mean = jnp.sum(sum(held)) / width
   held = [part - mean for part in held]
-  variance = sum(jnp.sum(jnp.square(part)) for part in held) / width
+  variance = jnp.sum(sum(jnp.square(part) for part in held)) / width
   inverse = jax.lax.rsqrt(variance + 1e-6)
   for first, part in zip(range(0, width, size), held, strict=True):
     here = pl.ds(first, size)
