@@ -117,8 +117,11 @@ def attend(
 
 def fits_kernel(query) -> bool:
   """Whether there are kernels for such arrays where this is traced for."""
-  is_known = query.dtype == jnp.bfloat16 and 8 <= query.shape[-1] <= 128
+  is_known = query.dtype == jnp.bfloat16 and query.shape[-1] in _HEAD_DIMS
   return is_known and has_kernels()
+
+
+_HEAD_DIMS = range(16, 129, 16)
 
 
 def _mix_each(query, key, value, num_valid, seeds, static):

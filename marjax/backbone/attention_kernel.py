@@ -14,7 +14,9 @@
 3. Blocks of keys from num_valid on are not looked at.
 4. The mask of dropout is `marjax.backbone.dropout`'s hash, computed wherever it
    is needed.
-5. Sequences that lie side by side stay where they are: a table says which
+5. A head's numbers are in parts of powers of 2, 80 in 64 and 16: a program's
+   arrays have such sizes.
+6. Sequences that lie side by side stay where they are: a table says which
    slots a program works on.
 
 Products take bfloat16 and sum in float32; softmax is float32. `mix` in
@@ -130,7 +132,7 @@ def _call(name, kernel, table, inputs, more, rate, outputs, interpret):
     out_shape=[
       jax.ShapeDtypeStruct(array.shape, array.dtype) for array in outputs
     ],
-    compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
+    compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=3),
     interpret=interpret,
   )(jnp.asarray(table), *inputs, *more)
 
@@ -169,35 +171,36 @@ class _Program:
     self.seed = seeds[self.image, self.sequence]
     self.head_of_all = heads[self.head]
     self.dim = query.shape[-1]
-
-  @property
-  def width(self) -> int:
-    """Numbers of a head, with those that pad it to a power of 2."""
-    return max(16, pl.next_power_of_2(self.dim))
+    self.sizes = [
+      1 << bit for bit in reversed(range(8)) if self.dim & (1 << bit)
+    ]
 
   def load(self, ref, start, first, end):
-    """Slots [BLOCK, width] from `first` on, zeros from `end` on."""
-    return plgpu.load(
-      self._slots(ref, start + first), mask=self._mask(first, end), other=0.0
-    )
+    """Slots from `first` on, zeros from `end` on, in parts [BLOCK, size]."""
+    mask = (first + jnp.arange(BLOCK) < end)[:, None]
+    return [
+      plgpu.load(at, mask=mask, other=0.0)
+      for at in self._parts(ref, start + first)
+    ]
 
-  def store(self, ref, start, first, end, value):
+  def store(self, ref, start, first, end, parts):
     """Writes slots from `first` on, up to `end`."""
-    plgpu.store(
-      self._slots(ref, start + first),
-      value.astype(ref.dtype),
-      mask=self._mask(first, end),
-    )
+    mask = (first + jnp.arange(BLOCK) < end)[:, None]
+    for at, part in zip(self._parts(ref, start + first), parts, strict=True):
+      plgpu.store(at, part.astype(ref.dtype), mask=mask)
 
-  def _slots(self, ref, first):
-    slots, dims = pl.ds(first, BLOCK), pl.ds(0, self.width)
-    return ref.at[self.image, slots, self.head, dims]
+  def zeros(self):
+    """Parts of a sum over slots."""
+    return [jnp.zeros((BLOCK, size), jnp.float32) for size in self.sizes]
 
-  def _mask(self, first, end):
-    inside = (first + jnp.arange(BLOCK) < end)[:, None]
-    if self.width == self.dim:
-      return inside
-    return inside & (jnp.arange(self.width) < self.dim)[None, :]
+  def _parts(self, ref, first):
+    ends = np.cumsum(self.sizes)
+    return [
+      ref.at[
+        self.image, pl.ds(first, BLOCK), self.head, pl.ds(end - size, size)
+      ]
+      for size, end in zip(self.sizes, ends.tolist(), strict=True)
+    ]
 
   def rows(self, ref, first):
     """A number of each query [BLOCK], of an array [B, N, Q]."""
@@ -207,7 +210,7 @@ class _Program:
 
   def logits(self, query, key, first_key):
     """In base 2 [queries, keys], the lowest for keys that are not valid."""
-    logits = plgpu.dot(query, key.T) * (_LOG2_E * self.dim**-0.5)
+    logits = _products(query, key) * (_LOG2_E * self.dim**-0.5)
     is_valid = first_key + jnp.arange(BLOCK) < self.num_valid
     return jnp.where(is_valid[None, :], logits, -1e30)
 
@@ -230,6 +233,23 @@ class _Program:
     return 1.0 / (1.0 - self.rate)
 
 
+def _products(a, b):
+  """The dot products of slots with slots [a's, b's]."""
+  return sum(plgpu.dot(one, two.T) for one, two in zip(a, b, strict=True))
+
+
+def _plus(totals, weights, parts):
+  """Sums, with parts of slots added by weights [total's, part's]."""
+  return [
+    total + plgpu.dot(weights, part)
+    for total, part in zip(totals, parts, strict=True)
+  ]
+
+
+def _times(parts, factor):
+  return [part * factor for part in parts]
+
+
 def _forward_kernel(
   rate, table, query, key, value, num_valid, seeds, heads, mixed, sums
 ):
@@ -245,16 +265,16 @@ def _forward_kernel(
     new = jnp.maximum(highest, jnp.max(logits, axis=1))
     shrink, weights = jnp.exp2(highest - new), jnp.exp2(logits - new[:, None])
     total = total * shrink + jnp.sum(weights, axis=1)
-    weights = own.drop(own.first, first)(weights).astype(values.dtype)
-    weighed = weighed * shrink[:, None] + plgpu.dot(weights, values)
+    weights = own.drop(own.first, first)(weights).astype(value.dtype)
+    weighed = _plus(_times(weighed, shrink[:, None]), weights, values)
     return total, new, weighed
 
   zeros = jnp.zeros((BLOCK,), jnp.float32)
-  start = (zeros, zeros - 1e30, jnp.zeros((BLOCK, own.width), jnp.float32))
+  start = (zeros, zeros - 1e30, own.zeros())
   total, highest, weighed = jax.lax.fori_loop(
     0, pl.cdiv(own.num_valid, BLOCK), step, start
   )
-  weighed = weighed * (own.scale / total)[:, None]
+  weighed = _times(weighed, (own.scale / total)[:, None])
   own.store(mixed, own.query_start, own.first, own.num_queries, weighed)
   plgpu.store(
     sums.at[own.image, own.head, pl.ds(own.query_start + own.first, BLOCK)],
@@ -287,15 +307,14 @@ def _query_kernel(
     keys = own.load(key, own.key_start, first, own.num_valid)
     values = own.load(value, own.key_start, first, own.num_valid)
     weights = jnp.exp2(own.logits(held, keys, first) - sums[:, None])
-    to_weights = own.drop(own.first, first)(plgpu.dot(along, values.T))
+    to_weights = own.drop(own.first, first)(_products(along, values))
     to_logits = weights * (to_weights * own.scale - level[:, None])
-    return to_held + plgpu.dot(to_logits.astype(keys.dtype), keys)
+    return _plus(to_held, to_logits.astype(key.dtype), keys)
 
   to_held = jax.lax.fori_loop(
-    *(0, pl.cdiv(own.num_valid, BLOCK), step),
-    jnp.zeros((BLOCK, own.width), jnp.float32),
+    0, pl.cdiv(own.num_valid, BLOCK), step, own.zeros()
   )
-  own.store(to_query, *where, to_held * own.dim**-0.5)
+  own.store(to_query, *where, _times(to_held, own.dim**-0.5))
 
 
 def _key_kernel(
@@ -325,18 +344,18 @@ def _key_kernel(
     drop = own.drop(first, own.first)
     logits = own.logits(queries, held, own.first)
     weights = jnp.exp2(logits - own.rows(sums, first)[:, None])
-    left = (drop(weights) * own.scale).astype(along.dtype)
-    to_held_values += plgpu.dot(left.T, along)
-    to_weights = drop(plgpu.dot(along, held_values.T)) * own.scale
+    left = (drop(weights) * own.scale).astype(gradient.dtype)
+    to_held_values = _plus(to_held_values, left.T, along)
+    to_weights = drop(_products(along, held_values)) * own.scale
     to_logits = weights * (to_weights - own.rows(level, first)[:, None])
-    to_held += plgpu.dot(to_logits.astype(queries.dtype).T, queries)
+    to_held = _plus(to_held, to_logits.astype(query.dtype).T, queries)
     return to_held, to_held_values
 
   # A block without valid keys has no gradient.
   steps = pl.cdiv(own.num_queries, BLOCK)
   steps = jnp.where(own.first < own.num_valid, steps, jnp.zeros_like(steps))
-  zeros = jnp.zeros((BLOCK, own.width), jnp.float32)
-  to_held, to_held_values = jax.lax.fori_loop(0, steps, step, (zeros, zeros))
+  start = (own.zeros(), own.zeros())
+  to_held, to_held_values = jax.lax.fori_loop(0, steps, step, start)
   where = (own.key_start, own.first, own.num_keys)
-  own.store(to_key, *where, to_held * own.dim**-0.5)
+  own.store(to_key, *where, _times(to_held, own.dim**-0.5))
   own.store(to_value, *where, to_held_values)

@@ -30,7 +30,7 @@ A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 """Of Abramowitz and Stegun, 7.1.26, see `marjax.backbone.gelu`."""
 
 _ELEMENTS = 2048
-_SLOTS = 64
+_SLOTS = 32
 """Elements of a part; slots of a program."""
 
 

@@ -170,29 +170,40 @@ def _kernel(structure, *refs):
   def load(ref, *at):
     return plgpu.load(ref.at[at]).astype(jnp.float32)
 
-  def modulated(one, part, first):
-    where = pl.ds(part * width + first, size)
-    return load(one.values, step, row, where) + load(one.bias, where)
+  def modulated(one, part):
+    first = part * width
+    return [
+      load(one.values, step, row, here) + load(one.bias, here)
+      for here in (
+        pl.ds(first + start, size) for start in range(0, width, size)
+      )
+    ]
 
-  held = []
-  for first in range(0, width, size):
-    here = pl.ds(first, size)
-    part = load(x, row, here)
-    if ends is not None:
-      part += modulated(ends.modulation, 2, first) * load(ends.h, row, here)
-    part = part.astype(new_x.dtype)
-    plgpu.store(new_x.at[row, here], part)
-    held.append(part.astype(jnp.float32))
+  # All is loaded before anything waits for a sum.
+  parts = [pl.ds(first, size) for first in range(0, width, size)]
+  held = [load(x, row, here) for here in parts]
+  if ends is not None:
+    added = [load(ends.h, row, here) for here in parts]
+    gates = modulated(ends.modulation, 2)
+    held = [
+      part + gate * h for part, gate, h in zip(held, gates, added, strict=True)
+    ]
+  shifts, gains = (modulated(begins.modulation, part) for part in (0, 1))
+  if begins.scale is not None:
+    scales, biases = (
+      [load(ref, here) for here in parts] for ref in (begins.scale, begins.bias)
+    )
+  made = [part.astype(new_x.dtype) for part in held]
+  held = [part.astype(jnp.float32) for part in made]
   # One sum across threads each, not one for every part.
   mean = jnp.sum(sum(held)) / width
   held = [part - mean for part in held]
   variance = jnp.sum(sum(jnp.square(part) for part in held)) / width
   inverse = jax.lax.rsqrt(variance + 1e-6)
-  for first, part in zip(range(0, width, size), held, strict=True):
-    here = pl.ds(first, size)
-    part = part * inverse
+  for index, here in enumerate(parts):
+    part = held[index] * inverse
     if begins.scale is not None:
-      part = part * load(begins.scale, here) + load(begins.bias, here)
-    part = part * (1 + modulated(begins.modulation, 1, first))
-    part += modulated(begins.modulation, 0, first)
+      part = part * scales[index] + biases[index]
+    part = part * (1 + gains[index]) + shifts[index]
+    plgpu.store(new_x.at[row, here], made[index])
     plgpu.store(u.at[row, here], part.astype(u.dtype))

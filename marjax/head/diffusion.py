@@ -39,7 +39,7 @@ from marjax.head.timesteps import NUM_TIMESTEPS
 from marjax.linear import platform
 from marjax.schema import check
 
-ROWS_AT_ONCE = 8192
+ROWS_AT_ONCE = 16384
 """Rows of one product of modulations, tokens times passes times timesteps."""
 
 Guidance = tuple[Conditions, float | Float[Array, ""]]
