@@ -72,6 +72,7 @@ class Inputs(NamedTuple):
   heads: Any
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 3))
 def forward(
   sequences: Sequences, rate: float, inputs: Inputs, interpret: bool = False
 ):
@@ -92,6 +93,7 @@ def forward(
   )
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 6))
 def backward(
   sequences: Sequences,
   rate: float,

@@ -49,6 +49,7 @@ class Inputs(NamedTuple):
   features: Any
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 3))
 def forward(num_features: int, rate: float, inputs: Inputs, interpret=False):
   """y [B, P, F] in the dtype of the product.
 
@@ -62,6 +63,7 @@ def forward(num_features: int, rate: float, inputs: Inputs, interpret=False):
   return made
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 4))
 def backward(
   num_features: int, rate: float, inputs: Inputs, gradient, interpret=False
 ):

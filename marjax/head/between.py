@@ -130,6 +130,7 @@ def _axes(x, ends, begins, index):
   )
 
 
+@functools.partial(jax.jit, static_argnums=(0, 5))
 def call_kernel(dtype, x, ends, begins, index, interpret: bool = False):
   """`between` by the kernel; `interpret` runs it on any platform, slowly."""
   width, rows = x.shape[-1], math.prod(x.shape[:-1])
@@ -165,45 +166,33 @@ def _kernel(structure, *refs):
   *inputs, new_x, u = refs
   index, x, ends, begins = jax.tree.unflatten(structure, inputs)
   row, step, width = pl.program_id(0), index[0], x.shape[-1]
-  size = math.gcd(width, 1024)  # parts have a power of 2
+  # A program's arrays have a power of 2.
+  size = pl.next_power_of_2(width)
+  features = jnp.arange(size)
+  inside = features < width
 
-  def load(ref, *at):
-    return plgpu.load(ref.at[at]).astype(jnp.float32)
+  def load(ref, *at, first=0):
+    at = ref.at[(*at, first + features)]
+    return plgpu.load(at, mask=inside, other=0.0).astype(jnp.float32)
 
   def modulated(one, part):
     first = part * width
-    return [
-      load(one.values, step, row, here) + load(one.bias, here)
-      for here in (
-        pl.ds(first + start, size) for start in range(0, width, size)
-      )
-    ]
+    bias = load(one.bias, first=first)
+    return load(one.values, step, row, first=first) + bias
 
   # All is loaded before anything waits for a sum.
-  parts = [pl.ds(first, size) for first in range(0, width, size)]
-  held = [load(x, row, here) for here in parts]
+  held = load(x, row)
   if ends is not None:
-    added = [load(ends.h, row, here) for here in parts]
-    gates = modulated(ends.modulation, 2)
-    held = [
-      part + gate * h for part, gate, h in zip(held, gates, added, strict=True)
-    ]
-  shifts, gains = (modulated(begins.modulation, part) for part in (0, 1))
+    held += modulated(ends.modulation, 2) * load(ends.h, row)
+  shift, gain = (modulated(begins.modulation, part) for part in (0, 1))
   if begins.scale is not None:
-    scales, biases = (
-      [load(ref, here) for here in parts] for ref in (begins.scale, begins.bias)
-    )
-  made = [part.astype(new_x.dtype) for part in held]
-  held = [part.astype(jnp.float32) for part in made]
-  # One sum across threads each, not one for every part.
-  mean = jnp.sum(sum(held)) / width
-  held = [part - mean for part in held]
-  variance = jnp.sum(sum(jnp.square(part) for part in held)) / width
-  inverse = jax.lax.rsqrt(variance + 1e-6)
-  for index, here in enumerate(parts):
-    part = held[index] * inverse
-    if begins.scale is not None:
-      part = part * scales[index] + biases[index]
-    part = part * (1 + gains[index]) + shifts[index]
-    plgpu.store(new_x.at[row, here], made[index])
-    plgpu.store(u.at[row, here], part.astype(u.dtype))
+    scale, bias = load(begins.scale), load(begins.bias)
+  made = held.astype(new_x.dtype)
+  held = made.astype(jnp.float32)
+  held = jnp.where(inside, held - jnp.sum(held) / width, 0.0)
+  held *= jax.lax.rsqrt(jnp.sum(jnp.square(held)) / width + 1e-6)
+  if begins.scale is not None:
+    held = held * scale + bias
+  held = held * (1 + gain) + shift
+  plgpu.store(new_x.at[row, features], made, mask=inside)
+  plgpu.store(u.at[row, features], held.astype(u.dtype), mask=inside)
