@@ -16,6 +16,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from marjax.linear import parameter, zeros
+
 
 class LayerNorm(nn.Module):
   """LayerNorm over the last axis; see the module docstring.
@@ -35,12 +37,11 @@ class LayerNorm(nn.Module):
     if not self.affine:
       return None, None
 
-    def parameter(name, initializer):
+    def vector(name, initializer):
       boxed = nn.with_logical_partitioning(initializer, (self.axis,))
-      return self.param(name, boxed, (width,))
+      return parameter(self, name, boxed, (width,))
 
-    ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
-    return parameter("scale", ones), parameter("bias", zeros)
+    return vector("scale", nn.initializers.ones_init()), vector("bias", zeros)
 
   def __call__(self, x, gain=None, shift=None):
     """x [..., W] to [..., W]; gain and shift [..., W] make it adaptive."""
