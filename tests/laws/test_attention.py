@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marjax.backbone import attention
+from marjax.backbone import attention, attention_kernel
+from marjax.backbone.attention_kernel import Sequences
 from marjax.backbone.dropout import Dropout, is_kept
 
 NUM_VALID = jnp.array([3, 6])
@@ -26,7 +27,8 @@ class Attend(nn.Module):
   @nn.compact
   def __call__(self, query, key, value):
     return attention.attend(
-      *(query, key, value, NUM_VALID),
+      *(query, key, value, [NUM_VALID]),
+      Sequences((query.shape[1],), (key.shape[1],)),
       Dropout(self.rate),
       self.deterministic,
     )
@@ -52,36 +54,92 @@ def test_keys_that_are_not_valid_change_nothing():
 
 
 @pytest.mark.parametrize(
-  ("fits", "shape", "rate", "deterministic"),
+  ("fits", "shape"),
   [
-    (True, {}, 0.0, True),
-    (True, {"length": 7}, 0.0, True),
-    (True, {"head_dim": 80}, 0.5, True),
-    (True, {"length": 8}, 0.0, False),
-    (False, {"length": 7}, 0.0, False),
-    (False, {"length": 8}, 0.1, False),
-    (False, {"dtype": jnp.float32}, 0.0, True),
-    (False, {"head_dim": 4}, 0.0, True),
-    (False, {"head_dim": 136}, 0.0, True),
+    (True, {"head_dim": 64}),
+    (True, {"head_dim": 80, "length": 7}),
+    (False, {"head_dim": 64, "dtype": jnp.float32}),
+    (False, {"head_dim": 8}),
+    (False, {"head_dim": 72}),
+    (False, {"head_dim": 144}),
   ],
 )
-def test_cudnn_is_for_what_it_can_do(
-  monkeypatch, fits, shape, rate, deterministic
-):
-  query, key, _ = parts(**shape)
-  asked = (query, key, rate, deterministic)
-  assert not attention.fits_cudnn(*asked)  # there is no GPU
-  monkeypatch.setattr(attention, "_has_cudnn", lambda: True)
-  assert attention.fits_cudnn(*asked) == fits
+def test_kernels_are_for_what_they_can_do(monkeypatch, fits, shape):
+  query, _, _ = parts(**shape)
+  assert not attention.fits_kernel(query)  # there is no GPU
+  monkeypatch.setattr(attention, "has_kernels", lambda: True)
+  assert attention.fits_kernel(query) == fits
 
 
-def test_attention_is_the_same_where_another_platform_has_a_kernel(
-  monkeypatch,
-):
-  plain = attend(*parts())
-  monkeypatch.setattr(attention, "_has_cudnn", lambda: True)
-  monkeypatch.setattr(attention, "_fused", lambda query, *rest: query)
-  assert np.array_equal(attend(*parts()), plain)
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_a_platform_without_the_kernels_computes_the_same(monkeypatch, rate):
+  arrays = parts(head_dim=16)
+
+  def total(*arrays):
+    mixed = attend(*arrays, rate, deterministic=False)
+    return jnp.sum(jnp.sin(3 * mixed.astype(jnp.float32)))
+
+  plain = jax.value_and_grad(total, argnums=(0, 1, 2))(*arrays)
+  monkeypatch.setattr(attention, "has_kernels", lambda: True)
+  assert str(jax.make_jaxpr(jax.grad(total))(*arrays)).count("pallas_call") == 3
+  fused = jax.value_and_grad(total, argnums=(0, 1, 2))(*arrays)
+  for one, other in zip(
+    jax.tree.leaves(fused), jax.tree.leaves(plain), strict=True
+  ):
+    np.testing.assert_allclose(
+      np.asarray(one, np.float32), np.asarray(other, np.float32), rtol=1e-2
+    )
+
+
+@pytest.mark.parametrize(
+  ("lengths", "num_queries", "head_dim", "rate"),
+  [
+    ((80,), None, 64, 0.1),  # blocks that are not full
+    ((40, 70), None, 80, 0.0),  # sequences side by side, parts of a head
+    ((64, 33, 80), None, 16, 0.3),
+    ((70,), 5, 48, 0.0),  # some queries only
+  ],
+)
+def test_the_kernels_are_the_einsums(lengths, num_queries, head_dim, rate):
+  """Forward and backward: no further from float32 than in bfloat16."""
+  batch, heads = 2, 2
+  queries = (num_queries,) if num_queries else lengths
+  static = (Sequences(queries, lengths), rate)
+
+  def draw(number, slots):
+    key, shape = jax.random.key(number), (batch, slots, heads, head_dim)
+    return jax.random.normal(key, shape).astype(jnp.bfloat16)
+
+  query, along = draw(0, sum(queries)), draw(1, sum(queries))
+  key, value = draw(2, sum(lengths)), draw(3, sum(lengths))
+  num_valid = [jnp.array([length, length // 2 + 1]) for length in lengths]
+  seeds = [jnp.array([3 + n, 7], jnp.uint32) for n in range(len(lengths))]
+  if not rate:
+    seeds = [None] * len(lengths)
+
+  def plain(dtype):
+    arrays = [array.astype(dtype) for array in (query, key, value)]
+    mixed, pull = jax.vjp(
+      lambda *arrays: attention._mix_each(*arrays, num_valid, seeds, static),
+      *arrays,
+    )
+    return (mixed, *pull(along.astype(dtype)))
+
+  inputs = attention._inputs(query, key, value, num_valid, seeds)
+  mixed, sums = attention_kernel.forward(*static, inputs, True)
+  gradients = attention_kernel.backward(
+    *static, inputs, mixed, sums, along, True
+  )
+  for found, exact, rounded in zip(
+    (mixed, *gradients), plain(jnp.float32), plain(jnp.bfloat16), strict=True
+  ):
+    assert found.dtype == jnp.bfloat16
+
+    def error(array, exact=exact):
+      return np.sqrt(np.mean(np.square(np.asarray(array, np.float32) - exact)))
+
+    assert error(found) < 1.1 * error(rounded) + 1e-6
+    assert error(found) < 0.005 * np.sqrt(np.mean(np.square(exact)))
 
 
 def definition(query, key, value, seeds, rate):
