@@ -177,13 +177,16 @@ def by_device(function, axes_in, axes_out):
     return function
   table = dict(nn.get_logical_axis_rules())
 
+  def is_names(tree):
+    return type(tree) is tuple and all(
+      axis is None or isinstance(axis, str) for axis in tree
+    )
+
   def specs(tree):
     return jax.tree.map(
       lambda axes: PartitionSpec(*(table.get(axis) for axis in axes)),
       tree,
-      is_leaf=lambda leaf: (
-        leaf and all(axis is None or isinstance(axis, str) for axis in leaf)
-      ),
+      is_leaf=is_names,
     )
 
   return jax.shard_map(

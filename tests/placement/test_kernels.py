@@ -1,0 +1,113 @@
+"""Kernels on a mesh: each device computes its own images, heads, features."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import pallas as pl
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from marjax.backbone import attention, gelu
+from marjax.backbone.attention_kernel import Sequences
+from marjax.head import between
+from marjax.head.between import Begins, Ends, Modulation
+from marjax.parallel.mesh import make_mesh
+from marjax.parallel.rules import RULES
+
+BATCH = ("data", "fsdp")
+
+
+@pytest.fixture(autouse=True)
+def interpreted(monkeypatch):
+  """Kernels wherever a GPU would have them, run on a CPU."""
+  call = pl.pallas_call
+  monkeypatch.setattr(
+    pl, "pallas_call", lambda *a, **k: call(*a, **{**k, "interpret": True})
+  )
+  monkeypatch.setattr(
+    jax.lax, "platform_dependent", lambda *args, cuda, default: cuda(*args)
+  )
+  for module in (attention, gelu, between):
+    monkeypatch.setattr(module, "has_kernels", lambda: True)
+
+
+def draw(number, *shape):
+  key = jax.random.key(number)
+  return jax.random.normal(key, shape).astype(jnp.bfloat16)
+
+
+def on_mesh(function, arrays, specs):
+  """Value and gradients on eight devices, and the program's text."""
+  mesh = make_mesh(data=2, fsdp=2, tensor=2)
+  placed = [
+    jax.device_put(array, NamedSharding(mesh, spec))
+    for array, spec in zip(arrays, specs, strict=True)
+  ]
+  with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+    compiled = jax.jit(run(function)).lower(*placed).compile()
+    return compiled(*placed), compiled.as_text()
+
+
+def run(function):
+  def total(*arrays):
+    return jnp.sum(jnp.sin(function(*arrays).astype(jnp.float32)))
+
+  def both(*arrays):
+    argnums = tuple(range(len(arrays)))
+    return jax.value_and_grad(total, argnums=argnums)(*arrays)
+
+  return both
+
+
+def agree(function, arrays, specs):
+  """A mesh computes what one device does, and gathers nothing for it."""
+  found, text = on_mesh(function, arrays, specs)
+  wanted = jax.jit(run(function))(*arrays)
+  for one, other in zip(
+    jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True
+  ):
+    np.testing.assert_allclose(
+      np.asarray(one, np.float32),
+      np.asarray(other, np.float32),
+      rtol=2**-6,
+      atol=2**-6 * np.abs(np.asarray(other, np.float32)).max(),
+    )
+  assert "all-gather" not in text
+
+
+def test_attention_with_dropout():
+  shape, slots = (4, 70, 4, 16), P(BATCH, None, "tensor", None)
+  num_valid = [jnp.array([30, 1, 12, 20]), jnp.array([40, 3, 40, 17])]
+  seeds = [jnp.array([n, 7], jnp.uint32) for n in range(2)]
+  static = (Sequences((30, 40), (30, 40)), 0.3)
+
+  def attend(query, key, value):
+    return attention._fused(query, key, value, num_valid, seeds, static)
+
+  agree(attend, [draw(n, *shape) for n in range(3)], [slots] * 3)
+
+
+def test_gelu_with_dropout():
+  def activate(product, bias):
+    return gelu.gelu(product, bias, jnp.array([3, 9], jnp.uint32), 0.3)
+
+  specs = [P(BATCH, None, "tensor"), P("tensor")]
+  agree(activate, [draw(0, 4, 10, 256), draw(1, 256)], specs)
+
+
+def test_what_lies_between_two_blocks():
+  width, steps, batch = 128, 3, (4, 2)
+  vectors = [draw(n, width).astype(jnp.float32) for n in (3, 4)]
+
+  def both(x, h, gates, modulation):
+    bias = draw(5, 3 * width)
+    begins = Begins(Modulation(modulation, bias), *vectors)
+    ends = Ends(h, Modulation(gates, bias))
+    made = between.between(x, ends, begins, jnp.bfloat16, jnp.int32(1))
+    return made[0] + made[1]
+
+  arrays = [draw(n, *batch, width) for n in (0, 1)]
+  arrays += [draw(n, steps, *batch, 3 * width) for n in (6, 7)]
+  agree(both, arrays, [P(BATCH)] * 2 + [P(None, BATCH)] * 2)
