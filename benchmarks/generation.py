@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,12 +214,15 @@ def head_alone(static: Static, inputs: Inputs) -> Callable[[], jax.Array]:
   z = jax.jit(lambda: jax.random.normal(jax.random.key(0), shape))()
   tokens = jnp.zeros((*shape[1:3], config.backbone.token_dim))
   args = [pad(part, widest) for part in (tokens, z[0], z[1])]
-  segments = [
-    jax.jit(functools.partial(_draw_segment, static, index))
-    .lower(inputs.params, *args, fixed, inputs.scales, inputs.temperature)
-    .compile(compiler_options(inputs.labels.sharding.mesh))
+  lowered = [
+    jax.jit(functools.partial(_draw_segment, static, index)).lower(
+      inputs.params, *args, fixed, inputs.scales, inputs.temperature
+    )
     for index in range(len(static.plan.segments))
   ]
+  options = compiler_options(inputs.labels.sharding.mesh)
+  with ThreadPoolExecutor() as pool:
+    segments = list(pool.map(lambda one: one.compile(options), lowered))
 
   def call():
     tokens, *given = args

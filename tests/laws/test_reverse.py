@@ -173,7 +173,7 @@ def test_so_many_steps_at_once_as_keep_a_chip_busy(monkeypatch):
   assert diffusion.steps_at_once(100, rows=80) == 1  # a CPU
   monkeypatch.setattr(diffusion, "platform", lambda: "tpu")
   assert diffusion.steps_at_once(100, rows=80) == 100
-  assert diffusion.steps_at_once(100, rows=512) == 10
-  assert diffusion.steps_at_once(100, rows=2560) == 2
-  assert diffusion.steps_at_once(100, rows=8193) == 1
-  assert diffusion.steps_at_once(97, rows=100) == 1
+  assert diffusion.steps_at_once(100, rows=512) == 25
+  assert diffusion.steps_at_once(100, rows=2560) == 5
+  assert diffusion.steps_at_once(100, rows=16385) == 1
+  assert diffusion.steps_at_once(97, rows=200) == 1
