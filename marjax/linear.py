@@ -119,6 +119,12 @@ def platform() -> str:
   return jax.default_backend()
 
 
+def is_split() -> bool:
+  """Whether what is traced now is for a mesh of several devices."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return not mesh.empty and mesh.size > 1
+
+
 def has_kernels() -> bool:
   """Whether what is traced now may run on GPUs that kernels of ours are for.
 
@@ -172,8 +178,7 @@ def by_device(function, axes_in, axes_out):
     axes_in, axes_out: logical names of the axes of what it takes and gives, a
       tuple for each array, in trees of the same form.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or mesh.size == 1:
+  if not is_split():
     return function
   table = dict(nn.get_logical_axis_rules())
 

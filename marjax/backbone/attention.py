@@ -21,7 +21,8 @@ from jaxtyping import Array, Float
 
 from marjax.arrays import Counts
 from marjax.backbone import attention_kernel
-from marjax.backbone.attention_kernel import Inputs, Sequences
+from marjax.backbone.attention_blocks import Sequences
+from marjax.backbone.attention_kernel import Inputs
 from marjax.backbone.dropout import Dropout, drop, entry_seeds
 from marjax.linear import (
   by_device,

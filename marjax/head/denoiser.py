@@ -28,7 +28,14 @@ from jaxtyping import Array, Float
 from marjax.arrays import Conditions, Timesteps, TokenRows
 from marjax.head import timesteps
 from marjax.head.between import Begins, Ends, Modulation, between
-from marjax.linear import by_batch, linear, small_normal, zeros
+from marjax.linear import (
+  by_batch,
+  is_split,
+  linear,
+  platform,
+  small_normal,
+  zeros,
+)
 from marjax.norm import LayerNorm
 
 
@@ -108,11 +115,13 @@ class Denoiser(nn.Module):
   def embed_time(self, t: Timesteps) -> Float[Array, "*batch width"]:
     """Embedding of original timesteps 0 .. 999, integers.
 
-    With one axis they are steps of a process; with more, rows of a batch. More
-    rows than there are timesteps are looked up.
+    With one axis they are steps of a process; with more, rows of a batch. On
+    one GPU more rows than there are timesteps are looked up; on a mesh XLA
+    would gather the batch for it.
     """
     is_batch = t.ndim > 1
-    if is_batch and t.size > timesteps.NUM_TIMESTEPS:
+    is_many = is_batch and t.size > timesteps.NUM_TIMESTEPS
+    if is_many and platform() == "gpu" and not is_split():
       table = self.embed_time(jnp.arange(timesteps.NUM_TIMESTEPS))
       return by_batch(timesteps.rows_at(table, t))
 

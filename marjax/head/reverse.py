@@ -90,8 +90,7 @@ def sample(
 
   Args:
     denoise: (x [*batch, D], entries, index) to (eps, v), each [*batch, D];
-      entries[index] is the step's. It indexes them itself, since what it does
-      with them may do so at no cost.
+      entries[index] is the step's, which it takes as it can do best.
     noise: keyed or recorded draws.
     settings: number, spacing and kind of steps.
     token_dim: D.
@@ -113,11 +112,7 @@ def sample(
   def step(entries, x, scanned):
     """x holds the tokens at the noise level of the scanned timestep."""
     index, place, c, drawn = scanned
-    eps, v = denoise(x, entries, place)
-    if settings.sampler == "ancestral":
-      mean, spread = ancestral_step(c, x, eps, v)
-    else:
-      mean, spread = ddim_step(c, x, eps, settings.ddim_eta)
+    mean, spread = _step(settings, c, x, *denoise(x, entries, place))
     amount = jnp.where(index > 0, temperature, 0.0) * spread
     return mean + amount * drawn, None
 
@@ -127,12 +122,9 @@ def sample(
     if prepare is not None:
       entries = prepare(entries)
     drawn = noise.at_steps(indices, token_dim)
-    return jax.lax.scan(
-      functools.partial(step, entries),
-      x,
-      (indices, jnp.arange(steps_at_once), c, drawn),
-      reverse=True,
-    )
+    scanned = (indices, jnp.arange(steps_at_once), c, drawn)
+    run = functools.partial(step, entries)
+    return jax.lax.scan(run, x, scanned, reverse=True)
 
   grouped = jax.tree.map(
     lambda array: jnp.reshape(array, (-1, steps_at_once, *array.shape[1:])), xs
@@ -140,6 +132,12 @@ def sample(
   with jax.named_scope("reverse"):
     start = noise.initial(token_dim)
     return jax.lax.scan(steps, start, grouped, reverse=True)[0]
+
+
+def _step(settings, c, x, eps, v):
+  if settings.sampler == "ancestral":
+    return ancestral_step(c, x, eps, v)
+  return ddim_step(c, x, eps, settings.ddim_eta)
 
 
 def ancestral_step(

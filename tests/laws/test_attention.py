@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from marjax.backbone import attention, attention_kernel
-from marjax.backbone.attention_kernel import Sequences
+from marjax.backbone.attention_blocks import Sequences
 from marjax.backbone.dropout import Dropout, is_kept
 
 NUM_VALID = jnp.array([3, 6])

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from marjax.backbone import attention, gelu
-from marjax.backbone.attention_kernel import Sequences
+from marjax.backbone.attention_blocks import Sequences
 from marjax.head import between
 from marjax.head.between import Begins, Ends, Modulation
 from marjax.parallel.mesh import make_mesh

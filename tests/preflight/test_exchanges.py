@@ -8,6 +8,7 @@ a batch in it gives itself away.
 import dataclasses
 import functools
 import math
+import re
 
 import jax
 import pytest
@@ -113,9 +114,8 @@ def test_a_split_state_is_gathered_layer_by_layer(topology):
   }
   gathers = [c for c in found if c.kind == "all-gather"]
   for name, layer in kernels.items():
-    mine = [
-      c for c in gathers if f"/{name}/" in c.op_name and "/block/" in c.op_name
-    ]
+    is_mine = re.compile(rf"/block/.*\b{name}(\.weights)?/").search
+    mine = [c for c in gathers if is_mine(c.op_name)]
     size = layer["kernel"].size // DEPTH
     # Forward and backward, of the encoder and of the decoder; q, k and v each
     # by itself.

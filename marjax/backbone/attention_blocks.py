@@ -1,0 +1,148 @@
+"""What a program of an attention kernel works on: blocks of slots of one head.
+
+1. Sequences that lie side by side stay where they are: a table says which
+   slots, of which sequence, a program has.
+2. A head's numbers are in parts of powers of 2, 80 in 64 and 16: a program's
+   arrays have such sizes.
+"""
+
+import math
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from marjax.backbone.dropout import survives
+
+BLOCK = 64
+"""Queries, and keys, that a program works on at a time."""
+
+_LOG2_E = math.log2(math.e)
+
+
+@dataclass(frozen=True)
+class Sequences:
+  """What lies side by side on the axes of slots.
+
+  Attributes:
+    queries, keys: slots of each sequence; they add up to the axes' sizes.
+  """
+
+  queries: tuple[int, ...]
+  keys: tuple[int, ...]
+
+
+def table_of(sequences: Sequences, of: str) -> np.ndarray:
+  """For each block of queries or keys: where it is, and its sequence.
+
+  Columns: sequence, first slot of the block within it, then first slot and
+  number of slots of the sequence's queries, and of its keys.
+  """
+  starts = [
+    np.cumsum([0, *lengths]) for lengths in (sequences.queries, sequences.keys)
+  ]
+  rows = []
+  for index, sizes in enumerate(
+    zip(sequences.queries, sequences.keys, strict=True)
+  ):
+    length = getattr(sequences, of)[index]
+    for first in range(0, length, BLOCK):
+      own = (starts[0][index], sizes[0], starts[1][index], sizes[1])
+      rows.append((index, first, *own))
+  return np.asarray(rows, np.int32)
+
+
+class Program:
+  """Which part of the arrays a program works on, and what it does to them."""
+
+  def __init__(self, rate, table, query, key, value, num_valid, seeds, heads):
+    block, self.head, self.image = (pl.program_id(axis) for axis in range(3))
+    self.sequence, self.first = table[block, 0], table[block, 1]
+    self.query_start, self.num_queries = table[block, 2], table[block, 3]
+    self.key_start, self.num_keys = table[block, 4], table[block, 5]
+    self.num_valid = num_valid[self.image, self.sequence]
+    self.query, self.key, self.value = query, key, value
+    self.rate = rate
+    self.seed = seeds[self.image, self.sequence]
+    self.head_of_all = heads[self.head]
+    self.dim = query.shape[-1]
+    self.sizes = [
+      1 << bit for bit in reversed(range(8)) if self.dim & (1 << bit)
+    ]
+
+  def load(self, ref, start, first, end):
+    """Slots from `first` on, zeros from `end` on, in parts [BLOCK, size]."""
+    mask = (first + jnp.arange(BLOCK) < end)[:, None]
+    return [
+      plgpu.load(at, mask=mask, other=0.0)
+      for at in self._parts(ref, start + first)
+    ]
+
+  def store(self, ref, start, first, end, parts):
+    """Writes slots from `first` on, up to `end`."""
+    mask = (first + jnp.arange(BLOCK) < end)[:, None]
+    for at, part in zip(self._parts(ref, start + first), parts, strict=True):
+      plgpu.store(at, part.astype(ref.dtype), mask=mask)
+
+  def zeros(self):
+    """Parts of a sum over slots."""
+    return [jnp.zeros((BLOCK, size), jnp.float32) for size in self.sizes]
+
+  def _parts(self, ref, first):
+    ends = np.cumsum(self.sizes)
+    return [
+      ref.at[
+        self.image, pl.ds(first, BLOCK), self.head, pl.ds(end - size, size)
+      ]
+      for size, end in zip(self.sizes, ends.tolist(), strict=True)
+    ]
+
+  def rows(self, ref, first):
+    """A number of each query [BLOCK], of an array [B, N, Q]."""
+    at = ref.at[self.image, self.head, pl.ds(self.query_start + first, BLOCK)]
+    inside = first + jnp.arange(BLOCK) < self.num_queries
+    return plgpu.load(at, mask=inside, other=0.0)
+
+  def logits(self, query, key, first_key):
+    """In base 2 [queries, keys], the lowest for keys that are not valid."""
+    logits = products(query, key) * (_LOG2_E * self.dim**-0.5)
+    is_valid = first_key + jnp.arange(BLOCK) < self.num_valid
+    return jnp.where(is_valid[None, :], logits, -1e30)
+
+  def drop(self, first_query, first_key):
+    """A function that drops of weights [queries, keys], without scaling."""
+    if self.rate == 0.0:
+      return lambda weights: weights
+    query = (first_query + jnp.arange(BLOCK)).astype(jnp.uint32)[:, None]
+    key = (first_key + jnp.arange(BLOCK)).astype(jnp.uint32)[None, :]
+    size, num_queries = (
+      number.astype(jnp.uint32) for number in (self.num_keys, self.num_queries)
+    )
+    row = self.head_of_all.astype(jnp.uint32) * num_queries + query
+    kept = survives(self.seed, row * size + key, self.rate)
+    return lambda weights: jnp.where(kept, weights, 0.0)
+
+  @property
+  def scale(self) -> float:
+    """What dropout multiplies with."""
+    return 1.0 / (1.0 - self.rate)
+
+
+def products(a, b):
+  """The dot products of slots with slots [a's, b's]."""
+  return sum(plgpu.dot(one, two.T) for one, two in zip(a, b, strict=True))
+
+
+def plus(totals, weights, parts):
+  """Sums, with parts of slots added by weights [total's, part's]."""
+  return [
+    total + plgpu.dot(weights, part)
+    for total, part in zip(totals, parts, strict=True)
+  ]
+
+
+def times(parts, factor):
+  """Parts of slots, each times a factor."""
+  return [part * factor for part in parts]
