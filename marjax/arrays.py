@@ -19,6 +19,8 @@ known tokens are a prefix and the tokens to predict come right after it.
 
 from typing import Any
 
+import jax
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 Images = Float[Array, "B height width C"]
@@ -41,3 +43,10 @@ Leaf = Any
 
 NO_LABEL = -1
 """The label that means "no class": the backbone uses its `fake_latent`."""
+
+
+def no_gradient(integers):
+  """What a backward pass gives for arrays, or trees, of integers."""
+  return jax.tree.map(
+    lambda array: np.zeros(array.shape, jax.dtypes.float0), integers
+  )

@@ -129,7 +129,7 @@ def has_kernels() -> bool:
   """Whether what is traced now may run on GPUs that kernels of ours are for.
 
   They were tried on compute capability 9.0; from 8.0 on there are products in
-  bfloat16. Each gives a GPU of another maker plain arrays.
+  bfloat16. GPUs of other makers get the plain code when it is lowered.
   """
   return platform() == "gpu" and all(
     float(device.compute_capability) >= 8.0

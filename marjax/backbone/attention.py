@@ -19,10 +19,9 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from marjax.arrays import Counts
+from marjax.arrays import Counts, no_gradient
 from marjax.backbone import attention_kernel
-from marjax.backbone.attention_blocks import Sequences
-from marjax.backbone.attention_kernel import Inputs
+from marjax.backbone.attention_blocks import Inputs, Sequences
 from marjax.backbone.dropout import Dropout, drop, entry_seeds
 from marjax.linear import (
   by_device,
@@ -186,7 +185,7 @@ def _fused_backward(static, kept, gradient):
   gradients = jax.lax.platform_dependent(
     *((*made, gradient), *arrays), cuda=kernel, default=plain
   )
-  return (*gradients, *_no_gradient(arrays[3:]))
+  return (*gradients, *no_gradient(arrays[3:]))
 
 
 _fused.defvjp(_fused_forward, _fused_backward)
@@ -241,7 +240,7 @@ def _backward(rate, kept, gradient):
   to_logits = (p * (to_weights - level)).astype(dtype)
   to_query = jnp.einsum("bnqk,bknh->bqnh", to_logits, key) * scale
   to_key = jnp.einsum("bnqk,bqnh->bknh", to_logits, query * scale)
-  integers = _no_gradient((num_valid, seeds))
+  integers = no_gradient((num_valid, seeds))
   return to_query, to_key, to_value, *integers
 
 
@@ -264,9 +263,3 @@ def _weights(query, key, num_valid, dtype):
   lowest = jnp.finfo(jnp.float32).min
   logits = jnp.where(is_valid[:, None, None, :], logits, lowest)
   return jax.nn.softmax(logits, axis=-1).astype(dtype)
-
-
-def _no_gradient(integers):
-  return jax.tree.map(
-    lambda array: np.zeros(array.shape, jax.dtypes.float0), integers
-  )

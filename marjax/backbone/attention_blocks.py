@@ -8,6 +8,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +35,24 @@ class Sequences:
   keys: tuple[int, ...]
 
 
+class Inputs(NamedTuple):
+  """What both passes are given; S sequences, N heads on this device.
+
+  Attributes:
+    query: bfloat16 [B, Q, N, H]. key, value: bfloat16 [B, P, N, H].
+    num_valid: int32 [B, S], keys of each sequence; at least 1.
+    seeds: uint32 [B, S], `dropout.entry_seeds`; unused without dropout.
+    heads: int32 [N], their indices among those of all devices.
+  """
+
+  query: Any
+  key: Any
+  value: Any
+  num_valid: Any
+  seeds: Any
+  heads: Any
+
+
 def table_of(sequences: Sequences, of: str) -> np.ndarray:
   """For each block of queries or keys: where it is, and its sequence.
 
@@ -57,17 +76,17 @@ def table_of(sequences: Sequences, of: str) -> np.ndarray:
 class Program:
   """Which part of the arrays a program works on, and what it does to them."""
 
-  def __init__(self, rate, table, query, key, value, num_valid, seeds, heads):
+  def __init__(self, rate, table, inputs: Inputs):
+    self.query, self.key, self.value, num_valid, seeds, heads = inputs
     block, self.head, self.image = (pl.program_id(axis) for axis in range(3))
     self.sequence, self.first = table[block, 0], table[block, 1]
     self.query_start, self.num_queries = table[block, 2], table[block, 3]
     self.key_start, self.num_keys = table[block, 4], table[block, 5]
     self.num_valid = num_valid[self.image, self.sequence]
-    self.query, self.key, self.value = query, key, value
     self.rate = rate
     self.seed = seeds[self.image, self.sequence]
     self.head_of_all = heads[self.head]
-    self.dim = query.shape[-1]
+    self.dim = self.query.shape[-1]
     self.sizes = [
       1 << bit for bit in reversed(range(8)) if self.dim & (1 << bit)
     ]

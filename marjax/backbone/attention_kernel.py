@@ -20,7 +20,6 @@ Products take bfloat16 and sum in float32; softmax is float32. `mix` in
 """
 
 import functools
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +28,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from marjax.backbone.attention_blocks import (
   BLOCK,
+  Inputs,
   Program,
   Sequences,
   plus,
@@ -36,24 +36,6 @@ from marjax.backbone.attention_blocks import (
   table_of,
   times,
 )
-
-
-class Inputs(NamedTuple):
-  """What both passes are given; S sequences, N heads on this device.
-
-  Attributes:
-    query: bfloat16 [B, Q, N, H]. key, value: bfloat16 [B, P, N, H].
-    num_valid: int32 [B, S], keys of each sequence; at least 1.
-    seeds: uint32 [B, S], `dropout.entry_seeds`; unused without dropout.
-    heads: int32 [N], their indices among those of all devices.
-  """
-
-  query: Any
-  key: Any
-  value: Any
-  num_valid: Any
-  seeds: Any
-  heads: Any
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 3))
@@ -111,8 +93,13 @@ def backward(
 def _call(name, kernel, table, inputs, more, rate, outputs, interpret):
   """A kernel's results, shaped as `outputs`: a program per block and head."""
   batch, _, heads, _ = inputs.query.shape
+
+  def body(table, *refs):
+    own = Program(rate, table, Inputs(*refs[: len(inputs)]))
+    kernel(own, *refs[len(inputs) :])
+
   return pl.pallas_call(
-    functools.partial(kernel, rate),
+    body,
     name=name,
     grid=(len(table), heads, batch),
     out_shape=[
@@ -123,22 +110,19 @@ def _call(name, kernel, table, inputs, more, rate, outputs, interpret):
   )(jnp.asarray(table), *inputs, *more)
 
 
-def _forward_kernel(
-  rate, table, query, key, value, num_valid, seeds, heads, mixed, sums
-):
-  own = Program(rate, table, query, key, value, num_valid, seeds, heads)
-  held = own.load(query, own.query_start, own.first, own.num_queries)
+def _forward_kernel(own, mixed, sums):
+  held = own.load(own.query, own.query_start, own.first, own.num_queries)
 
   def step(index, carry):
     total, highest, weighed = carry
     first = index * BLOCK
-    keys = own.load(key, own.key_start, first, own.num_valid)
-    values = own.load(value, own.key_start, first, own.num_valid)
+    keys = own.load(own.key, own.key_start, first, own.num_valid)
+    values = own.load(own.value, own.key_start, first, own.num_valid)
     logits = own.logits(held, keys, first)
     new = jnp.maximum(highest, jnp.max(logits, axis=1))
     shrink, weights = jnp.exp2(highest - new), jnp.exp2(logits - new[:, None])
     total = total * shrink + jnp.sum(weights, axis=1)
-    weights = own.drop(own.first, first)(weights).astype(value.dtype)
+    weights = own.drop(own.first, first)(weights).astype(own.value.dtype)
     weighed = plus(times(weighed, shrink[:, None]), weights, values)
     return total, new, weighed
 
@@ -156,33 +140,19 @@ def _forward_kernel(
   )
 
 
-def _query_kernel(
-  rate,
-  table,
-  query,
-  key,
-  value,
-  num_valid,
-  seeds,
-  heads,
-  sums,
-  level,
-  gradient,
-  to_query,
-):
-  own = Program(rate, table, query, key, value, num_valid, seeds, heads)
+def _query_kernel(own, sums, level, gradient, to_query):
   where = (own.query_start, own.first, own.num_queries)
-  held, along = own.load(query, *where), own.load(gradient, *where)
+  held, along = own.load(own.query, *where), own.load(gradient, *where)
   sums, level = own.rows(sums, own.first), own.rows(level, own.first)
 
   def step(index, to_held):
     first = index * BLOCK
-    keys = own.load(key, own.key_start, first, own.num_valid)
-    values = own.load(value, own.key_start, first, own.num_valid)
+    keys = own.load(own.key, own.key_start, first, own.num_valid)
+    values = own.load(own.value, own.key_start, first, own.num_valid)
     weights = jnp.exp2(own.logits(held, keys, first) - sums[:, None])
     to_weights = own.drop(own.first, first)(products(along, values))
     to_logits = weights * (to_weights * own.scale - level[:, None])
-    return plus(to_held, to_logits.astype(key.dtype), keys)
+    return plus(to_held, to_logits.astype(own.key.dtype), keys)
 
   to_held = jax.lax.fori_loop(
     0, pl.cdiv(own.num_valid, BLOCK), step, own.zeros()
@@ -190,30 +160,15 @@ def _query_kernel(
   own.store(to_query, *where, times(to_held, own.dim**-0.5))
 
 
-def _key_kernel(
-  rate,
-  table,
-  query,
-  key,
-  value,
-  num_valid,
-  seeds,
-  heads,
-  sums,
-  level,
-  gradient,
-  to_key,
-  to_value,
-):
-  own = Program(rate, table, query, key, value, num_valid, seeds, heads)
-  held = own.load(key, own.key_start, own.first, own.num_valid)
-  held_values = own.load(value, own.key_start, own.first, own.num_valid)
+def _key_kernel(own, sums, level, gradient, to_key, to_value):
+  held = own.load(own.key, own.key_start, own.first, own.num_valid)
+  held_values = own.load(own.value, own.key_start, own.first, own.num_valid)
 
   def step(index, carry):
     to_held, to_held_values = carry
     first = index * BLOCK
     where = (own.query_start, first, own.num_queries)
-    queries, along = own.load(query, *where), own.load(gradient, *where)
+    queries, along = own.load(own.query, *where), own.load(gradient, *where)
     drop = own.drop(first, own.first)
     logits = own.logits(queries, held, own.first)
     weights = jnp.exp2(logits - own.rows(sums, first)[:, None])
@@ -221,7 +176,7 @@ def _key_kernel(
     to_held_values = plus(to_held_values, left.T, along)
     to_weights = drop(products(along, held_values)) * own.scale
     to_logits = weights * (to_weights - own.rows(level, first)[:, None])
-    to_held = plus(to_held, to_logits.astype(query.dtype).T, queries)
+    to_held = plus(to_held, to_logits.astype(own.query.dtype).T, queries)
     return to_held, to_held_values
 
   # A block without valid keys has no gradient.

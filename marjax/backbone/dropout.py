@@ -21,7 +21,8 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+from marjax.arrays import no_gradient
 
 _GOLDEN = 0x9E3779B9
 """2³² divided by the golden ratio."""
@@ -61,7 +62,7 @@ def _forward(x, seeds, rate):
 
 
 def _backward(rate, seeds, gradient):
-  return drop(gradient, seeds, rate), np.zeros(seeds.shape, jax.dtypes.float0)
+  return drop(gradient, seeds, rate), no_gradient(seeds)
 
 
 drop.defvjp(_forward, _backward)

@@ -19,8 +19,8 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from marjax.arrays import no_gradient
 from marjax.backbone import gelu_kernel
 from marjax.backbone.dropout import drop, entry_seeds
 from marjax.backbone.gelu_kernel import A, Inputs, P
@@ -92,10 +92,7 @@ def _fused_backward(rate, kept, gradient):
   found = jax.lax.platform_dependent(
     *(gradient, *kept), cuda=kernel, default=plain
   )
-  no_gradient = jax.tree.map(
-    lambda seeds: np.zeros(seeds.shape, jax.dtypes.float0), kept[2]
-  )
-  return (*found, no_gradient)
+  return (*found, no_gradient(kept[2]))
 
 
 _fused.defvjp(_fused_forward, _fused_backward)

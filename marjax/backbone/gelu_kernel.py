@@ -57,10 +57,10 @@ def forward(num_features: int, rate: float, inputs: Inputs, interpret=False):
     num_features: of all devices. rate: share that is dropped.
     interpret: run on any platform, slowly.
   """
-  shape = inputs.product
-  kernel = functools.partial(_forward_kernel, num_features, rate)
-  (made,) = _call("gelu", kernel, inputs, (), [shape], interpret)
-  return made
+  static, outputs = (num_features, rate), [inputs.product]
+  return _call("gelu", _forward_kernel, static, inputs, (), outputs, interpret)[
+    0
+  ]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 4))
@@ -72,18 +72,23 @@ def backward(
   sums = jax.ShapeDtypeStruct(
     (batch, pl.cdiv(slots, _SLOTS), width), jnp.float32
   )
-  kernel = functools.partial(_backward_kernel, num_features, rate)
-  outputs = [inputs.product, sums]
+  static, outputs = (num_features, rate), [inputs.product, sums]
   to_product, sums = _call(
-    "gelu_backward", kernel, inputs, (gradient,), outputs, interpret
+    *("gelu_backward", _backward_kernel, static, inputs, (gradient,)),
+    *(outputs, interpret),
   )
   return to_product, jnp.sum(sums, axis=(0, 1))
 
 
-def _call(name, kernel, inputs, more, outputs, interpret):
+def _call(name, kernel, static, inputs, more, outputs, interpret):
   batch, slots, width = inputs.product.shape
+
+  def body(*refs):
+    own = _Program(*static, Inputs(*refs[: len(inputs)]))
+    kernel(own, *refs[len(inputs) :])
+
   return pl.pallas_call(
-    kernel,
+    body,
     name=name,
     grid=(width // _columns(width), pl.cdiv(slots, _SLOTS), batch),
     out_shape=[
@@ -101,12 +106,13 @@ def _columns(width: int) -> int:
 class _Program:
   """Which part of the arrays a program works on."""
 
-  def __init__(self, num_features, rate, product, bias, seeds, features):
+  def __init__(self, num_features, rate, inputs: Inputs):
+    self.product, bias, seeds, features = inputs
     column, self.block, self.image = (pl.program_id(axis) for axis in range(3))
-    size = _columns(product.shape[-1])
+    size = _columns(self.product.shape[-1])
     self.columns = pl.ds(column * size, size)
-    self.rows = _ELEMENTS // size
-    self.num_slots = product.shape[1]
+    self.rows = min(_SLOTS, _ELEMENTS // size)
+    self.num_slots = self.product.shape[1]
     self.bias = plgpu.load(bias.at[self.columns]).astype(jnp.float32)
     self.rate, self.num_features = rate, num_features
     if rate:
@@ -142,32 +148,18 @@ class _Program:
     return jnp.where(kept, value * (1.0 / (1.0 - self.rate)), 0.0)
 
 
-def _forward_kernel(num_features, rate, product, bias, seeds, features, made):
-  own = _Program(num_features, rate, product, bias, seeds, features)
-
+def _forward_kernel(own, made):
   def step(part, carry):
-    x = own.load(product, part) + own.bias[None, :]
+    x = own.load(own.product, part) + own.bias[None, :]
     own.store(made, part, own.drop(part, x * _cdf_and_pdf(x)[0]))
     return carry
 
   jax.lax.fori_loop(0, own.num_parts, step, 0)
 
 
-def _backward_kernel(
-  num_features,
-  rate,
-  product,
-  bias,
-  seeds,
-  features,
-  gradient,
-  to_product,
-  sums,
-):
-  own = _Program(num_features, rate, product, bias, seeds, features)
-
+def _backward_kernel(own, gradient, to_product, sums):
   def step(part, total):
-    x = own.load(product, part) + own.bias[None, :]
+    x = own.load(own.product, part) + own.bias[None, :]
     cdf, pdf = _cdf_and_pdf(x)
     to_y = own.drop(part, own.load(gradient, part))
     to_x = (to_y * (cdf + x * pdf)).astype(to_product.dtype)

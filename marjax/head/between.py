@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array
 
+from marjax.arrays import no_gradient
 from marjax.linear import by_device, has_kernels
 from marjax.norm import normalized
 
@@ -111,7 +111,7 @@ def _forward(dtype, *arrays):
 def _backward(dtype, arrays, gradients):
   *floats, index = arrays
   _, pull = jax.vjp(lambda *args: _plain(dtype, *args, index), *floats)
-  return (*pull(gradients), np.zeros(index.shape, jax.dtypes.float0))
+  return (*pull(gradients), no_gradient(index))
 
 
 _fused.defvjp(_forward, _backward)

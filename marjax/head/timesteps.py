@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from marjax.arrays import Timesteps
+from marjax.arrays import Timesteps, no_gradient
 
 NUM_TIMESTEPS = 1000
 EMBEDDING_SIZE = 256
@@ -82,8 +82,8 @@ def _backward(timesteps, gradient):
   flat = timesteps.reshape(-1)
   is_row = jnp.arange(NUM_TIMESTEPS)[:, None] == flat
   rows = gradient.reshape(flat.size, -1)
-  no_gradient = np.zeros(timesteps.shape, jax.dtypes.float0)
-  return jnp.dot(is_row.astype(gradient.dtype), rows), no_gradient
+  to_table = jnp.dot(is_row.astype(gradient.dtype), rows)
+  return to_table, no_gradient(timesteps)
 
 
 rows_at.defvjp(_forward, _backward)

@@ -71,8 +71,8 @@ def agree(function, arrays, specs):
     np.testing.assert_allclose(
       np.asarray(one, np.float32),
       np.asarray(other, np.float32),
-      rtol=2**-6,
-      atol=2**-6 * np.abs(np.asarray(other, np.float32)).max(),
+      rtol=2**-8,  # one rounding: sums over devices have another order
+      atol=1e-6,
     )
   assert "all-gather" not in text
 

@@ -114,7 +114,7 @@ def test_a_split_state_is_gathered_layer_by_layer(topology):
   }
   gathers = [c for c in found if c.kind == "all-gather"]
   for name, layer in kernels.items():
-    is_mine = re.compile(rf"/block/.*\b{name}(\.weights)?/").search
+    is_mine = re.compile(rf"/block/(.*/)?{name}(\.weights)?/").search
     mine = [c for c in gathers if is_mine(c.op_name)]
     size = layer["kernel"].size // DEPTH
     # Forward and backward, of the encoder and of the decoder; q, k and v each
