@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tasks = [_known_task(task) for task in args.tasks.split(",")]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     file = open(args.out, "a")
-    cache = {"cache": use_cache(args.cache)} if args.cache else {}
+    cache = {"cache": use_cache(_own_folder(args))} if args.cache else {}
   except (ValueError, OSError) as error:
     print(f"benchmarks.run: {error}", file=sys.stderr)
     return 2
@@ -129,6 +129,17 @@ def _experiment(size: str, args: argparse.Namespace) -> Experiment:
   return dataclasses.replace(found, sampling=asked.over(found.sampling))
 
 
+def _own_folder(args: argparse.Namespace) -> Path:
+  """A folder of these programs alone, lest those of others look warm."""
+  said = vars(args).items()
+  names = [
+    f"{name}={value}"
+    for name, value in said
+    if value is not None and name not in ("cache", "out", "repeats", "split")
+  ]
+  return args.cache / ",".join(names)
+
+
 def _known_task(task: str) -> str:
   if task not in TASKS:
     raise ValueError(
@@ -168,7 +179,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     "--split", action="store_true", help="time transformer and head too"
   )
   parser.add_argument(
-    "--cache", type=Path, help="folder that keeps compiled programs"
+    "--cache", type=Path, help="folder that keeps programs, flags by flags"
   )
   parser.add_argument(
     "--out",

@@ -188,13 +188,15 @@ def test_split_and_cache_are_passed_on_and_said(tmp_path, monkeypatch):
   run.main(flags)
   assert said == {}
   run.main([*flags, "--split", "--cache", str(folder)])
-  assert said["jax_compilation_cache_dir"] == str(folder)
+  own = folder / "sizes=tiny,tasks=train,dtype=float32,data=pixels"
+  assert said["jax_compilation_cache_dir"] == str(own)
   assert said["jax_persistent_cache_min_compile_time_secs"] == 0
-  (folder / "program").touch()
+  (own / "program").touch()
   run.main([*flags, "--cache", str(folder)])
+  run.main([*flags, "--dtype", "bfloat16", "--cache", str(folder)])
   rows = [json.loads(line) for line in out.read_text().splitlines()]
-  assert [row.get("cache") for row in rows] == [None, "cold", "warm"]
-  assert [row["is_split"] for row in rows] == [False, True, False]
+  assert [row.get("cache") for row in rows] == [None, "cold", "warm", "cold"]
+  assert [row["is_split"] for row in rows] == [False, True, False, False]
 
 
 def test_wrong_flags_are_one_sentence(tmp_path, capsys):
