@@ -179,7 +179,9 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     "--split", action="store_true", help="time transformer and head too"
   )
   parser.add_argument(
-    "--cache", type=Path, help="folder that keeps programs, flags by flags"
+    "--cache",
+    type=Path,
+    help="folder that keeps compiled programs, each set of flags apart",
   )
   parser.add_argument(
     "--out",

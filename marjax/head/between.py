@@ -73,7 +73,6 @@ def between(x, ends: Ends | None, begins: Begins, dtype, index=None):
   is_known = x.dtype == jnp.bfloat16 and width % 128 == 0
   if index is None or not is_known or not has_kernels():
     return _plain(dtype, x, ends, begins, index)
-  index = jnp.asarray(index, jnp.int32)
   return _fused(jnp.dtype(dtype), x, ends, begins, index)
 
 
@@ -144,7 +143,7 @@ def call_kernel(dtype, x, ends, begins, index, interpret: bool = False):
     return Modulation(by_rows(modulation.values), modulation.bias)
 
   inputs = (
-    jnp.reshape(index, (1,)),
+    jnp.reshape(index, (1,)).astype(jnp.int32),
     by_rows(x),
     None if ends is None else Ends(by_rows(ends.h), flat(ends.modulation)),
     begins._replace(modulation=flat(begins.modulation)),

@@ -11,10 +11,10 @@
    float32, because the first reverse step multiplies their rounding by up to
    316.
 
-The modulations of all blocks come from one SiLU(y), 62 % of the network's
-arithmetic, which does not wait for x. `embed_z`, `embed_time` and `modulation`
-are apart so that a sampler computes what it can before its loop, and the
-modulations of several timesteps at once.
+The modulations of all blocks come from one SiLU(y). They are 62 % of the
+network's arithmetic and do not wait for x. `embed_z`, `embed_time` and
+`modulation` are apart so that a sampler computes what it can before its loop,
+and the modulations of several timesteps at once.
 Source: spec section 4.
 """
 
@@ -144,10 +144,12 @@ class Denoiser(nn.Module):
     *batch, width]; `before` says how many axes come before the batch's.
     """
     layers = [block.modulation for block in self.blocks]
-    kernels = [
-      layer.weights((self.width,))[0]
-      for layer in (*layers, self.final_modulation)
-    ]
+    products = _products(
+      [
+        layer.weights((self.width,))[0]
+        for layer in (*layers, self.final_modulation)
+      ]
+    )
 
     def product(y: Float[Array, "*any width"], before: int = 0) -> Modulations:
       activated = nn.silu(by_batch(y, before=before)).astype(self.dtype)
@@ -156,7 +158,7 @@ class Denoiser(nn.Module):
       rows = activated.reshape(*y.shape[:before], -1, self.width)
       made = [
         by_batch(part.reshape(*y.shape[:-1], -1), before=before)
-        for part in _products(rows, kernels)
+        for part in products(rows)
       ]
       return Modulations(made[:-1], made[-1])
 
@@ -192,14 +194,15 @@ class Denoiser(nn.Module):
     return self.denoise(x, self.modulation()(y))
 
 
-def _products(rows, kernels) -> list[Array]:
-  """rows @ kernel for each kernel.
+def _products(kernels) -> Callable[..., list[Array]]:
+  """rows to rows @ kernel for each kernel.
 
-  On a CPU, where each call costs, as one product. Elsewhere copies would: of
-  the parts, and of their gradients to one array.
+  On a CPU, where each call costs, as one product, its weights put side by side
+  here, before any loop. Elsewhere copies would cost: of the parts, and of their
+  gradients to one array.
   """
   if platform() != "cpu" or is_split():
-    return [rows @ kernel for kernel in kernels]
+    return lambda rows: [rows @ kernel for kernel in kernels]
   ends = itertools.accumulate(kernel.shape[-1] for kernel in kernels[:-1])
-  made = rows @ jnp.concatenate(kernels, axis=-1)
-  return jnp.split(made, list(ends), axis=-1)
+  cuts, together = list(ends), jnp.concatenate(kernels, axis=-1)
+  return lambda rows: jnp.split(rows @ together, cuts, axis=-1)

@@ -124,9 +124,6 @@ def sample(
     drawn = noise.at_steps(indices, token_dim)
     scanned = (indices, jnp.arange(steps_at_once), c, drawn)
     run = functools.partial(step, entries)
-    if steps_at_once == 1:  # at place 0, which copies nothing
-      index, _, c, drawn = jax.tree.map(lambda array: array[0], scanned)
-      return run(x, (index, 0, c, drawn))
     return jax.lax.scan(run, x, scanned, reverse=True)
 
   grouped = jax.tree.map(
