@@ -124,11 +124,15 @@ class Program:
     inside = first + jnp.arange(BLOCK) < self.num_queries
     return plgpu.load(at, mask=inside, other=0.0)
 
-  def logits(self, query, key, first_key):
-    """In base 2 [queries, keys], the lowest for keys that are not valid."""
-    logits = products(query, key) * (_LOG2_E * self.dim**-0.5)
+  @property
+  def to_log2(self) -> float:
+    """What products of queries and keys are multiplied with, in base 2."""
+    return _LOG2_E * self.dim**-0.5
+
+  def valid(self, first_key, products):
+    """Products [queries, keys], the lowest for keys that are not valid."""
     is_valid = first_key + jnp.arange(BLOCK) < self.num_valid
-    return jnp.where(is_valid[None, :], logits, -1e30)
+    return jnp.where(is_valid[None, :], products, -1e30)
 
   def drop(self, first_query, first_key):
     """A function that drops of weights [queries, keys], without scaling."""

@@ -36,6 +36,7 @@ from marjax.backbone.attention_blocks import (
   table_of,
   times,
 )
+from marjax.instructions import exp2, fma
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 3))
@@ -118,10 +119,11 @@ def _forward_kernel(own, mixed, sums):
     first = index * BLOCK
     keys = own.load(own.key, own.key_start, first, own.num_valid)
     values = own.load(own.value, own.key_start, first, own.num_valid)
-    logits = own.logits(held, keys, first)
-    new = jnp.maximum(highest, jnp.max(logits, axis=1))
-    shrink, weights = jnp.exp2(highest - new), jnp.exp2(logits - new[:, None])
-    total = total * shrink + jnp.sum(weights, axis=1)
+    made = own.valid(first, products(held, keys))
+    new = jnp.maximum(highest, jnp.max(made, axis=1) * own.to_log2)
+    weights = exp2(fma(made, own.to_log2, -new[:, None]))
+    shrink = exp2(highest - new)
+    total = fma(total, shrink, jnp.sum(weights, axis=1))
     weights = own.drop(own.first, first)(weights).astype(own.value.dtype)
     weighed = plus(times(weighed, shrink[:, None]), weights, values)
     return total, new, weighed
@@ -149,9 +151,10 @@ def _query_kernel(own, sums, level, gradient, to_query):
     first = index * BLOCK
     keys = own.load(own.key, own.key_start, first, own.num_valid)
     values = own.load(own.value, own.key_start, first, own.num_valid)
-    weights = jnp.exp2(own.logits(held, keys, first) - sums[:, None])
+    made = own.valid(first, products(held, keys))
+    weights = exp2(fma(made, own.to_log2, -sums[:, None]))
     to_weights = own.drop(own.first, first)(products(along, values))
-    to_logits = weights * (to_weights * own.scale - level[:, None])
+    to_logits = weights * fma(to_weights, own.scale, -level[:, None])
     return plus(to_held, to_logits.astype(own.key.dtype), keys)
 
   to_held = jax.lax.fori_loop(
@@ -170,12 +173,13 @@ def _key_kernel(own, sums, level, gradient, to_key, to_value):
     where = (own.query_start, first, own.num_queries)
     queries, along = own.load(own.query, *where), own.load(gradient, *where)
     drop = own.drop(first, own.first)
-    logits = own.logits(queries, held, own.first)
-    weights = jnp.exp2(logits - own.rows(sums, first)[:, None])
+    sums_of, level_of = own.rows(sums, first), own.rows(level, first)
+    made = products(queries, held)
+    weights = exp2(fma(made, own.to_log2, -sums_of[:, None]))
     left = (drop(weights) * own.scale).astype(gradient.dtype)
     to_held_values = plus(to_held_values, left.T, along)
-    to_weights = drop(products(along, held_values)) * own.scale
-    to_logits = weights * (to_weights - own.rows(level, first)[:, None])
+    to_weights = drop(products(along, held_values))
+    to_logits = weights * fma(to_weights, own.scale, -level_of[:, None])
     to_held = plus(to_held, to_logits.astype(own.query.dtype).T, queries)
     return to_held, to_held_values
 
@@ -185,5 +189,9 @@ def _key_kernel(own, sums, level, gradient, to_key, to_value):
   start = (own.zeros(), own.zeros())
   to_held, to_held_values = jax.lax.fori_loop(0, steps, step, start)
   where = (own.key_start, own.first, own.num_keys)
-  own.store(to_key, *where, times(to_held, own.dim**-0.5))
-  own.store(to_value, *where, to_held_values)
+  # Keys that are not valid were loaded as 0; their weights may be anything.
+  is_valid = (own.first + jnp.arange(BLOCK) < own.num_valid)[:, None]
+  to_held = times(to_held, own.dim**-0.5)
+  for ref, parts in ((to_key, to_held), (to_value, to_held_values)):
+    parts = [jnp.where(is_valid, part, 0.0) for part in parts]
+    own.store(ref, *where, parts)

@@ -24,12 +24,13 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from marjax.backbone.dropout import survives
+from marjax.instructions import exp2, fma, reciprocal
 
 P = 0.3275911
 A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 """Of Abramowitz and Stegun, 7.1.26, see `marjax.backbone.gelu`."""
 
-_ELEMENTS = 2048
+_ELEMENTS = 1024
 _SLOTS = 32
 """Elements of a part; slots of a program."""
 
@@ -151,7 +152,9 @@ class _Program:
 def _forward_kernel(own, made):
   def step(part, carry):
     x = own.load(own.product, part) + own.bias[None, :]
-    own.store(made, part, own.drop(part, x * _cdf_and_pdf(x)[0]))
+    tail, _ = _tail(x)
+    y = fma(-jnp.abs(x), tail, jnp.maximum(x, 0.0))
+    own.store(made, part, own.drop(part, y))
     return carry
 
   jax.lax.fori_loop(0, own.num_parts, step, 0)
@@ -160,9 +163,11 @@ def _forward_kernel(own, made):
 def _backward_kernel(own, gradient, to_product, sums):
   def step(part, total):
     x = own.load(own.product, part) + own.bias[None, :]
-    cdf, pdf = _cdf_and_pdf(x)
+    tail, exponential = _tail(x)
+    cdf = jnp.where(x < 0.0, tail, 1.0 - tail)
+    slope = fma(x, exponential * (1.0 / math.sqrt(2.0 * math.pi)), cdf)
     to_y = own.drop(part, own.load(gradient, part))
-    to_x = (to_y * (cdf + x * pdf)).astype(to_product.dtype)
+    to_x = (to_y * slope).astype(to_product.dtype)
     own.store(to_product, part, to_x)
     # Beyond the slots the gradient was loaded as 0.
     return total + to_x.astype(jnp.float32)
@@ -173,13 +178,11 @@ def _backward_kernel(own, gradient, to_product, sums):
   plgpu.store(sums.at[own.image, own.block, own.columns], total)
 
 
-def _cdf_and_pdf(x):
-  """As in `marjax.backbone.gelu`, by the chip's exponential and reciprocal."""
-  exponential = jnp.exp2((-0.5 * math.log2(math.e)) * (x * x))
-  t = 1.0 / (1.0 + (P / math.sqrt(2.0)) * jnp.abs(x))
-  series = jnp.full_like(x, A[-1])
+def _tail(x):
+  """1 - Φ(|x|), and the exponential in it, as in `marjax.backbone.gelu`."""
+  exponential = exp2((x * (-0.5 * math.log2(math.e))) * x)
+  t = reciprocal(fma(jnp.abs(x), P / math.sqrt(2.0), 1.0))
+  series = 0.5 * A[-1]
   for coefficient in reversed(A[:-1]):
-    series = series * t + coefficient
-  tail = 0.5 * series * t * exponential
-  cdf = jnp.where(x < 0.0, tail, 1.0 - tail)
-  return cdf, exponential * (1.0 / math.sqrt(2.0 * math.pi))
+    series = fma(series, t, 0.5 * coefficient)
+  return series * t * exponential, exponential

@@ -1,0 +1,51 @@
+"""Instructions of NVIDIA GPUs that a kernel must ask for by name.
+
+jax compiles kernels without contracting a · b + c, and with subnormal numbers
+kept: an exponential is then four instructions and a division eight, and what
+should wait for memory waits for arithmetic. Here each is one, in float32, with
+subnormal numbers taken as 0.
+
+Errors: `fma` rounds once; `exp2` and `reciprocal` are off by 2 units in the
+last place at most (PTX ISA, ex2.approx.ftz and rcp.approx.ftz).
+
+Where kernels are interpreted, on other platforms, they are jax's own.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas import triton as plgpu
+
+from marjax.linear import platform
+
+
+def fma(a, b, c):
+  """a · b + c."""
+  if platform() != "gpu":
+    return a * b + c
+  return _call("fma.rn.ftz.f32 $0, $1, $2, $3;", a, b, c)
+
+
+def exp2(x):
+  """2 to the x."""
+  return jnp.exp2(x) if platform() != "gpu" else _call(_EXP2, x)
+
+
+def reciprocal(x):
+  """1 / x."""
+  return 1.0 / x if platform() != "gpu" else _call(_RECIPROCAL, x)
+
+
+_EXP2 = "ex2.approx.ftz.f32 $0, $1;"
+_RECIPROCAL = "rcp.approx.ftz.f32 $0, $1;"
+
+
+def _call(instruction: str, *args):
+  args = jnp.broadcast_arrays(*(jnp.asarray(a, jnp.float32) for a in args))
+  (made,) = plgpu.elementwise_inline_asm(
+    instruction,
+    args=args,
+    constraints=",".join(["=f", *("f" for _ in args)]),
+    pack=1,
+    result_shape_dtypes=[jax.ShapeDtypeStruct(args[0].shape, jnp.float32)],
+  )
+  return made
