@@ -70,8 +70,8 @@ class Attention(nn.Module):
     num_valid: list[Counts],
     deterministic: bool,
     queries: Float[Array, "B Q W"] | None = None,
-  ) -> Float[Array, "B Q W"]:
-    """Slots to slots.
+  ) -> tuple[Float[Array, "B Q W"], Float[Array, " W"]]:
+    """Slots to slots, and the bias of the projection, not yet added.
 
     Args:
       x: one or several sequences. lengths: slots of each; they add up to P.
@@ -94,7 +94,9 @@ class Attention(nn.Module):
       *(query, part(1, x), part(2, x), num_valid, sequences),
       *(self.dropout, deterministic),
     )
-    return self.projection(mixed)
+    kernel, bias = self.projection.weights(mixed.shape[-2:])
+    with jax.named_scope("projection"):
+      return product(mixed, kernel), bias
 
 
 def attend(

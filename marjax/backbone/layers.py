@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from marjax.add_norm import Branch, Norm, add_norm
 from marjax.arrays import Counts
 from marjax.backbone.attention import Attention, AttentionConfig
 from marjax.backbone.dropout import Dropout
@@ -69,18 +70,20 @@ class Block(nn.Module):
 
   def __call__(self, x, lengths, num_valid, deterministic, window=None):
     """Slots [B, P, W] to slots; with a window [Q], to those of its indices."""
-
-    def drop(h):
-      return self.dropout(h, deterministic=deterministic)
-
-    h = self.norm_attention(x)
+    dtype, rate = self.norm_mlp.dtype, self.dropout.rate
+    x, h = add_norm(x, None, self._weights(self.norm_attention), dtype)
     queries = None
     if window is not None:
       queries, x = jnp.take(h, window, axis=1), jnp.take(x, window, axis=1)
-    x = x + drop(self.attention(h, lengths, num_valid, deterministic, queries))
-    h = self._hidden(self.norm_mlp(x), self.dropout.seeds(deterministic))
-    x = x + drop(self.fc2(h))
+    h, bias = self.attention(h, lengths, num_valid, deterministic, queries)
+    branch = Branch(h, bias, seeds=self.dropout.seeds(deterministic))
+    x, h = add_norm(x, branch, self._weights(self.norm_mlp), dtype, rate)
+    h = self._hidden(h, self.dropout.seeds(deterministic))
+    x = x + self.dropout(self.fc2(h), deterministic=deterministic)
     return constrained(x, SLOT_AXES)
+
+  def _weights(self, norm) -> Norm:
+    return Norm(*norm.weights(self.config.width))
 
   def _hidden(self, h, seeds):
     kernel, bias = self.fc1.weights((self.config.width,))

@@ -23,17 +23,19 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from marjax.add_norm import Branch, Modulation, Norm, add_norm
 from marjax.arrays import Conditions, Timesteps, TokenRows
 from marjax.head import timesteps
-from marjax.head.between import Begins, Ends, Modulation, between
 from marjax.linear import (
   by_batch,
   is_split,
   linear,
   platform,
+  product,
   small_normal,
   zeros,
 )
@@ -44,11 +46,12 @@ class Modulations(NamedTuple):
   """What y does to the network, before the biases are added.
 
   Attributes:
-    blocks: of each, [*batch, 3 · width], its shift, gain and gate.
-    final: [*batch, 2 · width], shift and scale of the last norm.
+    blocks: of each, [*batch, 2 · width], its shift and gain, and [*batch,
+      width], its gate.
+    final: [*batch, 2 · width], shift and gain of the last norm.
   """
 
-  blocks: list[Array]
+  blocks: list[tuple[Array, Array]]
   final: Array
 
 
@@ -66,16 +69,19 @@ class AdaLNBlock(nn.Module):
     self.linear_in = linear(self.width, ("embed", "mlp"), dtype=self.dtype)
     self.linear_out = linear(self.width, ("mlp", "embed"), dtype=self.dtype)
 
-  def begins(self, modulation) -> Begins:
-    """What it begins with, given its modulation [..., *batch, 3 · width]."""
+  def begin(self, values) -> Norm:
+    """What it begins with; its shift and gain are [..., *batch, 2 · width]."""
     _, bias = self.modulation.weights((self.width,))
-    scale, shift = self.norm.weights(self.width)
-    return Begins(Modulation(modulation, bias), scale, shift)
+    return Norm(*self.norm.weights(self.width), Modulation(values, bias))
 
-  def __call__(self, u):
-    """Its two products: h, to be added by its gate."""
+  def __call__(self, u, gate) -> Branch:
+    """Its two products, and the gate [..., *batch, width] to add them by."""
+    _, of_gate = self.modulation.weights((self.width,))
+    kernel, bias = self.linear_out.weights((self.width,))
     h = nn.silu(by_batch(self.linear_in(u), "mlp"))
-    return by_batch(self.linear_out(h))
+    with jax.named_scope("linear_out"):
+      h = by_batch(product(h, kernel))
+    return Branch(h, bias, Modulation(gate, of_gate))
 
 
 class Denoiser(nn.Module):
@@ -145,24 +151,24 @@ class Denoiser(nn.Module):
     """
     layers = [block.modulation for block in self.blocks]
     products = _products(
-      [
-        layer.weights((self.width,))[0]
-        for layer in (*layers, self.final_modulation)
-      ]
+      [layer.weights((self.width,))[0] for layer in layers],
+      self.final_modulation.weights((self.width,))[0],
     )
 
-    def product(y: Float[Array, "*any width"], before: int = 0) -> Modulations:
+    def modulations(
+      y: Float[Array, "*any width"], before: int = 0
+    ) -> Modulations:
       activated = nn.silu(by_batch(y, before=before)).astype(self.dtype)
       # One batch axis, but not merged with those before it: a batch that is
       # split over devices would be gathered.
       rows = activated.reshape(*y.shape[:before], -1, self.width)
-      made = [
-        by_batch(part.reshape(*y.shape[:-1], -1), before=before)
-        for part in products(rows)
-      ]
-      return Modulations(made[:-1], made[-1])
 
-    return product
+      def placed(part):
+        return by_batch(part.reshape(*y.shape[:-1], -1), before=before)
+
+      return products(rows, placed)
+
+    return modulations
 
   def denoise(
     self, x: Float[Array, "*rows D"], modulations: Modulations, index=None
@@ -176,14 +182,16 @@ class Denoiser(nn.Module):
     h = by_batch(self.embed_x(by_batch(x))).astype(self.dtype)
     shape = modulations.final.shape[0 if index is None else 1 :]
     h = jnp.broadcast_to(h, (*shape[:-1], self.width))
-    ends = None
-    for block, values in zip(self.blocks, modulations.blocks, strict=True):
-      begins = block.begins(values)
-      h, u = between(h, ends, begins, self.dtype, index)
-      ends = Ends(block(u), begins.modulation)
+    branch = None
+    for block, (values, gate) in zip(
+      self.blocks, modulations.blocks, strict=True
+    ):
+      norm = block.begin(values)
+      h, u = add_norm(h, branch, norm, self.dtype, index=index)
+      branch = block(u, gate)
     _, bias = self.final_modulation.weights((self.width,))
-    begins = Begins(Modulation(modulations.final, bias), None, None)
-    _, u = between(h, ends, begins, jnp.float32, index)
+    norm = Norm(None, None, Modulation(modulations.final, bias))
+    _, u = add_norm(h, branch, norm, jnp.float32, index=index)
     return by_batch(self.final_linear(u))
 
   def __call__(
@@ -194,15 +202,36 @@ class Denoiser(nn.Module):
     return self.denoise(x, self.modulation()(y))
 
 
-def _products(kernels) -> Callable[..., list[Array]]:
-  """rows to rows @ kernel for each kernel.
+def _products(blocks, final) -> Callable[..., Modulations]:
+  """rows to rows @ kernel, of each block's kernel and the last one, placed.
 
-  On a CPU, where each call costs, as one product, its weights put side by side
-  here, before any loop. Elsewhere copies would cost: of the parts, and of their
-  gradients to one array.
+  On a CPU, where each call costs, they are one product, of weights put side by
+  side here, before any loop. On one accelerator each part is a product of its
+  own: its gradient need not be put together with that of others.
   """
-  if platform() != "cpu" or is_split():
-    return lambda rows: [rows @ kernel for kernel in kernels]
-  ends = itertools.accumulate(kernel.shape[-1] for kernel in kernels[:-1])
-  cuts, together = list(ends), jnp.concatenate(kernels, axis=-1)
-  return lambda rows: jnp.split(rows @ together, cuts, axis=-1)
+  width = final.shape[0]
+
+  def cut(made):
+    return tuple(jnp.split(made, [2 * width], axis=-1))
+
+  def by_layer(rows, placed):
+    # Placed first: a split axis would be dealt out anew.
+    made = [cut(placed(rows @ kernel)) for kernel in blocks]
+    return Modulations(made, placed(rows @ final))
+
+  def at_once(rows, placed):
+    *made, last = jnp.split(placed(rows @ together), ends, axis=-1)
+    return Modulations([cut(one) for one in made], last)
+
+  def by_part(rows, placed):
+    made = [(placed(rows @ norm), placed(rows @ gate)) for norm, gate in parts]
+    return Modulations(made, placed(rows @ final))
+
+  if is_split():
+    return by_layer
+  if platform() == "cpu":
+    together = jnp.concatenate([*blocks, final], axis=-1)
+    ends = list(itertools.accumulate(kernel.shape[-1] for kernel in blocks))
+    return at_once
+  parts = [cut(kernel) for kernel in blocks]
+  return by_part

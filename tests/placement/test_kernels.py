@@ -9,10 +9,10 @@ from jax.experimental import pallas as pl
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from marjax import add_norm
+from marjax.add_norm import Branch, Modulation, Norm
 from marjax.backbone import attention, gelu
 from marjax.backbone.attention_blocks import Sequences
-from marjax.head import between
-from marjax.head.between import Begins, Ends, Modulation
 from marjax.parallel.mesh import make_mesh
 from marjax.parallel.rules import RULES
 
@@ -29,7 +29,7 @@ def interpreted(monkeypatch):
   monkeypatch.setattr(
     jax.lax, "platform_dependent", lambda *args, cuda, default: cuda(*args)
   )
-  for module in (attention, gelu, between):
+  for module in (attention, gelu, add_norm):
     monkeypatch.setattr(module, "has_kernels", lambda: True)
 
 
@@ -97,17 +97,51 @@ def test_gelu_with_dropout():
   agree(activate, [draw(0, 4, 10, 256), draw(1, 256)], specs)
 
 
-def test_what_lies_between_two_blocks():
-  width, steps, batch = 128, 3, (4, 2)
-  vectors = [draw(n, width).astype(jnp.float32) for n in (3, 4)]
+def norm_of(width, modulation=None):
+  return Norm(
+    *(draw(n, width).astype(jnp.float32) for n in (3, 4)), modulation
+  )
 
-  def both(x, h, gates, modulation):
+
+def test_adding_and_normalising_with_modulations():
+  width, batch = 128, (4, 2)
+
+  def both(x, h, gate, modulation):
     bias = draw(5, 3 * width)
-    begins = Begins(Modulation(modulation, bias), *vectors)
-    ends = Ends(h, Modulation(gates, bias))
-    made = between.between(x, ends, begins, jnp.bfloat16, jnp.int32(1))
+    branch = Branch(h, draw(8, width), Modulation(gate, bias))
+    norm = norm_of(width, Modulation(modulation, bias))
+    made = add_norm.add_norm(x, branch, norm, jnp.bfloat16)
+    return made[0] + made[1]
+
+  arrays = [draw(n, *batch, width) for n in (0, 1, 6)]
+  arrays.append(draw(7, *batch, 2 * width))
+  agree(both, arrays, [P(BATCH)] * 4)
+
+
+def test_adding_and_normalising_with_the_modulations_of_a_step():
+  width, steps, batch = 128, 3, (4, 2)
+
+  def both(x, h, gate, modulation):
+    bias = draw(5, 3 * width)
+    branch = Branch(h, None, Modulation(gate, bias))
+    norm = norm_of(width, Modulation(modulation, bias))
+    made = add_norm.add_norm(
+      *(x, branch, norm, jnp.bfloat16), index=jnp.int32(1)
+    )
     return made[0] + made[1]
 
   arrays = [draw(n, *batch, width) for n in (0, 1)]
-  arrays += [draw(n, steps, *batch, 3 * width) for n in (6, 7)]
+  arrays += [draw(6, steps, *batch, width), draw(7, steps, *batch, 2 * width)]
   agree(both, arrays, [P(BATCH)] * 2 + [P(None, BATCH)] * 2)
+
+
+def test_adding_with_dropout_and_normalising():
+  width = 128
+
+  def both(x, h, bias):
+    branch = Branch(h, bias, seeds=jnp.array([3, 9], jnp.uint32))
+    made = add_norm.add_norm(x, branch, norm_of(width), jnp.bfloat16, 0.3)
+    return made[0] + made[1]
+
+  arrays = [draw(n, 4, 10, width) for n in (0, 1)] + [draw(2, width)]
+  agree(both, arrays, [P(BATCH)] * 2 + [P()])

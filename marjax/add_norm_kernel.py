@@ -1,0 +1,288 @@
+"""Adding a branch and normalising the sum, as kernels for NVIDIA GPUs.
+
+1. A program of the forward kernel holds one row of x: everything is loaded
+   before anything waits for a sum.
+2. The backward kernel computes from the rounded sum x, its mean m and inverse
+   deviation r, with ȧ the gradient of a:
+
+       y = r · (x - m)      ṅ = u̇ · (1 + gain)      ẏ = ṅ · scale
+       ẋ += r · (ẏ - mean(ẏ) - y · mean(ẏ · y))      ḣ = drop(gate · ẋ)
+
+   A program goes over some rows and adds up what vectors get of them.
+
+`marjax.add_norm` says what is computed, and does it without them.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from marjax.backbone.dropout import survives
+from marjax.instructions import fma
+
+_ROWS = 64
+"""Of a program of the backward kernel."""
+
+_WARPS = 16
+
+
+class Gradients(NamedTuple):
+  """What the backward kernel gives.
+
+  Attributes:
+    x, h, gate: [*batch, W]. modulation: [*batch, 2 · W].
+    sums: float32 [1, vectors, W], of those that `vectors_of` names.
+  """
+
+  x: Any
+  h: Any
+  gate: Any
+  modulation: Any
+  sums: Any
+
+
+def vectors_of(branch, norm) -> list[str]:
+  """The vectors that have gradients, in the order of their sums."""
+  names = []
+  if branch is not None and branch.bias is not None:
+    names.append("h")
+  if branch is not None and branch.gate is not None:
+    names.append("gate")
+  if norm.modulation is not None:
+    names += ["shift", "gain"]
+  if norm.scale is not None:
+    names += ["scale", "bias"]
+  return names
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 7))
+def forward(dtype, rate, keeps, x, branch, norm, index, interpret=False):
+  """x, if there is a branch, and u; with `keeps` the norm of each row too.
+
+  That is mean and inverse deviation, [*batch] float32 each.
+
+  Args:
+    dtype: of u. rate: of dropout.
+    x, branch, norm, index: as `add_norm` takes them, but for seeds: those of
+      each entry.
+    interpret: run on any platform, slowly.
+  """
+  width, num_rows = x.shape[-1], math.prod(x.shape[:-1])
+  if index is not None:
+    index = jnp.reshape(index, (1,)).astype(jnp.int32)
+  inputs = (*_by_rows(x.ndim, (x, branch, norm)), index)
+  refs, structure = jax.tree.flatten(inputs)
+  kinds = [dtype] if branch is None else [x.dtype, dtype]
+  shapes = [((num_rows, width), kind) for kind in kinds]
+  shapes += [((num_rows,), jnp.float32)] * 2 * keeps
+  slots = math.prod(x.shape[1:-1])
+  made = pl.pallas_call(
+    functools.partial(_forward_kernel, structure, rate, slots, len(shapes)),
+    name="add_norm",
+    grid=(num_rows,),
+    out_shape=[jax.ShapeDtypeStruct(*shape) for shape in shapes],
+    compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=1),
+    interpret=interpret,
+  )(*refs)
+  return tuple(
+    array.reshape(x.shape[: x.ndim - 2 + array.ndim]) for array in made
+  )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def backward(rate, gradients, made, branch, norm, interpret=False):
+  """`Gradients`, given those of x and u.
+
+  Args:
+    rate, branch, norm, interpret: as `forward` had them, without an index; h is
+      not used without a gate and may then be None.
+    made: x, mean and inverse deviation, as it gave them.
+  """
+  x = made[0]
+  width, num_rows = x.shape[-1], math.prod(x.shape[:-1])
+  inputs = _by_rows(x.ndim, (gradients, made, branch, norm))
+  refs, structure = jax.tree.flatten(inputs)
+  programs, vectors = pl.cdiv(num_rows, _ROWS), vectors_of(branch, norm)
+
+  def like(array):
+    return jax.ShapeDtypeStruct((num_rows, array.shape[-1]), array.dtype)
+
+  has_gate = branch is not None and branch.gate is not None
+  outputs = Gradients(
+    like(x),
+    None if branch is None else like(x),
+    like(x) if has_gate else None,
+    None if norm.modulation is None else like(norm.modulation.values),
+    jax.ShapeDtypeStruct((programs, len(vectors), width), jnp.float32),
+  )
+  shapes, made_structure = jax.tree.flatten(outputs)
+  found = pl.pallas_call(
+    functools.partial(
+      *(_backward_kernel, structure, made_structure, rate),
+      *(math.prod(x.shape[1:-1]), num_rows, vectors),
+    ),
+    name="add_norm_backward",
+    grid=(programs,),
+    out_shape=shapes,
+    compiler_params=plgpu.CompilerParams(num_warps=_WARPS, num_stages=1),
+    interpret=interpret,
+  )(*refs)
+  found = jax.tree.unflatten(made_structure, found)
+  arrays = jax.tree.map(
+    lambda array: array.reshape(*x.shape[:-1], array.shape[-1]),
+    found._replace(sums=None),
+  )
+  return arrays._replace(sums=jnp.sum(found.sums, axis=0, keepdims=True))
+
+
+def _by_rows(ndim, tree):
+  """Arrays [..., *batch, W] as [..., rows, W], their means as [rows]."""
+
+  def by_rows(array):
+    if array.ndim >= ndim:
+      lead = array.shape[: array.ndim - ndim]
+      return array.reshape(*lead, -1, array.shape[-1])
+    return array.reshape(-1) if array.ndim == ndim - 1 else array
+
+  return jax.tree.map(by_rows, tree)
+
+
+class _Row:
+  """One row of arrays, in float32; arrays have a power of 2."""
+
+  def __init__(self, row, width, is_there=True):
+    self.row, self.width = row, width
+    self.features = jnp.arange(pl.next_power_of_2(width))
+    self.of_row = self.features < width
+    self.inside = self.of_row & is_there
+
+  def load(self, ref, part=0, step=()):
+    """A part of its row of an array, of a step if given, or of a vector."""
+    is_vector = len(ref.shape) == 1
+    at = () if is_vector else (*step, self.row)
+    at = ref.at[(*at, part * self.width + self.features)]
+    mask = self.of_row if is_vector else self.inside
+    return plgpu.load(at, mask=mask, other=0.0).astype(jnp.float32)
+
+  def modulated(self, one, part, of_bias, step=()):
+    return self.load(one.values, part, step) + self.load(one.bias, of_bias)
+
+  def store(self, ref, value, part=0):
+    at = ref.at[self.row, part * self.width + self.features]
+    plgpu.store(at, value.astype(ref.dtype), mask=self.inside)
+
+  def mean(self, value):
+    """Of a row that is 0 where there are no features."""
+    return jnp.sum(value) / self.width
+
+  def drop(self, value, seeds, rate, slots):
+    """`dropout.drop`, for entries of so many slots."""
+    if seeds is None or not rate:
+      return value
+    index = (self.row % slots) * self.width + self.features
+    kept = survives(seeds[self.row // slots], index.astype(jnp.uint32), rate)
+    return jnp.where(kept, value * (1.0 / (1.0 - rate)), 0.0)
+
+
+def _forward_kernel(structure, rate, slots, num_outputs, *refs):
+  inputs, outputs = refs[:-num_outputs], refs[-num_outputs:]
+  x, branch, norm, index = jax.tree.unflatten(structure, inputs)
+  step = () if index is None else (index[0],)
+  row = _Row(pl.program_id(0), x.shape[-1])
+  held = row.load(x)
+  if branch is not None:
+    h = row.load(branch.h)
+    if branch.bias is not None:
+      h += row.load(branch.bias)
+    h = row.drop(h, branch.seeds, rate, slots)
+    if branch.gate is not None:
+      h *= row.modulated(branch.gate, 0, 2, step)
+    held += h
+  if norm.modulation is not None:
+    shift, gain = (
+      row.modulated(norm.modulation, part, part, step) for part in (0, 1)
+    )
+  if norm.scale is not None:
+    scale, bias = row.load(norm.scale), row.load(norm.bias)
+  if branch is not None:
+    to_x, *outputs = outputs
+    row.store(to_x, held)
+    held = held.astype(to_x.dtype).astype(jnp.float32)
+  mean = row.mean(held)
+  held = jnp.where(row.of_row, held - mean, 0.0)
+  inverse = jax.lax.rsqrt(row.mean(jnp.square(held)) + 1e-6)
+  held *= inverse
+  if norm.scale is not None:
+    held = fma(held, scale, bias)
+  if norm.modulation is not None:
+    held = fma(held, 1.0 + gain, shift)
+  row.store(outputs[0], held)
+  for ref, value in zip(outputs[1:], (mean, inverse), strict=False):
+    ref[row.row] = value
+
+
+def _backward_kernel(
+  structure, made_structure, rate, slots, num_rows, vectors, *refs
+):
+  count = made_structure.num_leaves
+  gradients, made, branch, norm = jax.tree.unflatten(structure, refs[:-count])
+  found = jax.tree.unflatten(made_structure, refs[-count:])
+  program, width = pl.program_id(0), made[0].shape[-1]
+
+  def step(number, sums):
+    place = program * _ROWS + number
+    # Rows that are not there: the last one, of which nothing is stored.
+    row = _Row(
+      jnp.minimum(place, num_rows - 1), width, is_there=place < num_rows
+    )
+    to_x, to_u, x = (row.load(ref) for ref in (*gradients, made[0]))
+    mean, inverse = (ref[row.row] for ref in made[1:])
+    of = {}
+    y = jnp.where(row.of_row, (x - mean) * inverse, 0.0)
+    to_n = to_u
+    if norm.scale is not None:
+      scale = row.load(norm.scale)
+    if norm.modulation is not None:
+      gain = row.modulated(norm.modulation, 1, 1)
+      n = y
+      if norm.scale is not None:
+        n = fma(y, scale, row.load(norm.bias))
+      of["shift"], of["gain"] = to_u, to_u * n
+      for part, name in enumerate(("shift", "gain")):
+        row.store(found.modulation, of[name], part=part)
+      to_n = fma(to_u, gain, to_u)
+    to_y = to_n
+    if norm.scale is not None:
+      of["scale"], of["bias"] = to_n * y, to_n
+      to_y = to_n * scale
+    along, level = row.mean(to_y * y), row.mean(to_y)
+    to_x = fma(inverse, fma(y, -along, to_y - level), to_x)
+    row.store(found.x, to_x)
+    if branch is not None:
+      to_h = to_x
+      if branch.gate is not None:
+        h = row.load(branch.h)
+        if branch.bias is not None:
+          h += row.load(branch.bias)
+        of["gate"] = to_x * row.drop(h, branch.seeds, rate, slots)
+        row.store(found.gate, of["gate"])
+        to_h *= row.modulated(branch.gate, 0, 2)
+      to_h = row.drop(to_h, branch.seeds, rate, slots)
+      row.store(found.h, to_h)
+      of["h"] = to_h
+    return tuple(
+      total + jnp.where(row.inside, of[name], 0.0)
+      for total, name in zip(sums, vectors, strict=True)
+    )
+
+  zeros = jnp.zeros((pl.next_power_of_2(width),), jnp.float32)
+  sums = jax.lax.fori_loop(0, _ROWS, step, (zeros,) * len(vectors))
+  features = jnp.arange(pl.next_power_of_2(width))
+  for number, total in enumerate(sums):
+    at = found.sums.at[program, number, features]
+    plgpu.store(at, total, mask=features < width)
