@@ -31,9 +31,10 @@ class Modulation(NamedTuple):
   """What y says about one block.
 
   Attributes:
-    values: [*batch, 2 · W], shift and gain, or [*batch, W], a gate; with a
-      first axis more if they are those of several timesteps.
-    bias: to be added: [3 · W] of shift, gain and gate, or [2 · W] without one.
+    values: [*batch, 3 · W], shift, gain and gate, or what is wanted of them:
+      the first 2 · W for a norm, the last W for a branch. With a first axis
+      more if they are those of several timesteps.
+    bias: to be added: [3 · W], or [2 · W] without a gate.
   """
 
   values: Array
@@ -83,7 +84,7 @@ def _plain(static, x, branch, norm, index):
   dtype, rate = static
   width = x.shape[-1]
 
-  def values_of(modulation):
+  def step_of(modulation):
     values = modulation.values
     return values if index is None else values[index]
 
@@ -92,11 +93,12 @@ def _plain(static, x, branch, norm, index):
     h = h if branch.bias is None else h + branch.bias
     h = h if seeds is None else drop(h, seeds, rate)
     if gate is not None:
-      h = (values_of(gate) + gate.bias[2 * width :]) * h
+      h = (step_of(gate)[..., -width:] + gate.bias[2 * width :]) * h
     x = x + h
   shift = gain = None
   if norm.modulation is not None:
-    values = values_of(norm.modulation) + norm.modulation.bias[: 2 * width]
+    values = step_of(norm.modulation)[..., : 2 * width]
+    values = values + norm.modulation.bias[: 2 * width]
     shift, gain = jnp.split(values, 2, axis=-1)
   return x, normalized(x, norm.scale, norm.bias, gain, shift, dtype)
 

@@ -29,6 +29,7 @@ _ROWS = 64
 """Of a program of the backward kernel."""
 
 _WARPS = 16
+FW = 4
 
 
 class Gradients(NamedTuple):
@@ -86,7 +87,7 @@ def forward(dtype, rate, keeps, x, branch, norm, index, interpret=False):
     name="add_norm",
     grid=(num_rows,),
     out_shape=[jax.ShapeDtypeStruct(*shape) for shape in shapes],
-    compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=1),
+    compiler_params=plgpu.CompilerParams(num_warps=FW, num_stages=1),
     interpret=interpret,
   )(*refs)
   return tuple(
@@ -102,6 +103,8 @@ def backward(rate, gradients, made, branch, norm, interpret=False):
     rate, branch, norm, interpret: as `forward` had them, without an index; h is
       not used without a gate and may then be None.
     made: x, mean and inverse deviation, as it gave them.
+
+  A gate's values are [*batch, W], those of the norm [*batch, 2 · W].
   """
   x = made[0]
   width, num_rows = x.shape[-1], math.prod(x.shape[:-1])
@@ -169,8 +172,10 @@ class _Row:
     mask = self.of_row if is_vector else self.inside
     return plgpu.load(at, mask=mask, other=0.0).astype(jnp.float32)
 
-  def modulated(self, one, part, of_bias, step=()):
-    return self.load(one.values, part, step) + self.load(one.bias, of_bias)
+  def modulated(self, one, part, step=()):
+    """Shift, gain or gate, parts 0 to 2; values may lack what comes before."""
+    of_values = 0 if one.values.shape[-1] == self.width else part
+    return self.load(one.values, of_values, step) + self.load(one.bias, part)
 
   def store(self, ref, value, part=0):
     at = ref.at[self.row, part * self.width + self.features]
@@ -184,8 +189,9 @@ class _Row:
     """`dropout.drop`, for entries of so many slots."""
     if seeds is None or not rate:
       return value
-    index = (self.row % slots) * self.width + self.features
-    kept = survives(seeds[self.row // slots], index.astype(jnp.uint32), rate)
+    index = (self.row % slots * self.width).astype(jnp.uint32)
+    index = index, self.features.astype(jnp.uint32)
+    kept = survives(seeds[self.row // slots], index, rate)
     return jnp.where(kept, value * (1.0 / (1.0 - rate)), 0.0)
 
 
@@ -201,11 +207,11 @@ def _forward_kernel(structure, rate, slots, num_outputs, *refs):
       h += row.load(branch.bias)
     h = row.drop(h, branch.seeds, rate, slots)
     if branch.gate is not None:
-      h *= row.modulated(branch.gate, 0, 2, step)
+      h *= row.modulated(branch.gate, 2, step)
     held += h
   if norm.modulation is not None:
     shift, gain = (
-      row.modulated(norm.modulation, part, part, step) for part in (0, 1)
+      row.modulated(norm.modulation, part, step) for part in (0, 1)
     )
   if norm.scale is not None:
     scale, bias = row.load(norm.scale), row.load(norm.bias)
@@ -248,7 +254,7 @@ def _backward_kernel(
     if norm.scale is not None:
       scale = row.load(norm.scale)
     if norm.modulation is not None:
-      gain = row.modulated(norm.modulation, 1, 1)
+      gain = row.modulated(norm.modulation, 1)
       n = y
       if norm.scale is not None:
         n = fma(y, scale, row.load(norm.bias))
@@ -271,7 +277,7 @@ def _backward_kernel(
           h += row.load(branch.bias)
         of["gate"] = to_x * row.drop(h, branch.seeds, rate, slots)
         row.store(found.gate, of["gate"])
-        to_h *= row.modulated(branch.gate, 0, 2)
+        to_h *= row.modulated(branch.gate, 2)
       to_h = row.drop(to_h, branch.seeds, rate, slots)
       row.store(found.h, to_h)
       of["h"] = to_h

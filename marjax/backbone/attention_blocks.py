@@ -144,7 +144,7 @@ class Program:
       number.astype(jnp.uint32) for number in (self.num_keys, self.num_queries)
     )
     row = self.head_of_all.astype(jnp.uint32) * num_queries + query
-    kept = survives(self.seed, row * size + key, self.rate)
+    kept = survives(self.seed, (row * size, key), self.rate)
     return lambda weights: jnp.where(kept, weights, 0.0)
 
   @property

@@ -72,10 +72,10 @@ def is_kept(seeds, shape: tuple[int, ...], rate: float):
   """The mask [B, ...]: for two uint32 seeds, which elements stay."""
   # Fused into what uses the mask, it would be computed for every element.
   entry = jax.lax.optimization_barrier(entry_seeds(seeds, shape[0]))
-  index, stride = jnp.zeros((), jnp.uint32), 1
+  index, stride = [], 1
   for axis in reversed(range(1, len(shape))):
     along = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    index = index + along * jnp.uint32(stride)
+    index.append(along * jnp.uint32(stride))
     stride *= shape[axis]
   return survives(entry.reshape(-1, *(1,) * (len(shape) - 1)), index, rate)
 
@@ -87,13 +87,24 @@ def entry_seeds(seeds, count: int):
 
 
 def survives(entry_seed, index, rate: float):
-  """Which elements stay, by their uint32 index within an entry."""
-  bits = mix((index * jnp.uint32(_GOLDEN)) ^ entry_seed)
-  return bits >= jnp.uint32(round(rate * 2**32))
+  """Which elements stay.
+
+  Args:
+    entry_seed: uint32 of the entry. index: arrays of uint32 that add up to the
+      element's index within it, of shapes that broadcast to the elements'; they
+      are multiplied by themselves. rate: the share that does not stay.
+  """
+  spread = sum(part * jnp.uint32(_GOLDEN) for part in index)
+  # The last step of `mix` would change the lower half of the bits.
+  return _products(spread ^ entry_seed) >= jnp.uint32(round(rate * 2**32))
 
 
 def mix(x):
   """A permutation of uint32 in which all output bits depend on all input's."""
-  x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-  x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+  x = _products(x)
   return x ^ (x >> 16)
+
+
+def _products(x):
+  x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+  return (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)

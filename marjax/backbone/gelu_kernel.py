@@ -144,8 +144,8 @@ class _Program:
       return value
     first = self.block * _SLOTS + part * self.rows
     slots = (first + jnp.arange(self.rows)).astype(jnp.uint32)[:, None]
-    index = slots * jnp.uint32(self.num_features) + self.features[None, :]
-    kept = survives(self.seed, index, self.rate)
+    slots = slots * jnp.uint32(self.num_features)
+    kept = survives(self.seed, (slots, self.features[None, :]), self.rate)
     return jnp.where(kept, value * (1.0 / (1.0 - self.rate)), 0.0)
 
 

@@ -46,8 +46,9 @@ class Modulations(NamedTuple):
   """What y does to the network, before the biases are added.
 
   Attributes:
-    blocks: of each, [*batch, 2 · width], its shift and gain, and [*batch,
-      width], its gate.
+    blocks: of each, where shift and gain are, and where its gate is, see
+      `add_norm.Modulation`: [*batch, 2 · width] and [*batch, width], or twice
+      [*batch, 3 · width].
     final: [*batch, 2 · width], shift and gain of the last norm.
   """
 
@@ -70,18 +71,23 @@ class AdaLNBlock(nn.Module):
     self.linear_out = linear(self.width, ("mlp", "embed"), dtype=self.dtype)
 
   def begin(self, values) -> Norm:
-    """What it begins with; its shift and gain are [..., *batch, 2 · width]."""
+    """What it begins with, given the values that its shift and gain are in."""
     _, bias = self.modulation.weights((self.width,))
     return Norm(*self.norm.weights(self.width), Modulation(values, bias))
 
-  def __call__(self, u, gate) -> Branch:
-    """Its two products, and the gate [..., *batch, width] to add them by."""
+  def __call__(self, u, values, is_sampling: bool) -> Branch:
+    """Its two products, and the values that their gate is in.
+
+    A sampler's products add the last bias as well. For training it is apart,
+    which sums its gradient at no cost.
+    """
     _, of_gate = self.modulation.weights((self.width,))
     kernel, bias = self.linear_out.weights((self.width,))
+    own, apart = (bias, None) if is_sampling else (None, bias)
     h = nn.silu(by_batch(self.linear_in(u), "mlp"))
     with jax.named_scope("linear_out"):
-      h = by_batch(product(h, kernel))
-    return Branch(h, bias, Modulation(gate, of_gate))
+      h = by_batch(product(h, kernel, own))
+    return Branch(h, apart, Modulation(values, of_gate))
 
 
 class Denoiser(nn.Module):
@@ -166,7 +172,7 @@ class Denoiser(nn.Module):
       def placed(part):
         return by_batch(part.reshape(*y.shape[:-1], -1), before=before)
 
-      return products(rows, placed)
+      return products(rows, placed, is_cut=not before)
 
     return modulations
 
@@ -188,7 +194,7 @@ class Denoiser(nn.Module):
     ):
       norm = block.begin(values)
       h, u = add_norm(h, branch, norm, self.dtype, index=index)
-      branch = block(u, gate)
+      branch = block(u, gate, index is not None)
     _, bias = self.final_modulation.weights((self.width,))
     norm = Norm(None, None, Modulation(modulations.final, bias))
     _, u = add_norm(h, branch, norm, jnp.float32, index=index)
@@ -206,32 +212,32 @@ def _products(blocks, final) -> Callable[..., Modulations]:
   """rows to rows @ kernel, of each block's kernel and the last one, placed.
 
   On a CPU, where each call costs, they are one product, of weights put side by
-  side here, before any loop. On one accelerator each part is a product of its
-  own: its gradient need not be put together with that of others.
+  side here, before any loop. Elsewhere copies would cost. Cut up, shift and
+  gain are apart from the gate: a product each, lest their gradients be put
+  together.
   """
-  width = final.shape[0]
 
   def cut(made):
-    return tuple(jnp.split(made, [2 * width], axis=-1))
+    return tuple(jnp.split(made, [2 * final.shape[0]], axis=-1))
 
-  def by_layer(rows, placed):
-    # Placed first: a split axis would be dealt out anew.
-    made = [cut(placed(rows @ kernel)) for kernel in blocks]
-    return Modulations(made, placed(rows @ final))
+  def pair(made, is_cut):
+    return cut(made) if is_cut else (made, made)
 
-  def at_once(rows, placed):
+  def at_once(rows, placed, is_cut):
     *made, last = jnp.split(placed(rows @ together), ends, axis=-1)
-    return Modulations([cut(one) for one in made], last)
+    return Modulations([pair(one, is_cut) for one in made], last)
 
-  def by_part(rows, placed):
-    made = [(placed(rows @ norm), placed(rows @ gate)) for norm, gate in parts]
-    return Modulations(made, placed(rows @ final))
+  def by_layer(rows, placed, is_cut):
+    def of_block(kernel):
+      # On a mesh placed first: a split axis would be dealt out anew.
+      if not is_cut or is_split():
+        return pair(placed(rows @ kernel), is_cut)
+      return tuple(placed(rows @ part) for part in cut(kernel))
 
-  if is_split():
+    return Modulations([of_block(one) for one in blocks], placed(rows @ final))
+
+  if platform() != "cpu" or is_split():
     return by_layer
-  if platform() == "cpu":
-    together = jnp.concatenate([*blocks, final], axis=-1)
-    ends = list(itertools.accumulate(kernel.shape[-1] for kernel in blocks))
-    return at_once
-  parts = [cut(kernel) for kernel in blocks]
-  return by_part
+  together = jnp.concatenate([*blocks, final], axis=-1)
+  ends = list(itertools.accumulate(kernel.shape[-1] for kernel in blocks))
+  return at_once
