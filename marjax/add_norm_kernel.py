@@ -25,11 +25,10 @@ from jax.experimental.pallas import triton as plgpu
 from marjax.backbone.dropout import survives
 from marjax.instructions import fma
 
-_ROWS = 64
+_ROWS = 32
 """Of a program of the backward kernel."""
 
-_WARPS = 16
-FW = 4
+_WARPS = 8
 
 
 class Gradients(NamedTuple):
@@ -82,12 +81,14 @@ def forward(dtype, rate, keeps, x, branch, norm, index, interpret=False):
   shapes = [((num_rows, width), kind) for kind in kinds]
   shapes += [((num_rows,), jnp.float32)] * 2 * keeps
   slots = math.prod(x.shape[1:-1])
+  # A single warp waits for no other; where rows are few, several are quicker.
+  warps = 4 if num_rows <= 1024 else 1
   made = pl.pallas_call(
     functools.partial(_forward_kernel, structure, rate, slots, len(shapes)),
     name="add_norm",
     grid=(num_rows,),
     out_shape=[jax.ShapeDtypeStruct(*shape) for shape in shapes],
-    compiler_params=plgpu.CompilerParams(num_warps=FW, num_stages=1),
+    compiler_params=plgpu.CompilerParams(num_warps=warps, num_stages=1),
     interpret=interpret,
   )(*refs)
   return tuple(
@@ -156,7 +157,7 @@ def _by_rows(ndim, tree):
 
 
 class _Row:
-  """One row of arrays, in float32; arrays have a power of 2."""
+  """One row of arrays, in float32, as arrays of a power of 2."""
 
   def __init__(self, row, width, is_there=True):
     self.row, self.width = row, width
@@ -164,21 +165,24 @@ class _Row:
     self.of_row = self.features < width
     self.inside = self.of_row & is_there
 
-  def load(self, ref, part=0, step=()):
-    """A part of its row of an array, of a step if given, or of a vector."""
+  def load(self, ref, piece=0, step=()):
+    """Of its row of an array, of a step if given, or of a vector.
+
+    Pieces have the row's width. What is not there is 0.
+    """
     is_vector = len(ref.shape) == 1
     at = () if is_vector else (*step, self.row)
-    at = ref.at[(*at, part * self.width + self.features)]
+    at = ref.at[(*at, piece * self.width + self.features)]
     mask = self.of_row if is_vector else self.inside
     return plgpu.load(at, mask=mask, other=0.0).astype(jnp.float32)
 
-  def modulated(self, one, part, step=()):
-    """Shift, gain or gate, parts 0 to 2; values may lack what comes before."""
-    of_values = 0 if one.values.shape[-1] == self.width else part
-    return self.load(one.values, of_values, step) + self.load(one.bias, part)
+  def modulated(self, one, piece, step=()):
+    """Shift, gain or gate, pieces 0 to 2; values may lack what comes before."""
+    of_values = 0 if one.values.shape[-1] == self.width else piece
+    return self.load(one.values, of_values, step) + self.load(one.bias, piece)
 
-  def store(self, ref, value, part=0):
-    at = ref.at[self.row, part * self.width + self.features]
+  def store(self, ref, value, piece=0):
+    at = ref.at[self.row, piece * self.width + self.features]
     plgpu.store(at, value.astype(ref.dtype), mask=self.inside)
 
   def mean(self, value):
@@ -211,7 +215,7 @@ def _forward_kernel(structure, rate, slots, num_outputs, *refs):
     held += h
   if norm.modulation is not None:
     shift, gain = (
-      row.modulated(norm.modulation, part, step) for part in (0, 1)
+      row.modulated(norm.modulation, piece, step) for piece in (0, 1)
     )
   if norm.scale is not None:
     scale, bias = row.load(norm.scale), row.load(norm.bias)
@@ -242,15 +246,15 @@ def _backward_kernel(
 
   def step(number, sums):
     place = program * _ROWS + number
-    # Rows that are not there: the last one, of which nothing is stored.
+    # A row that is not there is the last one, but all its gradients are read as
+    # 0, as are those of features that are not there, and nothing is written.
     row = _Row(
       jnp.minimum(place, num_rows - 1), width, is_there=place < num_rows
     )
     to_x, to_u, x = (row.load(ref) for ref in (*gradients, made[0]))
     mean, inverse = (ref[row.row] for ref in made[1:])
     of = {}
-    y = jnp.where(row.of_row, (x - mean) * inverse, 0.0)
-    to_n = to_u
+    y, to_n = (x - mean) * inverse, to_u
     if norm.scale is not None:
       scale = row.load(norm.scale)
     if norm.modulation is not None:
@@ -259,8 +263,8 @@ def _backward_kernel(
       if norm.scale is not None:
         n = fma(y, scale, row.load(norm.bias))
       of["shift"], of["gain"] = to_u, to_u * n
-      for part, name in enumerate(("shift", "gain")):
-        row.store(found.modulation, of[name], part=part)
+      for piece, name in enumerate(("shift", "gain")):
+        row.store(found.modulation, of[name], piece)
       to_n = fma(to_u, gain, to_u)
     to_y = to_n
     if norm.scale is not None:
@@ -282,8 +286,7 @@ def _backward_kernel(
       row.store(found.h, to_h)
       of["h"] = to_h
     return tuple(
-      total + jnp.where(row.inside, of[name], 0.0)
-      for total, name in zip(sums, vectors, strict=True)
+      total + of[name] for total, name in zip(sums, vectors, strict=True)
     )
 
   zeros = jnp.zeros((pl.next_power_of_2(width),), jnp.float32)
