@@ -98,9 +98,7 @@ def test_gelu_with_dropout():
 
 
 def norm_of(width, modulation=None):
-  return Norm(
-    *(draw(n, width).astype(jnp.float32) for n in (3, 4)), modulation
-  )
+  return Norm(*(draw(n, width).astype(jnp.float32) for n in (3, 4)), modulation)
 
 
 def test_adding_and_normalising_with_modulations():
