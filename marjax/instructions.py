@@ -1,12 +1,12 @@
 """Instructions of NVIDIA GPUs that a kernel must ask for by name.
 
 jax compiles kernels without contracting a · b + c, and with subnormal numbers
-kept: an exponential is then four instructions and a division eight, and what
-should wait for memory waits for arithmetic. Here each is one, in float32, with
+kept: an exponential or a division is then several instructions, and what should
+wait for memory waits for arithmetic. Here each is one, in float32, with
 subnormal numbers taken as 0.
 
-Errors: `fma` rounds once; `exp2` and `reciprocal` are off by 2 units in the
-last place at most (PTX ISA, ex2.approx.ftz and rcp.approx.ftz).
+`fma` rounds once. `exp2` and `reciprocal` are the chip's approximations, off by
+a few units in the last place.
 
 Where kernels are interpreted, on other platforms, they are jax's own.
 """

@@ -95,7 +95,7 @@ def survives(entry_seed, index, rate: float):
       are multiplied by themselves. rate: the share that does not stay.
   """
   spread = sum(part * jnp.uint32(_GOLDEN) for part in index)
-  # The last step of `mix` would change the lower half of the bits.
+  # The last step of `mix` would change the lower half of the bits alone.
   return _products(spread ^ entry_seed) >= jnp.uint32(round(rate * 2**32))
 
 
