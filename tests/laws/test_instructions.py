@@ -1,0 +1,89 @@
+"""Kernels as GPUs get them: lowered, which needs no GPU, but not run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from marjax import add_norm_kernel, instructions
+from marjax.add_norm import Branch, Modulation, Norm
+from marjax.backbone import attention_kernel, gelu_kernel
+from marjax.backbone.attention_blocks import Inputs, Sequences
+
+SHAPE = (2, 40, 128)
+FMA, EXP2, RECIPROCAL = "fma.rn.ftz", "ex2.approx.ftz", "rcp.approx.ftz"
+
+
+def zeros(*shape, dtype=jnp.bfloat16):
+  return jnp.zeros(shape, dtype)
+
+
+def attention(*, backward: bool):
+  slots, rows = zeros(2, 70, 2, 64), zeros(2, 2, 70, dtype=jnp.float32)
+  counts = zeros(2, 1, dtype=jnp.int32)
+  seeds, heads = counts.astype(jnp.uint32), jnp.arange(2)
+  given = Inputs(slots, slots, slots, counts, seeds, heads)
+  sequences = Sequences((70,), (70,))
+  if not backward:
+    return lambda given: attention_kernel.forward(sequences, 0.1, given), given
+  return lambda given: attention_kernel.backward(
+    *(sequences, 0.1, given, slots, rows, slots)
+  ), given
+
+
+def gelu(*, backward: bool):
+  seeds = zeros(2, dtype=jnp.uint32)
+  given = gelu_kernel.Inputs(
+    zeros(*SHAPE), zeros(SHAPE[-1]), seeds, jnp.arange(SHAPE[-1])
+  )
+  if not backward:
+    return lambda given: gelu_kernel.forward(SHAPE[-1], 0.1, given), given
+  return lambda given: gelu_kernel.backward(
+    *(SHAPE[-1], 0.1, given, given.product)
+  ), given
+
+
+def add_norm(*, backward: bool):
+  width, vector = SHAPE[-1], zeros(SHAPE[-1], dtype=jnp.float32)
+  bias, row = zeros(3 * width), zeros(*SHAPE[:-1], dtype=jnp.float32)
+  gate = Modulation(zeros(*SHAPE), bias)
+  modulation = Modulation(zeros(*SHAPE[:-1], 2 * width), bias)
+  given = (
+    zeros(*SHAPE),
+    Branch(zeros(*SHAPE), zeros(width), gate, zeros(2, dtype=jnp.uint32)),
+    Norm(vector, vector, modulation),
+  )
+  if not backward:
+    dtype = jnp.dtype(jnp.bfloat16)
+    return lambda given: add_norm_kernel.forward(
+      dtype, 0.1, True, *given, None
+    ), given
+  return lambda given: add_norm_kernel.backward(
+    0.1, (given[0],) * 2, (given[0], row, row), *given[1:]
+  ), given
+
+
+@pytest.mark.parametrize(
+  ("kernel", "asks_for"),
+  [
+    (attention, (FMA, EXP2)),
+    (gelu, (FMA, EXP2, RECIPROCAL)),
+    (add_norm, (FMA,)),
+  ],
+)
+@pytest.mark.parametrize("backward", [False, True])
+def test_kernels_ask_for_instructions_by_name(
+  monkeypatch, kernel, asks_for, backward
+):
+  monkeypatch.setattr(instructions, "platform", lambda: "gpu")
+  function, given = kernel(backward=backward)
+  lowered = jax.jit(function).trace(given).lower(lowering_platforms=("cuda",))
+  text = lowered.as_text()
+  assert all(name in text for name in asks_for)
+
+
+def test_elsewhere_they_are_jax_s_own():
+  x = jnp.linspace(-3.0, 3.0, 64)
+  np.testing.assert_array_equal(instructions.fma(x, 2.0, 1.0), x * 2.0 + 1.0)
+  np.testing.assert_array_equal(instructions.exp2(x), jnp.exp2(x))
+  np.testing.assert_array_equal(instructions.reciprocal(x), 1.0 / x)
