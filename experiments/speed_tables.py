@@ -60,7 +60,7 @@ def task(row: rows.Row) -> str:
 def newest(table: Sequence[rows.Row]) -> list[rows.Row]:
   """One row per program and device, with its `cold` and `warm` compile times.
 
-  A row that has the split is preferred to one that has not.
+  Both are of the day of the row.
   """
   found = {}
   for row in table:
@@ -123,8 +123,8 @@ def _joined(group: list[rows.Row]) -> rows.Row:
     [row for row, found in zip(group, is_warm, strict=True) if found == wanted]
     for wanted in (False, True)
   )
-  split = [row for row in group if _PARTS[0] in row]
-  shown = (split or cold or warm)[-1]
+  shown = (cold or warm)[-1]
+  warm = [row for row in warm if row["date"] == shown["date"]]
   return {
     **shown,
     "cold": cold[-1]["compile_seconds"] if cold else None,

@@ -72,6 +72,12 @@ def test_the_newest_row_counts_with_cold_and_warm_compiling():
   assert "| 40 / 8 |" in line(found)
   (found,) = speed_tables.newest([warm])
   assert "| – / 8 |" in line(found)
+  # What another day's code took to start says nothing about this one's.
+  tomorrow = row_of(seconds=4.0, cache="cold", date="2026-11-25")
+  (found,) = speed_tables.newest([cold, warm, tomorrow])
+  assert found["seconds"] == 4.0
+  assert "| – | " in line(found)
+  assert "| 75.9 / – |" in line(found)
 
 
 def test_other_settings_and_devices_are_other_rows():
