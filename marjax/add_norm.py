@@ -22,7 +22,7 @@ from jaxtyping import Array
 
 from marjax import add_norm_kernel as kernels
 from marjax.arrays import no_gradient
-from marjax.backbone.dropout import drop, entry_seeds
+from marjax.dropout import drop, entry_seeds
 from marjax.linear import by_device, has_kernels
 from marjax.norm import normalized
 

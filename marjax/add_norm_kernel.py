@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from marjax.backbone.dropout import survives
+from marjax.dropout import survives
 from marjax.instructions import fma
 
 _ROWS = 32

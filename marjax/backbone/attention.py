@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from marjax.arrays import Counts, no_gradient
 from marjax.backbone import attention_kernel
 from marjax.backbone.attention_blocks import Inputs, Sequences
-from marjax.backbone.dropout import Dropout, drop, entry_seeds
+from marjax.dropout import Dropout, drop, entry_seeds
 from marjax.linear import (
   by_device,
   constrained,

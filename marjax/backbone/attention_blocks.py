@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from marjax.backbone.dropout import survives
+from marjax.dropout import survives
 
 BLOCK = 64
 """Queries, and keys, that a program works on at a time."""

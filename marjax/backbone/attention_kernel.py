@@ -12,7 +12,7 @@
        dv = wᵀ·do    ds = p · (drop(do·vᵀ) - do·o)    dq = ds·k    dk = dsᵀ·q
 
 3. Blocks of keys from num_valid on are not looked at.
-4. The mask of dropout is `marjax.backbone.dropout`'s hash, computed wherever it
+4. The mask of dropout is `marjax.dropout`'s hash, computed wherever it
    is needed.
 
 Products take bfloat16 and sum in float32; softmax is float32. `mix` in

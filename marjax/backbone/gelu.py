@@ -22,8 +22,8 @@ import jax.numpy as jnp
 
 from marjax.arrays import no_gradient
 from marjax.backbone import gelu_kernel
-from marjax.backbone.dropout import drop, entry_seeds
 from marjax.backbone.gelu_kernel import A, Inputs, P
+from marjax.dropout import drop, entry_seeds
 from marjax.linear import by_device, has_kernels
 
 _SLOTS = ("batch", "sequence", "mlp")

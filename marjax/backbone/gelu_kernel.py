@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from marjax.backbone.dropout import survives
+from marjax.dropout import survives
 from marjax.instructions import exp2, fma, reciprocal
 
 P = 0.3275911

@@ -29,8 +29,8 @@ from jaxtyping import Array, Float, Int
 from marjax.add_norm import Branch, Norm, add_norm
 from marjax.arrays import Counts
 from marjax.backbone.attention import Attention, AttentionConfig
-from marjax.backbone.dropout import Dropout
 from marjax.backbone.gelu import gelu
+from marjax.dropout import Dropout
 from marjax.linear import constrained, linear, product
 from marjax.norm import LayerNorm
 

@@ -8,7 +8,7 @@ from jax.experimental import pallas as pl
 
 from marjax import add_norm as module
 from marjax.add_norm import Branch, Modulation, Norm, add_norm
-from marjax.backbone.dropout import is_kept
+from marjax.dropout import is_kept
 from marjax.head.diffusion import DiffusionHeadConfig
 from marjax.head.reverse import ReverseSettings
 

@@ -8,7 +8,7 @@ import pytest
 
 from marjax.backbone import attention, attention_kernel
 from marjax.backbone.attention_blocks import Sequences
-from marjax.backbone.dropout import Dropout, is_kept
+from marjax.dropout import Dropout, is_kept
 
 NUM_VALID = jnp.array([3, 6])
 
