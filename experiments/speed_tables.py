@@ -4,7 +4,8 @@
    batch, dtype and settings; the newest of them counts. Its compile times are
    those of the newest cold and of the newest warm process.
 2. The README shows what was measured on accelerators on the newest day of each
-   task, size and batch, between two markers; `between` replaces it.
+   task, size, batch and kind of device, between two markers; `between` replaces
+   it.
 
 A row that lacks a number, because an older benchmark made it, has a dash there.
 """
@@ -69,7 +70,7 @@ def newest(table: Sequence[rows.Row]) -> list[rows.Row]:
 
 
 def on_accelerators(table: Sequence[rows.Row]) -> list[rows.Row]:
-  """Those rows, of the newest day of each task, size and batch, sorted."""
+  """Those rows, of the newest day of each measurement and device, sorted."""
   table = [row for row in table if row["device"]["platform"] != "cpu"]
   days = {}
   for row in table:
@@ -101,8 +102,9 @@ def _rank(row) -> tuple:
   return (row["task"] != "train", row["parameters"]["all"], row["batch_size"])
 
 
-def _measurement(row):
-  return (row["task"], row["size"], row["batch_size"])
+def _measurement(row) -> tuple:
+  device = str(sorted(row["device"].items()))
+  return (row["task"], row["size"], row["batch_size"], device)
 
 
 def _program(row) -> tuple:
@@ -113,7 +115,6 @@ def _program(row) -> tuple:
     task(row),
     # Older rows lack settings that newer ones have as None.
     str(sorted(item for item in given if item[1] is not None)),
-    str(sorted(row["device"].items())),
   )
 
 

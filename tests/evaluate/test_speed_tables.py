@@ -107,6 +107,12 @@ def test_the_readme_shows_accelerators_on_their_newest_day():
     ("generate", 8, "2026-11-24"),
     ("generate", 64, "2026-11-30"),
   ]
+  # A newer day on another card leaves this one's rows.
+  other = {**row_of()["device"], "kind": "another card"}
+  found = speed_tables.on_accelerators(
+    speed_tables.newest([row_of(), row_of(device=other, date="2026-11-30")])
+  )
+  assert [row["date"] for row in found] == ["2026-11-24", "2026-11-30"]
 
 
 def test_a_table_goes_between_the_markers():
