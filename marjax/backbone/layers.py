@@ -29,9 +29,9 @@ from jaxtyping import Array, Float, Int
 from marjax.add_norm import Branch, Norm, add_norm
 from marjax.arrays import Counts
 from marjax.backbone.attention import Attention, AttentionConfig
-from marjax.backbone.gelu import gelu
+from marjax.backbone.gelu import gelu_of_product
 from marjax.dropout import Dropout
-from marjax.linear import constrained, linear, product
+from marjax.linear import constrained, linear
 from marjax.norm import LayerNorm
 
 Remat = Literal["none", "full", "save_matmuls"]
@@ -87,10 +87,7 @@ class Block(nn.Module):
 
   def _hidden(self, h, seeds):
     kernel, bias = self.fc1.weights((self.config.width,))
-    with jax.named_scope("fc1"):
-      made = product(h, kernel)
-    made = constrained(made, ("batch", "sequence", "mlp"))
-    return gelu(made, bias, seeds, self.dropout.rate)
+    return gelu_of_product(h, kernel, bias, seeds, self.dropout.rate)
 
 
 class _ScannedBlock(nn.Module):

@@ -1,5 +1,6 @@
 """The GELU for bfloat16 against the exact one."""
 
+import importlib.util
 import math
 
 import jax
@@ -9,7 +10,10 @@ import pytest
 
 from marjax.backbone import gelu as module
 from marjax.backbone import gelu_kernel
-from marjax.backbone.gelu import cdf_and_pdf, gelu
+from marjax.backbone.gelu import cdf_and_pdf, gelu, gelu_of_product
+from marjax.parallel.compiler import compiler_options
+from marjax.preflight import gpus
+from marjax.preflight.topology import devices_of
 
 X = np.linspace(-9, 9, 100_001).astype(np.float32)
 DENSITY = np.exp(-0.5 * X.astype(np.float64) ** 2) / math.sqrt(2 * math.pi)
@@ -102,3 +106,74 @@ def test_a_platform_without_the_kernels_computes_the_same(monkeypatch):
     jax.tree.leaves(fused), jax.tree.leaves(plain), strict=True
   ):
     np.testing.assert_array_equal(one, other)
+
+
+def layer(scale=1.0, features=256):
+  """Slots, and a kernel and a bias that make sums of about that size."""
+  x, kernel = slots(0, (2, 40, 128)), slots(1, (128, features))
+  return x, scale * kernel / math.sqrt(128), 0.1 * slots(2, (features,))
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 3.0])
+def test_cublas_gelu_is_nearer_to_the_exact_one_than_rounded_products(scale):
+  arrays = layer(scale)
+  widened = [array.astype(jnp.float32) for array in arrays]
+  exact = module._one_by_one(*widened)
+  # What cuBLAS does: float32 up to the rounding of the result.
+  made = module._in_cublas(*widened).astype(jnp.bfloat16)
+  assert np.abs(module._in_cublas(*widened) - exact).max() < 5e-4
+
+  def error(found):
+    return np.sqrt(np.mean((np.asarray(found, np.float32) - exact) ** 2))
+
+  assert 0 < error(made) < 0.75 * error(gelu_of_product(*arrays))
+
+
+def on_gpus(function, *arrays):
+  lowered = jax.jit(function).trace(*arrays)
+  return lowered.lower(lowering_platforms=("cuda",)).as_text()
+
+
+def total(*arrays):
+  return jnp.sum(jnp.sin(gelu_of_product(*arrays).astype(jnp.float32)))
+
+
+def test_only_without_gradient_and_dropout_cublas_computes_it(monkeypatch):
+  arrays = layer()
+  plain = gelu_of_product(*arrays)
+  gradients = jax.grad(total, argnums=(0, 1, 2))
+  plain_gradients = gradients(*arrays)
+  monkeypatch.setattr(module, "has_kernels", lambda: True)
+
+  forward = on_gpus(gelu_of_product, *arrays)
+  assert "tanh" in forward
+  assert "triton" not in forward
+  widened = [array.astype(jnp.float32) for array in arrays]
+  dropped = on_gpus(lambda *a: gelu_of_product(*a, SEEDS, 0.3), *arrays)
+  for text in (dropped, on_gpus(gradients, *arrays)):
+    assert "triton" in text
+    assert "tanh" not in text
+  assert "tanh" not in on_gpus(gelu_of_product, *widened)
+
+  # Elsewhere nothing changes.
+  np.testing.assert_array_equal(gelu_of_product(*arrays), plain)
+  for one, other in zip(gradients(*arrays), plain_gradients, strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.skipif(
+  importlib.util.find_spec(gpus.PLUGIN) is None,
+  reason="jax's CUDA plugin, which brings the GPU compiler, is not installed",
+)
+def test_xla_has_cublas_compute_it(monkeypatch):
+  monkeypatch.setattr(module, "has_kernels", lambda: True)
+  mesh = jax.sharding.Mesh(devices_of("h200:1"), ("data",))
+  where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  arrays = [
+    jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=where)
+    for array in layer()
+  ]
+  with jax.set_mesh(mesh), jax.default_matmul_precision("default"):
+    lowered = jax.jit(gelu_of_product).lower(*arrays)
+    compiled = lowered.compile(compiler_options(mesh))
+  assert "BIAS_GELU" in compiled.as_text()
