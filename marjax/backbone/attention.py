@@ -70,8 +70,10 @@ class Attention(nn.Module):
     num_valid: list[Counts],
     deterministic: bool,
     queries: Float[Array, "B Q W"] | None = None,
-  ) -> tuple[Float[Array, "B Q W"], Float[Array, " W"]]:
-    """Slots to slots, and the bias of the projection, not yet added.
+  ) -> tuple[Float[Array, "B Q W"], Float[Array, " W"] | None]:
+    """Slots to slots, and the projection's bias if it is not yet added.
+
+    With dropout whoever adds the slots adds it too; without, cuBLAS does.
 
     Args:
       x: one or several sequences. lengths: slots of each; they add up to P.
@@ -96,6 +98,8 @@ class Attention(nn.Module):
     )
     kernel, bias = self.projection.weights(mixed.shape[-2:])
     with jax.named_scope("projection"):
+      if deterministic:
+        return product(mixed, kernel, bias), None
       return product(mixed, kernel), bias
 
 

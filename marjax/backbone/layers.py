@@ -76,7 +76,11 @@ class Block(nn.Module):
     if window is not None:
       queries, x = jnp.take(h, window, axis=1), jnp.take(x, window, axis=1)
     h, bias = self.attention(h, lengths, num_valid, deterministic, queries)
-    branch = Branch(h, bias, seeds=self.dropout.seeds(deterministic))
+    if deterministic:
+      # In cuBLAS: a product takes what is added to it and its bias.
+      x, branch = x + h, None
+    else:
+      branch = Branch(h, bias, seeds=self.dropout.seeds(deterministic))
     x, h = add_norm(x, branch, self._weights(self.norm_mlp), dtype, rate)
     h = self._hidden(h, self.dropout.seeds(deterministic))
     x = x + self.dropout(self.fc2(h), deterministic=deterministic)
