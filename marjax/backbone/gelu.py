@@ -13,9 +13,11 @@
 4. On NVIDIA GPUs kernels do so, with the dropout that comes after it.
 5. On NVIDIA GPUs in bfloat16, where there is neither dropout nor a gradient,
    cuBLAS ends its product with a GELU. It has the one with tanh alone, up to
-   5e-4 off, but takes the float32 sum, where all others take a sum of rounded
-   products: of normal sums the rms error falls from 1.7e-3 to 1.1e-3, the
-   rounding of the result included.
+   5e-4 off, but takes the float32 sum, where all others take a rounded product:
+   of normal sums the rms error falls from 1.7e-3 to 1.1e-3, the rounding of the
+   result included.
+
+DIFFERS: tanh-gelu. The published program's is exact wherever it runs.
 """
 
 import functools
