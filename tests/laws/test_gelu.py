@@ -153,7 +153,8 @@ def test_only_without_gradient_and_dropout_cublas_computes_it(monkeypatch):
   for text in (dropped, on_gpus(gradients, *arrays)):
     assert "triton" in text
     assert "tanh" not in text
-  assert "tanh" not in on_gpus(gelu_of_product, *widened)
+  for others in (widened, [arrays[0][:, :-1], *arrays[1:]]):  # float32, 78 rows
+    assert "tanh" not in on_gpus(gelu_of_product, *others)
 
   # Elsewhere nothing changes.
   np.testing.assert_array_equal(gelu_of_product(*arrays), plain)
