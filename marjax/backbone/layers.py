@@ -1,7 +1,7 @@
 """Transformer blocks: pre-norm attention and MLP, scanned over depth.
 
-1. x += proj(attention(norm(x))); x += fc2(gelu(fc1(norm(x)))), exact GELU (but
-   see there).
+1. x += proj(attention(norm(x))); x += fc2(gelu(fc1(norm(x)))), exact GELU (in
+   bfloat16 see there).
 2. Sequences of several lengths may lie side by side on one axis, so that all
    but attention is one matrix product; attention stays within each:
 
