@@ -8,6 +8,7 @@
 3. Initialisation: xavier-uniform kernels, zero biases, unless told otherwise.
 """
 
+import functools
 import math
 from typing import Literal
 
@@ -106,6 +107,32 @@ def product(x, kernel, bias=None, precision=None):
     made, bias = made + bias.reshape(-1), None
   made = made.reshape(*batch_shape, *features)
   return made if bias is None else made + bias
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def shared(x, count: int):
+  """x, so many times, for products whose gradients cuBLAS is to add up.
+
+  XLA has a product take what is added to it if the product stands on the left
+  and takes nothing yet. jax puts the sum there, of which XLA looks at the last
+  product: every second sum was a kernel. The sums are the same.
+  """
+  return (x,) * count
+
+
+def _shared_forward(x, count):
+  return (x,) * count, None
+
+
+def _shared_backward(count, kept, gradients):
+  del count, kept
+  *others, total = gradients
+  for gradient in reversed(others):
+    total = gradient + total
+  return (total,)
+
+
+shared.defvjp(_shared_forward, _shared_backward)
 
 
 def platform() -> str:

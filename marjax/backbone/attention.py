@@ -29,6 +29,7 @@ from marjax.linear import (
   has_kernels,
   linear,
   product,
+  shared,
 )
 
 HEAD_AXES = ("batch", "sequence", "heads", "head_dim")
@@ -88,12 +89,13 @@ class Attention(nn.Module):
         made = product(slots, kernel[:, index], bias[index])
         return constrained(made, HEAD_AXES)
 
-    query = part(0, x if queries is None else queries)
+    of_query, of_key, of_value = shared(x, 3)
+    query = part(0, of_query if queries is None else queries)
     sequences = Sequences(
       lengths if queries is None else (query.shape[1],), lengths
     )
     mixed = attend(
-      *(query, part(1, x), part(2, x), num_valid, sequences),
+      *(query, part(1, of_key), part(2, of_value), num_valid, sequences),
       *(self.dropout, deterministic),
     )
     kernel, bias = self.projection.weights(mixed.shape[-2:])

@@ -36,6 +36,7 @@ from marjax.linear import (
   linear,
   platform,
   product,
+  shared,
   small_normal,
   zeros,
 )
@@ -228,13 +229,15 @@ def _products(blocks, final) -> Callable[..., Modulations]:
     return Modulations([pair(one, is_cut) for one in made], last)
 
   def by_layer(rows, placed, is_cut):
-    def of_block(kernel):
-      # On a mesh placed first: a split axis would be dealt out anew.
-      if not is_cut or is_split():
-        return pair(placed(rows @ kernel), is_cut)
-      return tuple(placed(rows @ part) for part in cut(kernel))
-
-    return Modulations([of_block(one) for one in blocks], placed(rows @ final))
+    # On a mesh placed first: a split axis would be dealt out anew.
+    is_apart = is_cut and not is_split()
+    kernels = [*itertools.chain(*map(cut, blocks))] if is_apart else blocks
+    kernels = [*kernels, final]
+    each = zip(shared(rows, len(kernels)), kernels, strict=True)
+    *made, last = [placed(rows @ kernel) for rows, kernel in each]
+    if is_apart:
+      return Modulations([*zip(made[::2], made[1::2], strict=True)], last)
+    return Modulations([pair(one, is_cut) for one in made], last)
 
   if platform() != "cpu" or is_split():
     return by_layer

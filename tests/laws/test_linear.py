@@ -1,6 +1,7 @@
 """The matrix product of every linear layer, on all kinds of axes."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -45,3 +46,27 @@ def test_the_mesh_tells_what_is_traced_for():
   with jax.set_mesh(jax.sharding.Mesh(chips, ("data",))):
     assert linear.platform() == "tpu"
   assert linear.platform() == jax.default_backend()
+
+
+def test_gradients_of_what_is_shared_are_added_product_by_product():
+  x, *kernels = jax.random.normal(jax.random.key(0), (5, 8, 8))
+
+  def total(x, share):
+    each = zip(share(x, len(kernels)), kernels, strict=True)
+    return sum(jnp.sum(jnp.sin(x @ kernel)) for x, kernel in each)
+
+  plain = jax.grad(total)(x, lambda x, count: (x,) * count)
+  np.testing.assert_array_equal(jax.grad(total)(x, linear.shared), plain)
+
+  equations = jax.make_jaxpr(jax.grad(lambda x: total(x, linear.shared)))(
+    x
+  ).eqns
+  made_by = {out: eqn for eqn in equations for out in eqn.outvars}
+  sums = [
+    eqn
+    for eqn in equations
+    if eqn.primitive.name.startswith("add") and eqn.outvars[0].aval.shape
+  ]
+  assert len(sums) == len(kernels) - 1
+  for eqn in sums:  # XLA then has each product take the sum so far
+    assert made_by[eqn.invars[0]].primitive.name == "dot_general"
