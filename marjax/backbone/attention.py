@@ -74,7 +74,8 @@ class Attention(nn.Module):
   ) -> tuple[Float[Array, "B Q W"], Float[Array, " W"] | None]:
     """Slots to slots, and the projection's bias if it is not yet added.
 
-    With dropout whoever adds the slots adds it too; without, cuBLAS does.
+    With dropout it is added with the slots; without, cuBLAS adds it within the
+    product.
 
     Args:
       x: one or several sequences. lengths: slots of each; they add up to P.

@@ -54,9 +54,7 @@ def gelu_of_product(x, kernel, bias, seeds=None, rate: float = 0.0):
 
 
 def _one_by_one(x, kernel, bias, seeds=None, rate=0.0):
-  with jax.named_scope("fc1"):
-    made = constrained(product_of(x, kernel), _SLOTS)
-  return gelu(made, bias, seeds, rate)
+  return gelu(constrained(product_of(x, kernel), _SLOTS), bias, seeds, rate)
 
 
 @jax.custom_vjp
@@ -68,8 +66,7 @@ def _of_product(x, kernel, bias):
 
 
 def _in_cublas(x, kernel, bias):
-  with jax.named_scope("fc1"):
-    made = nn.gelu(product_of(x, kernel, bias), approximate=True)
+  made = nn.gelu(product_of(x, kernel, bias), approximate=True)
   return constrained(made, _SLOTS)
 
 

@@ -1,7 +1,7 @@
 """Transformer blocks: pre-norm attention and MLP, scanned over depth.
 
-1. x += proj(attention(norm(x))); x += fc2(gelu(fc1(norm(x)))), exact GELU (in
-   bfloat16 see there).
+1. x += proj(attention(norm(x))); x += fc2(gelu(fc1(norm(x)))), exact GELU, but
+   see `marjax.backbone.gelu` for bfloat16.
 2. Sequences of several lengths may lie side by side on one axis, so that all
    but attention is one matrix product; attention stays within each:
 
@@ -77,8 +77,8 @@ class Block(nn.Module):
     if window is not None:
       queries, x = jnp.take(h, window, axis=1), jnp.take(x, window, axis=1)
     h, bias = self.attention(h, lengths, num_valid, deterministic, queries)
-    if deterministic:
-      # In cuBLAS: a product takes what is added to it and its bias.
+    if bias is None:
+      # cuBLAS adds x within the product that h is.
       x, branch = x + h, None
     else:
       branch = Branch(h, bias, seeds=self.dropout.seeds(deterministic))
@@ -92,7 +92,8 @@ class Block(nn.Module):
 
   def _hidden(self, h, seeds):
     kernel, bias = self.fc1.weights((self.config.width,))
-    return gelu_of_product(h, kernel, bias, seeds, self.dropout.rate)
+    with jax.named_scope("fc1"):
+      return gelu_of_product(h, kernel, bias, seeds, self.dropout.rate)
 
 
 class _ScannedBlock(nn.Module):

@@ -58,9 +58,8 @@ def test_gradients_of_what_is_shared_are_added_product_by_product():
   plain = jax.grad(total)(x, lambda x, count: (x,) * count)
   np.testing.assert_array_equal(jax.grad(total)(x, linear.shared), plain)
 
-  equations = jax.make_jaxpr(jax.grad(lambda x: total(x, linear.shared)))(
-    x
-  ).eqns
+  traced = jax.make_jaxpr(jax.grad(lambda x: total(x, linear.shared)))(x)
+  equations = traced.eqns
   made_by = {out: eqn for eqn in equations for out in eqn.outvars}
   sums = [
     eqn
