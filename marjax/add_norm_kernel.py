@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from marjax.dropout import survives
+from marjax.dropout import row_hashes, survives
 from marjax.instructions import fma
 
 _ROWS = 32
@@ -193,9 +193,9 @@ class _Row:
     """`dropout.drop`, for entries of so many slots."""
     if seeds is None or not rate:
       return value
-    index = (self.row % slots * self.width).astype(jnp.uint32)
-    index = index, self.features.astype(jnp.uint32)
-    kept = survives(seeds[self.row // slots], index, rate)
+    slot = (self.row % slots).astype(jnp.uint32)
+    row_hash = row_hashes(seeds[self.row // slots], slot)
+    kept = survives(row_hash, self.features.astype(jnp.uint32), rate)
     return jnp.where(kept, value * (1.0 / (1.0 - rate)), 0.0)
 
 

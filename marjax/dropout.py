@@ -1,10 +1,11 @@
 """Dropout whose mask is a hash of the element's index, recomputed, never kept.
 
 1. A key of the "dropout" stream gives two seeds for one call.
-2. Each entry of the leading (batch) axis gets a seed of its own, and each
-   element a hash of that seed and its index within the entry:
+2. Each entry of the leading (batch) axis gets a seed of its own, each row of
+   the last axis a hash of that seed and its number within the entry, and each
+   element one of that and its column, the place on the last axis:
 
-       seed ⊕ b ─mix─▶ seed_b ⊕ index ─mix─▶ 32 bits ≥ rate · 2³² : kept
+       seed ⊕ b ─mix─▶ ⊕ row ─mix─▶ ⊕ column ─mix─▶ 32 bits ≥ rate · 2³² : kept
 
 3. The backward pass computes the mask again from the seeds.
 
@@ -13,7 +14,8 @@ element, of which a training step of MAR-L at batch 128 has ten thousand
 million, and took half of a TPU step's compile time; a mask needs no more than
 that neighbours, layers and steps look independent. Elements are addressed by
 global index, so the mask is the same on any mesh. The mix is a 32-bit
-permutation of full avalanche (two rounds of xor-shift and multiply).
+permutation of full avalanche (two rounds of xor-shift and multiply); an
+element's own is the last round alone.
 """
 
 import functools
@@ -69,15 +71,16 @@ drop.defvjp(_forward, _backward)
 
 
 def is_kept(seeds, shape: tuple[int, ...], rate: float):
-  """The mask [B, ...]: for two uint32 seeds, which elements stay."""
-  # Fused into what uses the mask, it would be computed for every element.
-  entry = jax.lax.optimization_barrier(entry_seeds(seeds, shape[0]))
-  index, stride = [], 1
-  for axis in reversed(range(1, len(shape))):
-    along = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    index.append(along * jnp.uint32(stride))
+  """The mask [B, ..., F]: for two uint32 seeds, which elements stay."""
+  entries = entry_seeds(seeds, shape[0]).reshape(-1, *(1,) * (len(shape) - 1))
+  row, stride = jnp.zeros((), jnp.uint32), 1
+  for axis in reversed(range(1, len(shape) - 1)):
+    along = jnp.arange(shape[axis], dtype=jnp.uint32) * jnp.uint32(stride)
+    row = row + along.reshape(-1, *(1,) * (len(shape) - 1 - axis))
     stride *= shape[axis]
-  return survives(entry.reshape(-1, *(1,) * (len(shape) - 1)), index, rate)
+  # Fused into what uses the mask, they would be computed for every element.
+  rows = jax.lax.optimization_barrier(row_hashes(entries, row))
+  return survives(rows, jnp.arange(shape[-1], dtype=jnp.uint32), rate)
 
 
 def entry_seeds(seeds, count: int):
@@ -86,25 +89,27 @@ def entry_seeds(seeds, count: int):
   return mix(leading + seeds[0]) ^ seeds[1]
 
 
-def survives(entry_seed, index, rate: float):
-  """Which elements stay.
+def row_hashes(entry_seed, row):
+  """uint32, of rows numbered within their entry, both uint32."""
+  return mix((row * jnp.uint32(_GOLDEN)) ^ entry_seed)
+
+
+def survives(row_hash, column, rate: float):
+  """Which elements stay, of a share `rate` that does not.
 
   Args:
-    entry_seed: uint32 of the entry. index: arrays of uint32 that add up to the
-      element's index within it, of shapes that broadcast to the elements'; they
-      are multiplied by themselves. rate: the share that does not stay.
+    row_hash, column: uint32, of shapes that broadcast to the elements'.
   """
-  spread = sum(part * jnp.uint32(_GOLDEN) for part in index)
   # The last step of `mix` would change the lower half of the bits alone.
-  return _products(spread ^ entry_seed) >= jnp.uint32(round(rate * 2**32))
+  made = _last_product(row_hash ^ (column * jnp.uint32(_GOLDEN)))
+  return made >= jnp.uint32(round(rate * 2**32))
 
 
 def mix(x):
   """A permutation of uint32 in which all output bits depend on all input's."""
-  x = _products(x)
+  x = _last_product((x ^ (x >> 16)) * jnp.uint32(0x7FEB352D))
   return x ^ (x >> 16)
 
 
-def _products(x):
-  x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+def _last_product(x):
   return (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)

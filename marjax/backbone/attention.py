@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from marjax.arrays import Counts, no_gradient
 from marjax.backbone import attention_kernel
 from marjax.backbone.attention_blocks import Inputs, Sequences
-from marjax.dropout import Dropout, drop, entry_seeds
+from marjax.dropout import Dropout, drop, entry_seeds, row_hashes
 from marjax.linear import (
   by_device,
   constrained,
@@ -84,10 +84,13 @@ class Attention(nn.Module):
       queries: slots of a single sequence that attend; None for all.
     """
     kernel, bias = self.qkv.weights((self.config.width,))
+    is_fused = fits_kernel(kernel.dtype, kernel.shape[-1])
+    # Kernels give its gradient.
+    added = jax.lax.stop_gradient(bias) if is_fused else bias
 
     def part(index, slots):
       with jax.named_scope("qkv"):
-        made = product(slots, kernel[:, index], bias[index])
+        made = product(slots, kernel[:, index], added[index])
         return constrained(made, HEAD_AXES)
 
     of_query, of_key, of_value = shared(x, 3)
@@ -97,7 +100,7 @@ class Attention(nn.Module):
     )
     mixed = attend(
       *(query, part(1, of_key), part(2, of_value), num_valid, sequences),
-      *(self.dropout, deterministic),
+      *(self.dropout, deterministic, bias),
     )
     kernel, bias = self.projection.weights(mixed.shape[-2:])
     with jax.named_scope("projection"):
@@ -114,19 +117,24 @@ def attend(
   sequences: Sequences,
   dropout: Dropout,
   deterministic: bool,
+  bias: Float[Array, "3 N H"] | None = None,
 ) -> Float[Array, "B Q N H"]:
-  """Bidirectional attention within each sequence, to its num_valid keys."""
+  """Bidirectional attention within each sequence, to its num_valid keys.
+
+  Where `fits_kernel` says so, a bias gets the gradient of one that was added to
+  query, key and value: sums over their slots, which the kernels have at hand.
+  """
   seeds = [dropout.seeds(deterministic) for _ in num_valid]
   static = (sequences, 0.0 if deterministic else dropout.rate)
-  if not fits_kernel(query):
+  if not fits_kernel(query.dtype, query.shape[-1]):
     mixed = _mix_each(query, key, value, num_valid, seeds, static)
     return checkpoint_name(mixed, "attention")
-  return _fused(query, key, value, num_valid, seeds, static)
+  return _fused(query, key, value, bias, num_valid, seeds, static)
 
 
-def fits_kernel(query) -> bool:
+def fits_kernel(dtype, head_dim: int) -> bool:
   """Whether there are kernels for such arrays where this is traced for."""
-  is_known = query.dtype == jnp.bfloat16 and query.shape[-1] in _HEAD_DIMS
+  is_known = dtype == jnp.bfloat16 and head_dim in _HEAD_DIMS
   return is_known and has_kernels()
 
 
@@ -149,21 +157,21 @@ def _mix_each(query, key, value, num_valid, seeds, static):
 
 
 _SLOTS, _ROWS = HEAD_AXES, ("batch", "heads", "sequence")
-_INPUTS = Inputs(
-  *(_SLOTS, _SLOTS, _SLOTS), ("batch", None), ("batch", None), ("heads",)
-)
+_INPUTS = Inputs(_SLOTS, _SLOTS, _SLOTS, ("batch", None), _ROWS)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _fused(query, key, value, num_valid, seeds, static):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
+def _fused(query, key, value, bias, num_valid, seeds, static):
   """`_mix_each` by kernels, on NVIDIA GPUs."""
-  return _fused_forward(query, key, value, num_valid, seeds, static)[0]
+  return _fused_forward(query, key, value, bias, num_valid, seeds, static)[0]
 
 
-def _fused_forward(query, key, value, num_valid, seeds, static):
+def _fused_forward(query, key, value, bias, num_valid, seeds, static):
   def kernel(*arrays):
     run = functools.partial(attention_kernel.forward, *static)
-    return by_device(run, (_INPUTS,), (_SLOTS, _ROWS))(_inputs(*arrays))
+    return by_device(run, (_INPUTS,), (_SLOTS, _ROWS))(
+      _inputs(*arrays, static[0])
+    )
 
   def plain(*arrays):
     mixed = _mix_each(*arrays, static)
@@ -173,45 +181,61 @@ def _fused_forward(query, key, value, num_valid, seeds, static):
   arrays = (query, key, value, num_valid, seeds)
   made = jax.lax.platform_dependent(*arrays, cuda=kernel, default=plain)
   mixed, sums = (checkpoint_name(array, "attention") for array in made)
-  return mixed, (arrays, mixed, sums)
+  return mixed, (arrays, bias, mixed, sums)
 
 
 def _fused_backward(static, kept, gradient):
-  arrays, *made = kept
+  arrays, bias, *made = kept
 
   def kernel(made, *arrays):
-    run = functools.partial(attention_kernel.backward, *static)
+    def run(*given):
+      *found, sums = attention_kernel.backward(*static, *given)
+      return *found, sums[None]
+
+    # Each device's images give a part of the bias's gradient.
     made_axes = (_SLOTS, _ROWS, _SLOTS)
-    run = by_device(run, (_INPUTS, *made_axes), (_SLOTS,) * 3)
-    return run(_inputs(*arrays), *made)
+    outputs = (*(_SLOTS,) * 3, ("batch", None, "heads", "head_dim"))
+    run = by_device(run, (_INPUTS, *made_axes), outputs)
+    *found, sums = run(_inputs(*arrays, static[0]), *made)
+    return *found, jnp.sum(sums, axis=0)
 
   def plain(made, *arrays):
     def mixed(*slots):
       return _mix_each(*slots, *arrays[3:], static)
 
-    return jax.vjp(mixed, *arrays[:3])[1](made[-1])
+    found = jax.vjp(mixed, *arrays[:3])[1](made[-1])
+    sums = [jnp.sum(one.astype(jnp.float32), axis=(0, 1)) for one in found]
+    return *found, jnp.stack(sums)
 
-  gradients = jax.lax.platform_dependent(
+  *gradients, to_bias = jax.lax.platform_dependent(
     *((*made, gradient), *arrays), cuda=kernel, default=plain
   )
-  return (*gradients, *no_gradient(arrays[3:]))
+  to_bias = None if bias is None else to_bias.astype(bias.dtype)
+  return (*gradients, to_bias, *no_gradient(arrays[3:]))
 
 
 _fused.defvjp(_fused_forward, _fused_backward)
 
 
-def _inputs(query, key, value, num_valid, seeds):
-  batch, _, heads, _ = query.shape
-  entries = [
-    jnp.zeros(batch, jnp.uint32) if pair is None else entry_seeds(pair, batch)
-    for pair in seeds
-  ]
+def _inputs(query, key, value, num_valid, seeds, sequences):
   return Inputs(
     *(query, key, value),
     num_valid=jnp.stack(num_valid, axis=1).astype(jnp.int32),
-    seeds=jnp.stack(entries, axis=1),
-    heads=jnp.arange(heads, dtype=jnp.int32),
+    rows=_row_hashes(query, seeds, sequences),
   )
+
+
+def _row_hashes(query, seeds, sequences):
+  """What `mix` has its dropout compute, of the weights' rows [B, N, Q]."""
+  batch, _, heads, _ = query.shape
+  made = []
+  for pair, length in zip(seeds, sequences.queries, strict=True):
+    if pair is None:
+      return jnp.zeros((batch, heads, 1), jnp.uint32)
+    rows = jnp.arange(heads * length, dtype=jnp.uint32).reshape(heads, length)
+    entries = entry_seeds(pair, batch)[:, None, None]
+    made.append(row_hashes(entries, rows))
+  return jnp.concatenate(made, axis=-1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))

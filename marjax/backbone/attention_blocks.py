@@ -41,16 +41,15 @@ class Inputs(NamedTuple):
   Attributes:
     query: bfloat16 [B, Q, N, H]. key, value: bfloat16 [B, P, N, H].
     num_valid: int32 [B, S], keys of each sequence; at least 1.
-    seeds: uint32 [B, S], `dropout.entry_seeds`; unused without dropout.
-    heads: int32 [N], their indices among those of all devices.
+    rows: uint32 [B, N, Q], `dropout.row_hashes` of the weights' rows; of any
+      length without dropout.
   """
 
   query: Any
   key: Any
   value: Any
   num_valid: Any
-  seeds: Any
-  heads: Any
+  rows: Any
 
 
 def table_of(sequences: Sequences, of: str) -> np.ndarray:
@@ -77,15 +76,16 @@ class Program:
   """Which part of the arrays a program works on, and what it does to them."""
 
   def __init__(self, rate, table, inputs: Inputs):
-    self.query, self.key, self.value, num_valid, seeds, heads = inputs
-    block, self.head, self.image = (pl.program_id(axis) for axis in range(3))
+    self.query, self.key, self.value, num_valid, self.row_hashes = inputs
+    self.block, self.head, self.image = (
+      pl.program_id(axis) for axis in range(3)
+    )
+    block = self.block
     self.sequence, self.first = table[block, 0], table[block, 1]
     self.query_start, self.num_queries = table[block, 2], table[block, 3]
     self.key_start, self.num_keys = table[block, 4], table[block, 5]
     self.num_valid = num_valid[self.image, self.sequence]
     self.rate = rate
-    self.seed = seeds[self.image, self.sequence]
-    self.head_of_all = heads[self.head]
     self.dim = self.query.shape[-1]
     self.sizes = [
       1 << bit for bit in reversed(range(8)) if self.dim & (1 << bit)
@@ -105,6 +105,14 @@ class Program:
     for at, part in zip(self._parts(ref, start + first), parts, strict=True):
       plgpu.store(at, part.astype(ref.dtype), mask=mask)
 
+  def store_sums(self, ref, parts):
+    """Writes sums over slots, of an array [B, blocks, N, H]."""
+    ends = np.cumsum(self.sizes).tolist()
+    for size, end, part in zip(self.sizes, ends, parts, strict=True):
+      features = pl.ds(end - size, size)
+      at = ref.at[self.image, self.block, self.head, features]
+      plgpu.store(at, jnp.sum(part, axis=0))
+
   def zeros(self):
     """Parts of a sum over slots."""
     return [jnp.zeros((BLOCK, size), jnp.float32) for size in self.sizes]
@@ -120,9 +128,17 @@ class Program:
 
   def rows(self, ref, first):
     """A number of each query [BLOCK], of an array [B, N, Q]."""
+    at, inside = self._rows_at(ref, first)
+    return plgpu.load(at, mask=inside, other=0)
+
+  def store_rows(self, ref, first, values):
+    """Writes a number of each query."""
+    at, inside = self._rows_at(ref, first)
+    plgpu.store(at, values, mask=inside)
+
+  def _rows_at(self, ref, first):
     at = ref.at[self.image, self.head, pl.ds(self.query_start + first, BLOCK)]
-    inside = first + jnp.arange(BLOCK) < self.num_queries
-    return plgpu.load(at, mask=inside, other=0.0)
+    return at, first + jnp.arange(BLOCK) < self.num_queries
 
   @property
   def to_log2(self) -> float:
@@ -134,17 +150,22 @@ class Program:
     is_valid = first_key + jnp.arange(BLOCK) < self.num_valid
     return jnp.where(is_valid[None, :], products, -1e30)
 
-  def drop(self, first_query, first_key):
-    """A function that drops of weights [queries, keys], without scaling."""
+  def drop(self, first_query, first_key, queries_first=True):
+    """A function that drops of weights [queries, keys], without scaling.
+
+    Args:
+      first_query, first_key: of the weights, within the sequence.
+      queries_first: False for weights [keys, queries].
+    """
     if self.rate == 0.0:
       return lambda weights: weights
-    query = (first_query + jnp.arange(BLOCK)).astype(jnp.uint32)[:, None]
-    key = (first_key + jnp.arange(BLOCK)).astype(jnp.uint32)[None, :]
-    size, num_queries = (
-      number.astype(jnp.uint32) for number in (self.num_keys, self.num_queries)
-    )
-    row = self.head_of_all.astype(jnp.uint32) * num_queries + query
-    kept = survives(self.seed, (row * size, key), self.rate)
+    rows = self.rows(self.row_hashes, first_query)
+    columns = (first_key + jnp.arange(BLOCK)).astype(jnp.uint32)
+    if queries_first:
+      rows, columns = rows[:, None], columns[None, :]
+    else:
+      rows, columns = rows[None, :], columns[:, None]
+    kept = survives(rows, columns, self.rate)
     return lambda weights: jnp.where(kept, weights, 0.0)
 
   @property

@@ -11,8 +11,11 @@
 
        dv = wᵀ·do    ds = p · (drop(do·vᵀ) - do·o)    dq = ds·k    dk = dsᵀ·q
 
-3. Blocks of keys from num_valid on are not looked at.
-4. The mask of dropout is `marjax.dropout`'s hash, computed wherever it
+   The first also gives do·o to the second, whose arrays are [keys, queries]:
+   as it has them, they are factors of its products.
+3. Each program sums its gradients over slots, for biases.
+4. Blocks of keys from num_valid on are not looked at.
+5. The mask of dropout is `marjax.dropout`'s hash, computed wherever it
    is needed.
 
 Products take bfloat16 and sum in float32; softmax is float32. `mix` in
@@ -72,23 +75,30 @@ def backward(
 ):
   """The gradients of query, key and value, given that of the result.
 
+  And float32 [3, N, H], their sums over entries and slots.
+
   Args:
     sequences, rate, inputs, interpret: as `forward` had them.
     mixed, sums: what it gave. gradient: of mixed.
   """
-  level = jnp.sum(
-    gradient.astype(jnp.float32) * mixed.astype(jnp.float32), axis=-1
+  batch, _, heads, dim = inputs.query.shape
+  of_queries, of_keys = (table_of(sequences, of) for of in ("queries", "keys"))
+
+  def sums_of(table):
+    return jax.ShapeDtypeStruct((batch, len(table), heads, dim), jnp.float32)
+
+  to_query, level, sum_of_query = _call(
+    *("attention_dq", _query_kernel, of_queries, inputs),
+    *((sums, mixed, gradient), rate),
+    *((inputs.query, sums, sums_of(of_queries)), interpret),
   )
-  more = (sums, jnp.swapaxes(level, 1, 2), gradient)
-  (to_query,) = _call(
-    *("attention_dq", _query_kernel, table_of(sequences, "queries"), inputs),
-    *(more, rate, (inputs.query,), interpret),
+  to_key, to_value, *sums_of_others = _call(
+    *("attention_dkv", _key_kernel, of_keys, inputs),
+    *((sums, level, gradient), rate),
+    *((inputs.key, inputs.value, *[sums_of(of_keys)] * 2), interpret),
   )
-  to_key, to_value = _call(
-    *("attention_dkv", _key_kernel, table_of(sequences, "keys"), inputs),
-    *(more, rate, (inputs.key, inputs.value), interpret),
-  )
-  return to_query, to_key, to_value
+  each = [jnp.sum(one, axis=(0, 1)) for one in (sum_of_query, *sums_of_others)]
+  return to_query, to_key, to_value, jnp.stack(each)
 
 
 def _call(name, kernel, table, inputs, more, rate, outputs, interpret):
@@ -135,17 +145,18 @@ def _forward_kernel(own, mixed, sums):
   )
   weighed = times(weighed, (own.scale / total)[:, None])
   own.store(mixed, own.query_start, own.first, own.num_queries, weighed)
-  plgpu.store(
-    sums.at[own.image, own.head, pl.ds(own.query_start + own.first, BLOCK)],
-    highest + jnp.log2(total),
-    mask=own.first + jnp.arange(BLOCK) < own.num_queries,
-  )
+  own.store_rows(sums, own.first, highest + jnp.log2(total))
 
 
-def _query_kernel(own, sums, level, gradient, to_query):
+def _query_kernel(own, sums, mixed, gradient, to_query, level_of, sum_of):
   where = (own.query_start, own.first, own.num_queries)
   held, along = own.load(own.query, *where), own.load(gradient, *where)
-  sums, level = own.rows(sums, own.first), own.rows(level, own.first)
+  level = sum(
+    jnp.sum(one.astype(jnp.float32) * other.astype(jnp.float32), axis=1)
+    for one, other in zip(along, own.load(mixed, *where), strict=True)
+  )
+  own.store_rows(level_of, own.first, level)
+  sums = own.rows(sums, own.first)
 
   def step(index, to_held):
     first = index * BLOCK
@@ -160,10 +171,15 @@ def _query_kernel(own, sums, level, gradient, to_query):
   to_held = jax.lax.fori_loop(
     0, pl.cdiv(own.num_valid, BLOCK), step, own.zeros()
   )
-  own.store(to_query, *where, times(to_held, own.dim**-0.5))
+  to_held = times(to_held, own.dim**-0.5)
+  own.store(to_query, *where, to_held)
+  # Queries that are not there were loaded as 0, and so was their gradient.
+  own.store_sums(sum_of, to_held)
 
 
-def _key_kernel(own, sums, level, gradient, to_key, to_value):
+def _key_kernel(
+  own, sums, level, gradient, to_key, to_value, sum_of_key, sum_of_value
+):
   held = own.load(own.key, own.key_start, own.first, own.num_valid)
   held_values = own.load(own.value, own.key_start, own.first, own.num_valid)
 
@@ -172,15 +188,15 @@ def _key_kernel(own, sums, level, gradient, to_key, to_value):
     first = index * BLOCK
     where = (own.query_start, first, own.num_queries)
     queries, along = own.load(own.query, *where), own.load(gradient, *where)
-    drop = own.drop(first, own.first)
+    drop = own.drop(first, own.first, queries_first=False)
     sums_of, level_of = own.rows(sums, first), own.rows(level, first)
-    made = products(queries, held)
-    weights = exp2(fma(made, own.to_log2, -sums_of[:, None]))
-    left = (drop(weights) * own.scale).astype(gradient.dtype)
-    to_held_values = plus(to_held_values, left.T, along)
-    to_weights = drop(products(along, held_values))
-    to_logits = weights * fma(to_weights, own.scale, -level_of[:, None])
-    to_held = plus(to_held, to_logits.astype(own.query.dtype).T, queries)
+    made = products(held, queries)
+    weights = exp2(fma(made, own.to_log2, -sums_of[None, :]))
+    left = drop(weights).astype(gradient.dtype)
+    to_held_values = plus(to_held_values, left, along)
+    to_weights = drop(products(held_values, along))
+    to_logits = weights * fma(to_weights, own.scale, -level_of[None, :])
+    to_held = plus(to_held, to_logits.astype(own.query.dtype), queries)
     return to_held, to_held_values
 
   # A block without valid keys has no gradient.
@@ -191,7 +207,10 @@ def _key_kernel(own, sums, level, gradient, to_key, to_value):
   where = (own.key_start, own.first, own.num_keys)
   # Keys that are not valid were loaded as 0; their weights may be anything.
   is_valid = (own.first + jnp.arange(BLOCK) < own.num_valid)[:, None]
-  to_held = times(to_held, own.dim**-0.5)
-  for ref, parts in ((to_key, to_held), (to_value, to_held_values)):
-    parts = [jnp.where(is_valid, part, 0.0) for part in parts]
+  for ref, sum_of, parts, factor in (
+    (to_key, sum_of_key, to_held, own.dim**-0.5),
+    (to_value, sum_of_value, to_held_values, own.scale),
+  ):
+    parts = [jnp.where(is_valid, part * factor, 0.0) for part in parts]
     own.store(ref, *where, parts)
+    own.store_sums(sum_of, parts)

@@ -103,7 +103,7 @@ def _fused(product, bias, seeds, rate):
   """`_plain`, by kernels on NVIDIA GPUs."""
 
   def kernel(product, bias, seeds):
-    run = functools.partial(gelu_kernel.forward, product.shape[-1], rate)
+    run = functools.partial(gelu_kernel.forward, rate)
     run = by_device(run, (_INPUTS,), _SLOTS)
     return run(_inputs(product, bias, seeds))
 
@@ -121,10 +121,9 @@ def _fused_forward(product, bias, seeds, rate):
 def _fused_backward(rate, kept, gradient):
   def kernel(gradient, product, bias, seeds):
     def run(inputs, gradient):
-      found = gelu_kernel.backward(width, rate, inputs, gradient)
+      found = gelu_kernel.backward(rate, inputs, gradient)
       return found[0], found[1][None]
 
-    width = product.shape[-1]
     # Each device's images give a part of the bias's gradient.
     run = by_device(run, (_INPUTS, _SLOTS), (_SLOTS, ("batch", "mlp")))
     to_product, to_bias = run(_inputs(product, bias, seeds), gradient)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from marjax.dropout import survives
+from marjax.dropout import row_hashes, survives
 from marjax.instructions import exp2, fma, reciprocal
 
 P = 0.3275911
@@ -50,42 +50,38 @@ class Inputs(NamedTuple):
   features: Any
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 3))
-def forward(num_features: int, rate: float, inputs: Inputs, interpret=False):
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def forward(rate: float, inputs: Inputs, interpret=False):
   """y [B, P, F] in the dtype of the product.
 
   Args:
-    num_features: of all devices. rate: share that is dropped.
+    rate: share that is dropped.
     interpret: run on any platform, slowly.
   """
-  static, outputs = (num_features, rate), [inputs.product]
-  return _call("gelu", _forward_kernel, static, inputs, (), outputs, interpret)[
-    0
-  ]
+  outputs = [inputs.product]
+  return _call("gelu", _forward_kernel, rate, inputs, (), outputs, interpret)[0]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 4))
-def backward(
-  num_features: int, rate: float, inputs: Inputs, gradient, interpret=False
-):
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def backward(rate: float, inputs: Inputs, gradient, interpret=False):
   """Gradients of the product, and of the bias in float32, given that of y."""
   batch, slots, width = inputs.product.shape
   sums = jax.ShapeDtypeStruct(
     (batch, pl.cdiv(slots, _SLOTS), width), jnp.float32
   )
-  static, outputs = (num_features, rate), [inputs.product, sums]
+  outputs = [inputs.product, sums]
   to_product, sums = _call(
-    *("gelu_backward", _backward_kernel, static, inputs, (gradient,)),
+    *("gelu_backward", _backward_kernel, rate, inputs, (gradient,)),
     *(outputs, interpret),
   )
   return to_product, jnp.sum(sums, axis=(0, 1))
 
 
-def _call(name, kernel, static, inputs, more, outputs, interpret):
+def _call(name, kernel, rate, inputs, more, outputs, interpret):
   batch, slots, width = inputs.product.shape
 
   def body(*refs):
-    own = _Program(*static, Inputs(*refs[: len(inputs)]))
+    own = _Program(rate, Inputs(*refs[: len(inputs)]))
     kernel(own, *refs[len(inputs) :])
 
   return pl.pallas_call(
@@ -107,7 +103,7 @@ def _columns(width: int) -> int:
 class _Program:
   """Which part of the arrays a program works on."""
 
-  def __init__(self, num_features, rate, inputs: Inputs):
+  def __init__(self, rate, inputs: Inputs):
     self.product, bias, seeds, features = inputs
     column, self.block, self.image = (pl.program_id(axis) for axis in range(3))
     size = _columns(self.product.shape[-1])
@@ -115,7 +111,7 @@ class _Program:
     self.rows = min(_SLOTS, _ELEMENTS // size)
     self.num_slots = self.product.shape[1]
     self.bias = plgpu.load(bias.at[self.columns]).astype(jnp.float32)
-    self.rate, self.num_features = rate, num_features
+    self.rate = rate
     if rate:
       self.seed = seeds[self.image]
       self.features = plgpu.load(features.at[self.columns]).astype(jnp.uint32)
@@ -144,8 +140,8 @@ class _Program:
       return value
     first = self.block * _SLOTS + part * self.rows
     slots = (first + jnp.arange(self.rows)).astype(jnp.uint32)[:, None]
-    slots = slots * jnp.uint32(self.num_features)
-    kept = survives(self.seed, (slots, self.features[None, :]), self.rate)
+    rows = row_hashes(self.seed, slots)
+    kept = survives(rows, self.features[None, :], self.rate)
     return jnp.where(kept, value * (1.0 / (1.0 - self.rate)), 0.0)
 
 

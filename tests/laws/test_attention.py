@@ -66,9 +66,10 @@ def test_keys_that_are_not_valid_change_nothing():
 )
 def test_kernels_are_for_what_they_can_do(monkeypatch, fits, shape):
   query, _, _ = parts(**shape)
-  assert not attention.fits_kernel(query)  # there is no GPU
+  kind = query.dtype, query.shape[-1]
+  assert not attention.fits_kernel(*kind)  # there is no GPU
   monkeypatch.setattr(attention, "has_kernels", lambda: True)
-  assert attention.fits_kernel(query) == fits
+  assert attention.fits_kernel(*kind) == fits
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.4])
@@ -125,11 +126,16 @@ def test_the_kernels_are_the_einsums(lengths, num_queries, head_dim, rate):
     )
     return (mixed, *pull(along.astype(dtype)))
 
-  inputs = attention._inputs(query, key, value, num_valid, seeds)
+  inputs = attention._inputs(*(query, key, value, num_valid, seeds, static[0]))
   mixed, sums = attention_kernel.forward(*static, inputs, True)
-  gradients = attention_kernel.backward(
+  *gradients, totals = attention_kernel.backward(
     *static, inputs, mixed, sums, along, True
   )
+  for total, gradient in zip(totals, gradients, strict=True):
+    wanted = jnp.sum(gradient.astype(jnp.float32), axis=(0, 1))
+    # Up to the rounding of each gradient.
+    scale = jnp.sqrt(jnp.sum(jnp.square(gradient.astype(jnp.float32)), (0, 1)))
+    np.testing.assert_array_less(jnp.abs(total - wanted), 2**-7 * scale + 1e-6)
   for found, exact, rounded in zip(
     (mixed, *gradients), plain(jnp.float32), plain(jnp.bfloat16), strict=True
   ):

@@ -79,17 +79,19 @@ def test_the_kernels_are_gelu_and_dropout(rate, width):
     return made, *pull(along.astype(dtype))
 
   inputs = module._inputs(product, bias, seeds)
-  static = (product.shape[-1], rate)
   found = (
-    gelu_kernel.forward(*static, inputs, True),
-    *gelu_kernel.backward(*static, inputs, along, True),
+    gelu_kernel.forward(rate, inputs, True),
+    *gelu_kernel.backward(rate, inputs, along, True),
   )
   made, exact = np.asarray(found[0], np.float32), plain(jnp.float32)
   assert np.array_equal(made == 0, np.asarray(exact[0]) == 0)  # one mask
-  for one, other, scale in zip(found, exact, (1, 1, 8), strict=True):
+  for one, other in zip(found[:2], exact[:2], strict=True):
     np.testing.assert_allclose(
-      np.asarray(one, np.float32), other, rtol=2**-7, atol=scale * 2**-8
+      np.asarray(one, np.float32), other, rtol=2**-7, atol=2**-8
     )
+  # Of what it sums, each was rounded.
+  spread = np.sqrt(np.sum(np.square(exact[1]), axis=(0, 1)))
+  assert np.all(np.abs(found[2] - exact[2]) < 2**-7 * spread)
 
 
 def test_a_platform_without_the_kernels_computes_the_same(monkeypatch):

@@ -83,10 +83,11 @@ def test_attention_with_dropout():
   seeds = [jnp.array([n, 7], jnp.uint32) for n in range(2)]
   static = (Sequences((30, 40), (30, 40)), 0.3)
 
-  def attend(query, key, value):
-    return attention._fused(query, key, value, num_valid, seeds, static)
+  def attend(query, key, value, bias):
+    return attention._fused(query, key, value, bias, num_valid, seeds, static)
 
-  agree(attend, [draw(n, *shape) for n in range(3)], [slots] * 3)
+  arrays = [draw(n, *shape) for n in range(3)] + [draw(3, 3, 4, 16)]
+  agree(attend, arrays, [slots] * 3 + [P(None, "tensor", None)])
 
 
 def test_gelu_with_dropout():
