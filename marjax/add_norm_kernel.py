@@ -25,8 +25,12 @@ from jax.experimental.pallas import triton as plgpu
 from marjax.dropout import row_hashes, survives
 from marjax.instructions import fma
 
-_ROWS = 32
-"""Of a program of the backward kernel."""
+_ROWS, _PROGRAMS = 32, 1280
+"""Rows of a program of the backward kernel, at least; programs, at most.
+
+Each program writes its sums: with 32 of 118 thousand rows each, a tenth of all
+that is written.
+"""
 
 _WARPS = 8
 
@@ -111,7 +115,8 @@ def backward(rate, gradients, made, branch, norm, interpret=False):
   width, num_rows = x.shape[-1], math.prod(x.shape[:-1])
   inputs = _by_rows(x.ndim, (gradients, made, branch, norm))
   refs, structure = jax.tree.flatten(inputs)
-  programs, vectors = pl.cdiv(num_rows, _ROWS), vectors_of(branch, norm)
+  rows = max(_ROWS, pl.cdiv(num_rows, _PROGRAMS))
+  programs, vectors = pl.cdiv(num_rows, rows), vectors_of(branch, norm)
 
   def like(array):
     return jax.ShapeDtypeStruct((num_rows, array.shape[-1]), array.dtype)
@@ -128,7 +133,7 @@ def backward(rate, gradients, made, branch, norm, interpret=False):
   found = pl.pallas_call(
     functools.partial(
       *(_backward_kernel, structure, made_structure, rate),
-      *(math.prod(x.shape[1:-1]), num_rows, vectors),
+      *(math.prod(x.shape[1:-1]), num_rows, rows, vectors),
     ),
     name="add_norm_backward",
     grid=(programs,),
@@ -170,11 +175,15 @@ class _Row:
 
     Pieces have the row's width. What is not there is 0.
     """
+    return self.raw(ref, piece, step).astype(jnp.float32)
+
+  def raw(self, ref, piece=0, step=()):
+    """`load`, in the dtype that it is in."""
     is_vector = len(ref.shape) == 1
     at = () if is_vector else (*step, self.row)
     at = ref.at[(*at, piece * self.width + self.features)]
     mask = self.of_row if is_vector else self.inside
-    return plgpu.load(at, mask=mask, other=0.0).astype(jnp.float32)
+    return plgpu.load(at, mask=mask, other=0.0)
 
   def modulated(self, one, piece, step=()):
     """Shift, gain or gate, pieces 0 to 2; values may lack what comes before."""
@@ -236,52 +245,66 @@ def _forward_kernel(structure, rate, slots, num_outputs, *refs):
     ref[row.row] = value
 
 
+def _to_normalised(row, norm, y, to_u, to_modulation):
+  """The gradient of y, and by name what vectors get of this row.
+
+  Writes that of the modulation.
+  """
+  of, to_n = {}, to_u
+  if norm.scale is not None:
+    scale = row.load(norm.scale)
+  if norm.modulation is not None:
+    gain = row.modulated(norm.modulation, 1)
+    n = y
+    if norm.scale is not None:
+      n = fma(y, scale, row.load(norm.bias))
+    of["shift"], of["gain"] = to_u, to_u * n
+    for piece, name in enumerate(("shift", "gain")):
+      row.store(to_modulation, of[name], piece)
+    to_n = fma(to_u, gain, to_u)
+  if norm.scale is None:
+    return to_n, of
+  of["scale"], of["bias"] = to_n * y, to_n
+  return to_n * scale, of
+
+
 def _backward_kernel(
-  structure, made_structure, rate, slots, num_rows, vectors, *refs
+  structure, made_structure, rate, slots, num_rows, rows, vectors, *refs
 ):
   count = made_structure.num_leaves
   gradients, made, branch, norm = jax.tree.unflatten(structure, refs[:-count])
   found = jax.tree.unflatten(made_structure, refs[-count:])
   program, width = pl.program_id(0), made[0].shape[-1]
+  has_gate = branch is not None and branch.gate is not None
 
   def step(number, sums):
-    place = program * _ROWS + number
+    place = program * rows + number
     # A row that is not there is the last one, but all its gradients are read as
     # 0, as are those of features that are not there, and nothing is written.
     row = _Row(
       jnp.minimum(place, num_rows - 1), width, is_there=place < num_rows
     )
-    to_x, to_u, x = (row.load(ref) for ref in (*gradients, made[0]))
+    # All that is long is loaded before anything waits for a sum.
+    to_x = row.raw(gradients[0])
+    to_u, x = (row.load(ref) for ref in (gradients[1], made[0]))
+    if has_gate:
+      h, gate = row.raw(branch.h), row.raw(branch.gate.values)
     mean, inverse = (ref[row.row] for ref in made[1:])
-    of = {}
-    y, to_n = (x - mean) * inverse, to_u
-    if norm.scale is not None:
-      scale = row.load(norm.scale)
-    if norm.modulation is not None:
-      gain = row.modulated(norm.modulation, 1)
-      n = y
-      if norm.scale is not None:
-        n = fma(y, scale, row.load(norm.bias))
-      of["shift"], of["gain"] = to_u, to_u * n
-      for piece, name in enumerate(("shift", "gain")):
-        row.store(found.modulation, of[name], piece)
-      to_n = fma(to_u, gain, to_u)
-    to_y = to_n
-    if norm.scale is not None:
-      of["scale"], of["bias"] = to_n * y, to_n
-      to_y = to_n * scale
+    y = (x - mean) * inverse
+    to_y, of = _to_normalised(row, norm, y, to_u, found.modulation)
     along, level = row.mean(to_y * y), row.mean(to_y)
+    to_x = to_x.astype(jnp.float32)
     to_x = fma(inverse, fma(y, -along, to_y - level), to_x)
     row.store(found.x, to_x)
     if branch is not None:
       to_h = to_x
-      if branch.gate is not None:
-        h = row.load(branch.h)
+      if has_gate:
+        h = h.astype(jnp.float32)
         if branch.bias is not None:
           h += row.load(branch.bias)
         of["gate"] = to_x * row.drop(h, branch.seeds, rate, slots)
         row.store(found.gate, of["gate"])
-        to_h *= row.modulated(branch.gate, 2)
+        to_h *= gate.astype(jnp.float32) + row.load(branch.gate.bias, 2)
       to_h = row.drop(to_h, branch.seeds, rate, slots)
       row.store(found.h, to_h)
       of["h"] = to_h
@@ -290,7 +313,7 @@ def _backward_kernel(
     )
 
   zeros = jnp.zeros((pl.next_power_of_2(width),), jnp.float32)
-  sums = jax.lax.fori_loop(0, _ROWS, step, (zeros,) * len(vectors))
+  sums = jax.lax.fori_loop(0, rows, step, (zeros,) * len(vectors))
   features = jnp.arange(pl.next_power_of_2(width))
   for number, total in enumerate(sums):
     at = found.sums.at[program, number, features]
