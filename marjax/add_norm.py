@@ -80,25 +80,33 @@ def add_norm(x, branch: Branch | None, norm: Norm, dtype, rate=0.0, index=None):
   return run((jnp.dtype(dtype), rate), x, branch, norm, index)
 
 
+def added(x, branch: Branch | None, rate=0.0, index=None):
+  """x of the module docstring alone, for what no norm of ours comes after.
+
+  Args: see `add_norm`.
+  """
+  if branch is None:
+    return x
+  h, _, gate, seeds = branch
+  h = h if branch.bias is None else h + branch.bias
+  h = h if seeds is None else drop(h, seeds, rate)
+  if gate is not None:
+    width = x.shape[-1]
+    h = (_of_step(gate, index)[..., -width:] + gate.bias[2 * width :]) * h
+  return x + h
+
+
+def _of_step(modulation: Modulation, index):
+  return modulation.values if index is None else modulation.values[index]
+
+
 def _plain(static, x, branch, norm, index):
   dtype, rate = static
-  width = x.shape[-1]
-
-  def step_of(modulation):
-    values = modulation.values
-    return values if index is None else values[index]
-
-  if branch is not None:
-    h, _, gate, seeds = branch
-    h = h if branch.bias is None else h + branch.bias
-    h = h if seeds is None else drop(h, seeds, rate)
-    if gate is not None:
-      h = (step_of(gate)[..., -width:] + gate.bias[2 * width :]) * h
-    x = x + h
+  x, ends = added(x, branch, rate, index), 2 * x.shape[-1]
   shift = gain = None
   if norm.modulation is not None:
-    values = step_of(norm.modulation)[..., : 2 * width]
-    values = values + norm.modulation.bias[: 2 * width]
+    values = _of_step(norm.modulation, index)[..., :ends]
+    values = values + norm.modulation.bias[:ends]
     shift, gain = jnp.split(values, 2, axis=-1)
   return x, normalized(x, norm.scale, norm.bias, gain, shift, dtype)
 

@@ -14,7 +14,7 @@
 4. A stack of blocks is one scan over stacked parameters, so that compile time
    does not grow with depth. `Remat` says what its backward pass keeps of each
    block: nothing but its input; its matrix products and attention too; or all
-   (then it is unrolled).
+   (then it is unrolled, and what fc2 gives is added by the next block's norm).
 5. Where only some slots are wanted of a stack, its last block computes keys and
    values of all slots, and everything else of those.
 """
@@ -27,12 +27,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from marjax.add_norm import Branch, Norm, add_norm
+from marjax.add_norm import Branch, Norm, add_norm, added
 from marjax.arrays import Counts
 from marjax.backbone.attention import Attention, AttentionConfig
 from marjax.backbone.gelu import gelu_of_product
 from marjax.dropout import Dropout
-from marjax.linear import constrained, linear
+from marjax.linear import constrained, linear, product
 from marjax.norm import LayerNorm
 
 Remat = Literal["none", "full", "save_matmuls"]
@@ -69,10 +69,18 @@ class Block(nn.Module):
     self.fc2 = linear(c.width, ("mlp", "embed"), dtype=dtype)
     self.dropout = Dropout(c.projection_dropout)
 
-  def __call__(self, x, lengths, num_valid, deterministic, window=None):
-    """Slots [B, P, W] to slots; with a window [Q], to those of its indices."""
+  def __call__(self, x, branch, lengths, num_valid, deterministic, window=None):
+    """Slots [B, P, W] to slots; with a window [Q], to those of its indices.
+
+    Args:
+      x: slots. branch: what is to be added to them, or None.
+
+    Returns:
+      x and branch of what comes next. Where cuBLAS adds it, as without dropout,
+      there is none.
+    """
     dtype, rate = self.norm_mlp.dtype, self.dropout.rate
-    x, h = add_norm(x, None, self._weights(self.norm_attention), dtype)
+    x, h = add_norm(x, branch, self._weights(self.norm_attention), dtype, rate)
     queries = None
     if window is not None:
       queries, x = jnp.take(h, window, axis=1), jnp.take(x, window, axis=1)
@@ -84,8 +92,13 @@ class Block(nn.Module):
       branch = Branch(h, bias, seeds=self.dropout.seeds(deterministic))
     x, h = add_norm(x, branch, self._weights(self.norm_mlp), dtype, rate)
     h = self._hidden(h, self.dropout.seeds(deterministic))
-    x = x + self.dropout(self.fc2(h), deterministic=deterministic)
-    return constrained(x, SLOT_AXES)
+    if deterministic:
+      return constrained(x + self.fc2(h), SLOT_AXES), None
+    kernel, bias = self.fc2.weights(h.shape[-1:])
+    with jax.named_scope("fc2"):
+      h = constrained(product(h, kernel), SLOT_AXES)
+    seeds = self.dropout.seeds(deterministic)
+    return constrained(x, SLOT_AXES), Branch(h, bias, seeds=seeds)
 
   def _weights(self, norm) -> Norm:
     return Norm(*norm.weights(self.config.width))
@@ -103,7 +116,7 @@ class _ScannedBlock(nn.Module):
   remat: Remat
 
   @nn.compact
-  def __call__(self, x, num_valid):
+  def __call__(self, carry, num_valid):
     block = Block
     if self.remat != "none":
       policies = jax.checkpoint_policies
@@ -117,12 +130,17 @@ class _ScannedBlock(nn.Module):
       block = nn.remat(
         Block,
         prevent_cse=False,
-        static_argnums=(2, 4),
+        static_argnums=(3, 5),
         policy=saves.get(self.remat),
       )
+    x, branch = carry
     block = block(self.config, name="block")
-    x = block(x, self.lengths, num_valid, self.deterministic)
-    return x, None
+    x, branch = block(x, branch, self.lengths, num_valid, self.deterministic)
+    if self.remat != "none":
+      # Else a branch would be kept beside each x.
+      x = added(x, branch, self.config.projection_dropout)
+      branch = None
+    return (x, branch), None
 
 
 class Stack(nn.Module):
@@ -166,7 +184,22 @@ class Stack(nn.Module):
     layers = scanned(
       self.config, lengths, deterministic, self.remat, name="layers"
     )
-    return layers(x, num_valid)[0]
+    branch = None
+    if self.remat == "none" and not deterministic:
+      branch = self._nothing(x)
+    (x, branch), _ = layers((x, branch), num_valid)
+    return constrained(
+      added(x, branch, self.config.projection_dropout), SLOT_AXES
+    )
+
+  def _nothing(self, x) -> Branch:
+    """A branch that adds nothing, in the form of those that blocks end with."""
+    rate = self.config.projection_dropout
+    return Branch(
+      jnp.zeros_like(x),
+      jnp.zeros(x.shape[-1:], self.config.dtype),
+      seeds=jnp.zeros(2, jnp.uint32) if rate else None,
+    )
 
   def _forward(self, x, lengths, num_valid, window):
     """The stack without dropout: the last block is apart, for its window."""
@@ -177,8 +210,8 @@ class Stack(nn.Module):
       with jax.named_scope("layers"), jax.named_scope("block"):
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf)[layer], stacked)
         return block.apply(
-          {"params": params}, x, lengths, num_valid, True, window
-        )
+          {"params": params}, x, None, lengths, num_valid, True, window
+        )[0]
 
     def step(x, layer):
       return run(x, layer), None
