@@ -2,9 +2,10 @@
 
 On NVIDIA GPUs: no matrix products in Triton, because cuBLAS is as fast or
 faster for all but the smallest, and the search for the best Triton kernel is
-half of the compile time; and of cuBLAS's algorithms the fastest is taken,
-without a check of each against the others. For a GPU that is not there none is
-timed.
+half of the compile time; of cuBLAS's algorithms the fastest is taken, without a
+check of each against the others (for a GPU that is not there none is timed);
+and products that share an operand stay apart, as what they are merged from has
+to be put together first, and cut up what they give.
 """
 
 import jax
@@ -17,4 +18,8 @@ def compiler_options(mesh: Mesh) -> dict[str, bool | int] | None:
   if device.platform != "gpu":
     return None
   level = 2 if device in jax.devices() else 0
-  return {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": level}
+  return {
+    "xla_gpu_enable_triton_gemm": False,
+    "xla_gpu_autotune_level": level,
+    "xla_gpu_dot_merger_threshold_mb": 0,
+  }
