@@ -12,6 +12,7 @@
 7. Files with slow tests come first: what runs last should be short, or workers
    wait for one of them.
 8. `golden("folder/file.npz")` reads numbers kept in tests/golden.
+9. With `kernels` a test runs those for GPUs, interpreted.
 """
 
 import os
@@ -68,3 +69,32 @@ def golden():
       return dict(file)
 
   return read
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+  """Kernels are used wherever a GPU would have them, run on a CPU."""
+  import jax
+  from jax.experimental import pallas as pl
+
+  from marjax import add_norm, add_norm_kernel
+  from marjax.backbone import attention, attention_kernel, gelu, gelu_kernel
+
+  def forget():
+    """What was traced with, or without, what is changed here."""
+    for module in (add_norm_kernel, attention_kernel, gelu_kernel):
+      module.forward.clear_cache()
+      module.backward.clear_cache()
+
+  forget()
+  call = pl.pallas_call
+  monkeypatch.setattr(
+    pl, "pallas_call", lambda *a, **k: call(*a, **{**k, "interpret": True})
+  )
+  monkeypatch.setattr(
+    jax.lax, "platform_dependent", lambda *args, cuda, default: cuda(*args)
+  )
+  for module in (attention, gelu, add_norm):
+    monkeypatch.setattr(module, "has_kernels", lambda: True)
+  yield
+  forget()

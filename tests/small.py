@@ -51,11 +51,11 @@ EXPERIMENT = Experiment(
 )
 
 
-def params(scale: float = 0.1):
+def params(scale: float = 0.1, model: ModelConfig = MODEL):
   """Initial parameters plus noise."""
 
   def make():
-    fresh = nn.unbox(init_params(MODEL, jax.random.key(0)))
+    fresh = nn.unbox(init_params(model, jax.random.key(0)))
     leaves, structure = jax.tree.flatten(fresh)
     noisy = [
       leaf + scale * jax.random.normal(key, leaf.shape)

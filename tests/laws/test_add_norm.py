@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import pallas as pl
 
 from marjax import add_norm as module
+from marjax import add_norm_kernel
 from marjax.add_norm import Branch, Modulation, Norm, add_norm
 from marjax.dropout import is_kept
 from marjax.head.diffusion import DiffusionHeadConfig
@@ -15,19 +15,6 @@ from marjax.head.reverse import ReverseSettings
 SHAPE, STEPS = (3, 30, 384), 4  # three parts of 128; more rows than a program's
 WIDTH = SHAPE[-1]
 RATE = 0.3
-
-
-@pytest.fixture
-def kernels(monkeypatch):
-  """As on a GPU, but interpreted."""
-  call = pl.pallas_call
-  monkeypatch.setattr(
-    pl, "pallas_call", lambda *a, **k: call(*a, **{**k, "interpret": True})
-  )
-  monkeypatch.setattr(
-    jax.lax, "platform_dependent", lambda *args, cuda, default: cuda(*args)
-  )
-  monkeypatch.setattr(module, "has_kernels", lambda: True)
 
 
 def draw(number, shape, dtype=jnp.bfloat16):
@@ -159,6 +146,33 @@ def test_gradients_are_those_of_the_definition(kernels, kind, dtype):
 
   found = pulled(lambda *given: add_norm(*given, dtype, RATE))
   assert_close(found, pulled(defined), rounding=2**-7)  # both are rounded
+
+
+@pytest.mark.parametrize("kind", ["of the head", "all"])
+def test_few_programs_share_all_rows(kernels, monkeypatch, kind):
+  """As for batches of many more rows: gradients are bit for bit the same."""
+  given = arrays(kind)
+
+  def pulled():
+    add_norm_kernel.backward.clear_cache()
+    made, pull = jax.vjp(lambda *a: add_norm(*a, jnp.bfloat16, RATE), *given)
+    return pull((draw(20, SHAPE), draw(21, SHAPE))), made
+
+  by_default = pulled()
+  monkeypatch.setattr(add_norm_kernel, "_PROGRAMS", 2)  # of 45 rows, not 32
+  found = pulled()
+  assert_close(found, by_default, rounding=0.0)
+
+
+def test_what_is_added_without_a_norm_is_the_definition():
+  for kind in KINDS:
+    x, branch, norm = arrays(kind)
+    given = jax.tree.map(
+      lambda a: a if a.dtype == jnp.uint32 else a.astype(jnp.float32),
+      (x, branch),
+    )
+    made = module.added(*given, RATE).astype(jnp.bfloat16)
+    assert_close(made, defined(x, branch, norm)[0])
 
 
 @pytest.mark.parametrize("steps", [(), (STEPS,)])

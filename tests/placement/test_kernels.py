@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import pallas as pl
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -19,18 +18,7 @@ from marjax.parallel.rules import RULES
 BATCH = ("data", "fsdp")
 
 
-@pytest.fixture(autouse=True)
-def interpreted(monkeypatch):
-  """Kernels wherever a GPU would have them, run on a CPU."""
-  call = pl.pallas_call
-  monkeypatch.setattr(
-    pl, "pallas_call", lambda *a, **k: call(*a, **{**k, "interpret": True})
-  )
-  monkeypatch.setattr(
-    jax.lax, "platform_dependent", lambda *args, cuda, default: cuda(*args)
-  )
-  for module in (attention, gelu, add_norm):
-    monkeypatch.setattr(module, "has_kernels", lambda: True)
+pytestmark = pytest.mark.usefixtures("kernels")
 
 
 def draw(number, *shape):

@@ -1,0 +1,61 @@
+"""All kernels together: a training stack with them is one without."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from marjax import add_norm
+from marjax.backbone import attention, gelu
+from marjax.backbone.layers import BlockConfig, Stack
+
+CONFIG = BlockConfig(128, 2, 2, 0.3, 0.3, "bfloat16")
+LENGTHS, NUM_VALID = (6, 10), [jnp.array([3, 6]), jnp.array([10, 7])]
+
+
+@pytest.fixture
+def traced_for_gpus(monkeypatch):
+  """As jax.export for GPUs does, but run on this platform, without kernels."""
+  for module in (attention, gelu, add_norm):
+    monkeypatch.setattr(module, "has_kernels", lambda: True)
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("how", ["traced_for_gpus", "kernels"])
+def test_a_training_stack_has_the_same_gradients(request, how, remat):
+  """Up to rounding to bfloat16 at other places."""
+  stack = Stack(CONFIG, depth=2, remat=remat)
+  x, along = (
+    jax.random.normal(jax.random.key(n), (2, 16, 128)) for n in range(2)
+  )
+  fresh = stack.init(jax.random.key(2), x, LENGTHS, NUM_VALID, True)
+  params = jax.tree.map(  # biases that are not zero
+    lambda leaf: leaf + 0.05 * jax.random.normal(jax.random.key(3), leaf.shape),
+    nn.unbox(fresh),
+  )
+
+  def run():
+    def total(params, x):
+      rngs = {"dropout": jax.random.key(4)}
+      made = stack.apply(
+        *(params, x.astype(jnp.bfloat16), LENGTHS, NUM_VALID, False), rngs=rngs
+      )
+      return jnp.sum(along * made), made
+
+    gradients, made = jax.jit(
+      lambda *args: jax.grad(total, argnums=(0, 1), has_aux=True)(*args)
+    )(params, x)
+    return made, gradients
+
+  plain = run()
+  request.getfixturevalue(how)
+  found = run()
+  leaves = zip(
+    jax.tree.leaves_with_path(found), jax.tree.leaves(plain), strict=True
+  )
+  for (path, one), other in leaves:
+    one, other = (np.asarray(each, np.float32) for each in (one, other))
+    error, size = (np.sqrt(np.mean(np.square(a))) for a in (one - other, other))
+    assert size > 0, path
+    assert error < 0.02 * size, (jax.tree_util.keystr(path), error / size)
