@@ -3,9 +3,9 @@
 1. A key of the "dropout" stream gives two seeds for one call.
 2. Each entry of the leading (batch) axis gets a seed of its own, each row of
    the last axis a hash of that seed and its number within the entry, and each
-   element one of that and its column, the place on the last axis:
+   element a shorter one of that and its column, the place on the last axis:
 
-       seed ⊕ b ─mix─▶ ⊕ row ─mix─▶ ⊕ column ─mix─▶ 32 bits ≥ rate · 2³² : kept
+       seed ⊕ b ─mix─▶ ⊕ row ─mix─▶ ⊕ column ─▶ 32 bits ≥ rate · 2³² : kept
 
 3. The backward pass computes the mask again from the seeds.
 
@@ -15,7 +15,9 @@ million, and took half of a TPU step's compile time; a mask needs no more than
 that neighbours, layers and steps look independent. Elements are addressed by
 global index, so the mask is the same on any mesh. The mix is a 32-bit
 permutation of full avalanche (two rounds of xor-shift and multiply); an
-element's own is the last round alone.
+element's own is the last round alone. It leaves a few pairs of rows alike: of
+4.5 million pairs of 1024 elements, 0.1 dropped, the worst correlate by 0.28,
+where those of coin tosses do by 0.19.
 """
 
 import functools

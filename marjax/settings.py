@@ -29,9 +29,9 @@ class Settings:
     num_ar_steps: autoregressive steps, 1 .. number of tokens.
     num_diffusion_steps: network evaluations per token, 2 .. 1000.
     final_diffusion_steps: those of the last AR step's tokens; from the first
-      step to the last the number changes evenly, in a few stages. As many as
-      num_diffusion_steps for the same number at every step, which is also what
-      there is where neither this nor the checkpoint says.
+      step to the last the number changes evenly, in a few stages. Equal to
+      num_diffusion_steps for the same number at every step; so is None, if the
+      checkpoint says nothing.
     guidance_scale: 1 for none; larger follows the label more.
     guidance_schedule: "linear" grows from about 1 to the scale as tokens are
       revealed; "constant" uses the scale at every step.

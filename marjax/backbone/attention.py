@@ -100,7 +100,7 @@ class Attention(nn.Module):
     )
     mixed = attend(
       *(query, part(1, of_key), part(2, of_value), num_valid, sequences),
-      *(self.dropout, deterministic, bias),
+      *(self.dropout, deterministic, bias if is_fused else None),
     )
     kernel, bias = self.projection.weights(mixed.shape[-2:])
     with jax.named_scope("projection"):
@@ -121,12 +121,14 @@ def attend(
 ) -> Float[Array, "B Q N H"]:
   """Bidirectional attention within each sequence, to its num_valid keys.
 
-  Where `fits_kernel` says so, a bias gets the gradient of one that was added to
-  query, key and value: sums over their slots, which the kernels have at hand.
+  Args:
+    bias: gets the gradient of one that was added to query, key and value, sums
+      over their slots, which the kernels have at hand; only for them.
   """
   seeds = [dropout.seeds(deterministic) for _ in num_valid]
   static = (sequences, 0.0 if deterministic else dropout.rate)
   if not fits_kernel(query.dtype, query.shape[-1]):
+    assert bias is None, "its gradient would be lost"
     mixed = _mix_each(query, key, value, num_valid, seeds, static)
     return checkpoint_name(mixed, "attention")
   return _fused(query, key, value, bias, num_valid, seeds, static)

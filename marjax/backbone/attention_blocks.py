@@ -77,10 +77,8 @@ class Program:
 
   def __init__(self, rate, table, inputs: Inputs):
     self.query, self.key, self.value, num_valid, self.row_hashes = inputs
-    self.block, self.head, self.image = (
-      pl.program_id(axis) for axis in range(3)
-    )
-    block = self.block
+    block, self.head, self.image = (pl.program_id(axis) for axis in range(3))
+    self.block = block
     self.sequence, self.first = table[block, 0], table[block, 1]
     self.query_start, self.num_queries = table[block, 2], table[block, 3]
     self.key_start, self.num_keys = table[block, 4], table[block, 5]
@@ -89,6 +87,11 @@ class Program:
     self.dim = self.query.shape[-1]
     self.sizes = [
       1 << bit for bit in reversed(range(8)) if self.dim & (1 << bit)
+    ]
+    ends = np.cumsum(self.sizes).tolist()
+    self.features = [
+      pl.ds(end - size, size)
+      for size, end in zip(self.sizes, ends, strict=True)
     ]
 
   def load(self, ref, start, first, end):
@@ -107,9 +110,7 @@ class Program:
 
   def store_sums(self, ref, parts):
     """Writes sums over slots, of an array [B, blocks, N, H]."""
-    ends = np.cumsum(self.sizes).tolist()
-    for size, end, part in zip(self.sizes, ends, parts, strict=True):
-      features = pl.ds(end - size, size)
+    for features, part in zip(self.features, parts, strict=True):
       at = ref.at[self.image, self.block, self.head, features]
       plgpu.store(at, jnp.sum(part, axis=0))
 
@@ -118,12 +119,10 @@ class Program:
     return [jnp.zeros((BLOCK, size), jnp.float32) for size in self.sizes]
 
   def _parts(self, ref, first):
-    ends = np.cumsum(self.sizes)
+    slots = pl.ds(first, BLOCK)
     return [
-      ref.at[
-        self.image, pl.ds(first, BLOCK), self.head, pl.ds(end - size, size)
-      ]
-      for size, end in zip(self.sizes, ends.tolist(), strict=True)
+      ref.at[self.image, slots, self.head, features]
+      for features in self.features
     ]
 
   def rows(self, ref, first):

@@ -84,20 +84,20 @@ def backward(
   batch, _, heads, dim = inputs.query.shape
   of_queries, of_keys = (table_of(sequences, of) for of in ("queries", "keys"))
 
-  def sums_of(table):
+  def totals(table):
     return jax.ShapeDtypeStruct((batch, len(table), heads, dim), jnp.float32)
 
-  to_query, level, sum_of_query = _call(
+  to_query, level, of_query = _call(
     *("attention_dq", _query_kernel, of_queries, inputs),
     *((sums, mixed, gradient), rate),
-    *((inputs.query, sums, sums_of(of_queries)), interpret),
+    *((inputs.query, sums, totals(of_queries)), interpret),
   )
-  to_key, to_value, *sums_of_others = _call(
+  to_key, to_value, *others = _call(
     *("attention_dkv", _key_kernel, of_keys, inputs),
     *((sums, level, gradient), rate),
-    *((inputs.key, inputs.value, *[sums_of(of_keys)] * 2), interpret),
+    *((inputs.key, inputs.value, *[totals(of_keys)] * 2), interpret),
   )
-  each = [jnp.sum(one, axis=(0, 1)) for one in (sum_of_query, *sums_of_others)]
+  each = [jnp.sum(one, axis=(0, 1)) for one in (of_query, *others)]
   return to_query, to_key, to_value, jnp.stack(each)
 
 
@@ -148,14 +148,14 @@ def _forward_kernel(own, mixed, sums):
   own.store_rows(sums, own.first, highest + jnp.log2(total))
 
 
-def _query_kernel(own, sums, mixed, gradient, to_query, level_of, sum_of):
+def _query_kernel(own, sums, mixed, gradient, to_query, to_level, total):
   where = (own.query_start, own.first, own.num_queries)
   held, along = own.load(own.query, *where), own.load(gradient, *where)
   level = sum(
     jnp.sum(one.astype(jnp.float32) * other.astype(jnp.float32), axis=1)
     for one, other in zip(along, own.load(mixed, *where), strict=True)
   )
-  own.store_rows(level_of, own.first, level)
+  own.store_rows(to_level, own.first, level)
   sums = own.rows(sums, own.first)
 
   def step(index, to_held):
@@ -174,11 +174,11 @@ def _query_kernel(own, sums, mixed, gradient, to_query, level_of, sum_of):
   to_held = times(to_held, own.dim**-0.5)
   own.store(to_query, *where, to_held)
   # Queries that are not there were loaded as 0, and so was their gradient.
-  own.store_sums(sum_of, to_held)
+  own.store_sums(total, to_held)
 
 
 def _key_kernel(
-  own, sums, level, gradient, to_key, to_value, sum_of_key, sum_of_value
+  own, sums, level, gradient, to_key, to_value, total_of_key, total_of_value
 ):
   held = own.load(own.key, own.key_start, own.first, own.num_valid)
   held_values = own.load(own.value, own.key_start, own.first, own.num_valid)
@@ -207,10 +207,10 @@ def _key_kernel(
   where = (own.key_start, own.first, own.num_keys)
   # Keys that are not valid were loaded as 0; their weights may be anything.
   is_valid = (own.first + jnp.arange(BLOCK) < own.num_valid)[:, None]
-  for ref, sum_of, parts, factor in (
-    (to_key, sum_of_key, to_held, own.dim**-0.5),
-    (to_value, sum_of_value, to_held_values, own.scale),
+  for ref, total, parts, factor in (
+    (to_key, total_of_key, to_held, own.dim**-0.5),
+    (to_value, total_of_value, to_held_values, own.scale),
   ):
     parts = [jnp.where(is_valid, part * factor, 0.0) for part in parts]
     own.store(ref, *where, parts)
-    own.store_sums(sum_of, parts)
+    own.store_sums(total, parts)

@@ -70,14 +70,15 @@ class Block(nn.Module):
     self.dropout = Dropout(c.projection_dropout)
 
   def __call__(self, x, branch, lengths, num_valid, deterministic, window=None):
-    """Slots [B, P, W] to slots; with a window [Q], to those of its indices.
+    """Slots and what is to be added to them, to the same of the next block.
 
     Args:
-      x: slots. branch: what is to be added to them, or None.
+      x: [B, P, W]. branch: to be added to x, or None.
+      lengths, num_valid, deterministic: see `Stack`.
+      window: indices [Q] of the slots that are wanted; None for all.
 
     Returns:
-      x and branch of what comes next. Where cuBLAS adds it, as without dropout,
-      there is none.
+      x [B, Q, W], and its branch; None if deterministic, as it is added.
     """
     dtype, rate = self.norm_mlp.dtype, self.dropout.rate
     x, h = add_norm(x, branch, self._weights(self.norm_attention), dtype, rate)
@@ -139,7 +140,7 @@ class _ScannedBlock(nn.Module):
     if self.remat != "none":
       # Else a branch would be kept beside each x.
       x = added(x, branch, self.config.projection_dropout)
-      branch = None
+      x, branch = constrained(x, SLOT_AXES), None
     return (x, branch), None
 
 
@@ -196,7 +197,7 @@ class Stack(nn.Module):
     """A branch that adds nothing, in the form of those that blocks end with."""
     rate = self.config.projection_dropout
     return Branch(
-      jnp.zeros_like(x),
+      jnp.zeros(x.shape, self.config.dtype),
       jnp.zeros(x.shape[-1:], self.config.dtype),
       seeds=jnp.zeros(2, jnp.uint32) if rate else None,
     )

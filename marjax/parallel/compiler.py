@@ -4,8 +4,8 @@ On NVIDIA GPUs: no matrix products in Triton, because cuBLAS is as fast or
 faster for all but the smallest, and the search for the best Triton kernel is
 half of the compile time; of cuBLAS's algorithms the fastest is taken, without a
 check of each against the others (for a GPU that is not there none is timed);
-and products that share an operand stay apart, as what they are merged from has
-to be put together first, and cut up what they give.
+and products that share an operand stay apart, because merging copies their
+other operands together and cuts up the result.
 """
 
 import jax

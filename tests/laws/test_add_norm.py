@@ -150,7 +150,7 @@ def test_gradients_are_those_of_the_definition(kernels, kind, dtype):
 
 @pytest.mark.parametrize("kind", ["of the head", "all"])
 def test_few_programs_share_all_rows(kernels, monkeypatch, kind):
-  """As for batches of many more rows: gradients are bit for bit the same."""
+  """As for batches of many more rows; but for the order of sums."""
   given = arrays(kind)
 
   def pulled():

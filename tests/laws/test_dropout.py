@@ -55,6 +55,16 @@ def test_rows_and_columns_vary_as_coin_tosses_do():
     assert abs(chi - 1) < 5 * np.sqrt(2 / counts.size), (axes, chi)
 
 
+def test_pairs_of_rows_are_as_independent_as_the_docstring_says():
+  rate, width = 0.1, 1024
+  mask = kept(4, (1, 3000, width))[0].astype(np.float32)
+  mask = (mask - (1 - rate)) / np.sqrt(rate * (1 - rate))
+  pairs = np.triu_indices(len(mask), 1)
+  correlations = (mask @ mask.T / width)[pairs]
+  assert np.mean(correlations**2) * width < 1.02
+  assert np.abs(correlations).max() < 0.35
+
+
 def test_every_input_bit_moves_every_output_bit():
   x = np.arange(4096, dtype=np.uint32) * np.uint32(2654435761)
   for bit in range(32):

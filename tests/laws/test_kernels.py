@@ -51,11 +51,24 @@ def test_a_training_stack_has_the_same_gradients(request, how, remat):
   plain = run()
   request.getfixturevalue(how)
   found = run()
-  leaves = zip(
-    jax.tree.leaves_with_path(found), jax.tree.leaves(plain), strict=True
-  )
-  for (path, one), other in leaves:
-    one, other = (np.asarray(each, np.float32) for each in (one, other))
+  assert np.array_equal(found[0], plain[0]) == (how == "traced_for_gpus")
+  leaves = zip(parts_of(found), parts_of(plain), strict=True)
+  for (name, one), (_, other) in leaves:
     error, size = (np.sqrt(np.mean(np.square(a))) for a in (one - other, other))
-    assert size > 0, path
-    assert error < 0.02 * size, (jax.tree_util.keystr(path), error / size)
+    assert error < 0.02 * size, (name, error / size)
+
+
+def parts_of(tree):
+  """Leaves with their names; those of queries, keys and values apart.
+
+  Not the bias of keys, whose gradient is 0 but for rounding.
+  """
+  for path, leaf in jax.tree.leaves_with_path(tree):
+    leaf, name = np.asarray(leaf, np.float32), jax.tree_util.keystr(path)
+    if "qkv" not in name:
+      yield name, leaf
+      continue
+    each = zip("qkv", np.moveaxis(leaf, leaf.shape.index(3), 0), strict=True)
+    for part, values in each:
+      if not ("bias" in name and part == "k"):
+        yield f"{name} {part}", values
