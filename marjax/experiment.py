@@ -152,9 +152,10 @@ class MeshConfig:
       or (
         (self.data, self.fsdp) == (-1, 1) and (self.tensor > 1) == has_tensor
       ),
-      f"mesh.preset is {self.preset!r}, which sets data and fsdp itself;"
-      ' expected mesh.tensor above 1 with "fsdp+tensor" only, and no other'
-      ' size: leave them out, or use preset "custom".',
+      f"mesh.preset is {self.preset!r}, with data={self.data},"
+      f" fsdp={self.fsdp}, tensor={self.tensor}; a preset sets data and fsdp"
+      " itself: expected mesh.data=-1, mesh.fsdp=1 and mesh.tensor above 1 with"
+      ' "fsdp+tensor" only, or preset "custom".',
     )
 
 

@@ -221,9 +221,15 @@ def advice(report: Report, experiment: Experiment) -> tuple[str, ...]:
   state = sum(report.memory.get(part, 0.0) for part in STATE)
   saved = state * (1 - split / report.num_chips)
   if saved > 0.01 * report.needed:
+    sizes = {"data": -1, "fsdp": 1, "tensor": 1}  # what a preset wants
+    changes = "".join(
+      f" --config.mesh.{name}={size}"
+      for name, size in sizes.items()
+      if getattr(experiment.mesh, name) != size
+    )
     found.append(
-      "split the state over all chips: --config.mesh.preset=fsdp saves about"
-      f" {saved / GIB:.3g} GiB"
+      "split the state over all chips: --config.mesh.preset=fsdp"
+      f"{changes} saves about {saved / GIB:.3g} GiB"
     )
   if report.program == "train":
     found += _train_advice(report, experiment)

@@ -122,6 +122,15 @@ def test_what_does_not_fit_is_told_what_to_change(found):
   assert "remat" not in text  # Blocks are recomputed already.
 
 
+def test_advice_can_be_followed_whatever_the_mesh_was(found):
+  mesh = MeshConfig("custom", fsdp=2)
+  custom = dataclasses.replace(experiment(batch_size=4096), mesh=mesh)
+  advice = "".join(report.advice(found(21 * GIB), custom))
+  assert "--config.mesh.preset=fsdp --config.mesh.fsdp=1 saves" in advice
+  with pytest.raises(ValueError, match=r"fsdp=2.*expected mesh\.data=-1"):
+    dataclasses.replace(mesh, preset="fsdp")
+
+
 def test_changes_that_would_not_help_are_left_out(found):
   result = found(11 * GIB, batch_size=16)
   assert not any("batch" in change for change in result.advice)
