@@ -81,10 +81,7 @@ def add_norm(x, branch: Branch | None, norm: Norm, dtype, rate=0.0, index=None):
 
 
 def added(x, branch: Branch | None, rate=0.0, index=None):
-  """x of the module docstring alone, for what no norm of ours comes after.
-
-  Args: see `add_norm`.
-  """
+  """x of the module docstring, without a norm after it; see `add_norm`."""
   if branch is None:
     return x
   h, _, gate, seeds = branch

@@ -12,7 +12,8 @@
 7. Files with slow tests come first: what runs last should be short, or workers
    wait for one of them.
 8. `golden("folder/file.npz")` reads numbers kept in tests/golden.
-9. With `kernels` a test runs those for GPUs, interpreted.
+9. With `kernels` a test runs those for GPUs, interpreted; with
+   `traced_for_gpus` they are in its programs, which take the plain code.
 """
 
 import os
@@ -72,13 +73,23 @@ def golden():
 
 
 @pytest.fixture
-def kernels(monkeypatch):
-  """Kernels are used wherever a GPU would have them, run on a CPU."""
+def traced_for_gpus(monkeypatch):
+  """Programs have kernels wherever a GPU would run them."""
+  from marjax import add_norm
+  from marjax.backbone import attention, gelu
+
+  for module in (attention, gelu, add_norm):
+    monkeypatch.setattr(module, "has_kernels", lambda: True)
+
+
+@pytest.fixture
+def kernels(monkeypatch, traced_for_gpus):
+  """And they are run, on a CPU."""
   import jax
   from jax.experimental import pallas as pl
 
-  from marjax import add_norm, add_norm_kernel
-  from marjax.backbone import attention, attention_kernel, gelu, gelu_kernel
+  from marjax import add_norm_kernel
+  from marjax.backbone import attention_kernel, gelu_kernel
 
   def forget():
     """What was traced with, or without, what is changed here."""
@@ -94,7 +105,5 @@ def kernels(monkeypatch):
   monkeypatch.setattr(
     jax.lax, "platform_dependent", lambda *args, cuda, default: cuda(*args)
   )
-  for module in (attention, gelu, add_norm):
-    monkeypatch.setattr(module, "has_kernels", lambda: True)
   yield
   forget()

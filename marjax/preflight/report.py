@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import jax
 from jax.sharding import Mesh
 
-from marjax.experiment import Experiment
+from marjax.experiment import Experiment, MeshConfig
 from marjax.parallel.chips import GIB, chip_of
 from marjax.parallel.mesh import mesh_for
 from marjax.preflight import costs, hlo, memory, parts, programs
@@ -221,15 +221,15 @@ def advice(report: Report, experiment: Experiment) -> tuple[str, ...]:
   state = sum(report.memory.get(part, 0.0) for part in STATE)
   saved = state * (1 - split / report.num_chips)
   if saved > 0.01 * report.needed:
-    sizes = {"data": -1, "fsdp": 1, "tensor": 1}  # what a preset wants
+    sizes = dataclasses.asdict(MeshConfig("fsdp"))
     changes = "".join(
-      f" --config.mesh.{name}={size}"
-      for name, size in sizes.items()
-      if getattr(experiment.mesh, name) != size
+      f" --config.mesh.{name}={value}"
+      for name, value in sizes.items()
+      if name == "preset" or getattr(experiment.mesh, name) != value
     )
     found.append(
-      "split the state over all chips: --config.mesh.preset=fsdp"
-      f"{changes} saves about {saved / GIB:.3g} GiB"
+      f"split the state over all chips:{changes} saves about"
+      f" {saved / GIB:.3g} GiB"
     )
   if report.program == "train":
     found += _train_advice(report, experiment)

@@ -89,7 +89,9 @@ def test_the_kernels_are_gelu_and_dropout(rate, width):
     np.testing.assert_allclose(
       np.asarray(one, np.float32), other, rtol=2**-7, atol=2**-8
     )
-  # Of what it sums, each was rounded.
+  # What it sums are the gradients as it gives them, each of them rounded.
+  sums = np.sum(np.asarray(found[1], np.float32), axis=(0, 1))
+  np.testing.assert_allclose(found[2], sums, rtol=1e-5, atol=1e-5)
   spread = np.sqrt(np.sum(np.square(exact[1]), axis=(0, 1)))
   assert np.all(np.abs(found[2] - exact[2]) < 2**-7 * spread)
 

@@ -103,7 +103,7 @@ def assert_gradients_close(found, wanted):
   for path, one in jax.tree.leaves_with_path(found):
     assert np.any(one), jax.tree_util.keystr(path)
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6),
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
     *(found, wanted),
   )
 
