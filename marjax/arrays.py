@@ -20,8 +20,9 @@ known tokens are a prefix and the tokens to predict come right after it.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 Images = Float[Array, "B height width C"]
 Latents = Float[Array, "B rows columns C"]
@@ -50,3 +51,29 @@ def no_gradient(integers):
   return jax.tree.map(
     lambda array: np.zeros(array.shape, jax.dtypes.float0), integers
   )
+
+
+def check_finite(arrays: PyTree, where: str) -> None:
+  """Refuses NaN and infinity, naming the array.
+
+  Args:
+    arrays: numpy's or jax's, also spread over devices and processes; integers
+      pass. where: whose they are, for the message.
+
+  Raises:
+    ValueError: one of them holds a number that is not finite.
+  """
+  is_finite = jax.device_get(_are_finite(arrays))
+  for path, fine in jax.tree_util.tree_leaves_with_path(is_finite):
+    if not fine:
+      name = jax.tree_util.keystr(path, simple=True, separator="/")
+      raise ValueError(
+        f"{where} has NaN or infinity in {name or 'its numbers'}; expected"
+        " finite numbers: take another copy, or one from before training"
+        " failed."
+      )
+
+
+@jax.jit
+def _are_finite(arrays: PyTree) -> PyTree:
+  return jax.tree.map(lambda array: jnp.isfinite(array).all(), arrays)

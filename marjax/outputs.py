@@ -1,6 +1,7 @@
 """Result files: complete or absent, and never overwritten unasked.
 
-1. `path_of` tells paths on this machine from paths in a bucket, gs://.
+1. `path_of` makes a path of every name that a person gives: it tells paths on
+   this machine from paths in a bucket, gs://, and expands ~.
 2. `check_free` is called before anything long starts: it refuses paths that
    exist, and folders in which nothing can be written.
 3. `write` puts the bytes under a temporary name in the same folder, then
@@ -21,10 +22,11 @@ AnyPath = Path | epath.Path
 
 
 def path_of(path: str | os.PathLike) -> AnyPath:
-  """A pathlib path, or an etils path for gs://BUCKET/NAME.
+  """A pathlib path without ~, or an etils path for gs://BUCKET/NAME.
 
   Raises:
-    ValueError: another scheme, or a gs:// path that pathlib went over.
+    ValueError: another scheme, a gs:// path that pathlib went over, or ~ where
+      the home folder is unknown.
     ModuleNotFoundError: gs:// without the packages of the extra `gcs`.
   """
   name = os.fspath(path)
@@ -36,7 +38,7 @@ def path_of(path: str | os.PathLike) -> AnyPath:
       " machine for other files."
     )
   if not is_remote:
-    return Path(name)
+    return _expanded(name)
   if scheme != "gs":
     raise ValueError(
       f"{name} is on {scheme}://, which is not supported; expected a path on"
@@ -49,7 +51,7 @@ def path_of(path: str | os.PathLike) -> AnyPath:
 def absolute(path: str | os.PathLike) -> AnyPath:
   """`path_of`, from the root of its storage on."""
   path = path_of(path)
-  return path if is_remote(path) else path.expanduser().absolute()
+  return path if is_remote(path) else path.absolute()
 
 
 def is_remote(path: AnyPath) -> bool:
@@ -151,6 +153,16 @@ def reason(error: Exception) -> str:
     return error.strerror.lower()
   line = (str(error).splitlines() or [""])[0]
   return f"{type(error).__name__}: {line}"[:200]
+
+
+def _expanded(name: str) -> Path:
+  try:
+    return Path(name).expanduser()
+  except RuntimeError:
+    raise ValueError(
+      f"{name} begins in a home folder that is unknown here; expected HOME to"
+      " name one: set it, or write the whole path."
+    ) from None
 
 
 def _prepare_gcsfs() -> None:

@@ -6,16 +6,100 @@
 3. A field that may hold one of several dataclasses is told apart by their
    `kind` field, the first if it is left out; dict[str, X] is a mapping of names
    that are open.
+4. A number's range stands in its type, `Annotated[int, Range(1, 1000)]`. A
+   dataclass made by `config` checks types and ranges whoever makes it: a file,
+   a flag or a Python call. No float is NaN or infinite.
+5. `write_json` and `read_json` are the only way to and from JSON files: with a
+   hash of the content, so that damage is told from a value, and with bounds on
+   size and nesting.
 """
 
 import dataclasses
 import difflib
+import functools
+import hashlib
+import inspect
+import json
+import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
 
 T = TypeVar("T")
+
+LARGEST_JSON = 2**28
+"""Bytes of a JSON file; an index of a million shards has fewer."""
+
+DEEPEST_JSON = 64
+"""Lists and mappings inside each other."""
+
+HASH = "sha256"
+"""The key, in a JSON file, of the hash of everything else in it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+  """The numbers from `low` to `high`; without `low` itself if `is_open`."""
+
+  low: float = -math.inf
+  high: float = math.inf
+  is_open: bool = False
+
+  def __contains__(self, number: float) -> bool:
+    above = self.low < number if self.is_open else self.low <= number
+    return above and number <= self.high
+
+  def __str__(self) -> str:
+    if self.high == math.inf:
+      if self.is_open:
+        return f"a number above {self.low:g}"
+      return f"{self.low:g} or more"
+    words = f"{self.low:.10g} to {self.high:.10g}"
+    return f"above {words}" if self.is_open else words
+
+
+@typing.dataclass_transform(frozen_default=True)
+def config(cls: type[T] | None = None, *, kw_only: bool = False) -> Any:
+  """Makes a frozen dataclass whose fields are checked against their types.
+
+  What can be converted is (a list to a tuple, 3 to 3.0 for a float, numpy's
+  numbers to Python's); a wrong type, a number out of its range and a name that
+  is no field are a ValueError of one sentence. `__post_init__` runs after.
+  """
+  if cls is None:
+    return functools.partial(config, kw_only=kw_only)
+  own = cls.__dict__.get("__post_init__")
+
+  def __post_init__(self):
+    for name, hint in _hints(cls).items():
+      value = _convert(hint, getattr(self, name), name)
+      object.__setattr__(self, name, value)
+    if own:
+      own(self)
+
+  cls.__post_init__ = __post_init__
+  made = dataclasses.dataclass(frozen=True, kw_only=kw_only)(cls)
+  init = made.__init__
+
+  @functools.wraps(init)
+  def __init__(self, *args, **fields):
+    for key in fields:
+      if key not in _hints(cls):
+        raise ValueError(_unknown(key, key, list(_hints(cls))))
+    try:
+      inspect.signature(init).bind(self, *args, **fields)
+    except TypeError as error:
+      names = ", ".join(_hints(cls))
+      raise ValueError(
+        f"{cls.__name__}: {error}; its fields are {names}."
+      ) from None
+    init(self, *args, **fields)
+
+  made.__init__ = __init__
+  return made
 
 
 def from_dict(cls: type[T], mapping: Mapping, where: str = "config") -> T:
@@ -35,8 +119,7 @@ def from_dict(cls: type[T], mapping: Mapping, where: str = "config") -> T:
       f"{where} is {_shown(mapping)}; expected a mapping with the fields of"
       f" {cls.__name__}: {', '.join(_field_names(cls))}."
     )
-  hints = typing.get_type_hints(cls)
-  names = _field_names(cls)
+  hints, names = _hints(cls), _field_names(cls)
   for key in mapping:
     if key not in names:
       raise ValueError(_unknown(f"{where}.{key}", str(key), names))
@@ -61,10 +144,79 @@ def to_dict(config: Any) -> dict[str, Any]:
   return dataclasses.asdict(config)
 
 
+def write_json(mapping: Mapping, indent: int | None = 1) -> bytes:
+  """The text of a JSON file, with a hash over its content."""
+  content = {**mapping, HASH: _hash(mapping)}
+  text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+  return text.encode() + b"\n"
+
+
+def read_json(content: bytes, where: str) -> dict[str, Any]:
+  """The mapping that `write_json` made a text of.
+
+  A file without a hash is taken as it is: people write some by hand.
+
+  Args:
+    content: of the file. where: its name, for messages.
+
+  Raises:
+    ValueError: no JSON mapping, too large, too deep, or changed since.
+  """
+  check(
+    len(content) <= LARGEST_JSON,
+    f"{where} has {len(content)} bytes; expected a JSON file of at most"
+    f" {LARGEST_JSON}.",
+  )
+  try:
+    mapping = json.loads(content.decode(), parse_constant=_no_constant)
+    is_shallow = _is_within(mapping, DEEPEST_JSON)
+  except (ValueError, RecursionError) as error:
+    reason = str(error).splitlines()[0]
+    raise ValueError(f"{where} is no JSON text ({reason}).") from None
+  check(isinstance(mapping, dict), f"{where} holds no JSON mapping.")
+  check(
+    is_shallow,
+    f"{where} is nested more than {DEEPEST_JSON} deep; expected a file that"
+    " marjax wrote.",
+  )
+  written = mapping.pop(HASH, None)
+  check(
+    written in (None, _hash(mapping)),
+    f"{where} was changed or damaged since it was written: its {HASH} is of"
+    f" another content; restore it, or, if the change is meant, delete its line"
+    f" {HASH}.",
+  )
+  return mapping
+
+
+def _hash(mapping: Mapping) -> str:
+  """sha256 of the JSON text with sorted keys and no spaces."""
+  text = json.dumps(mapping, sort_keys=True, separators=(",", ":"))
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _no_constant(name: str) -> None:
+  raise ValueError(f"{name} is no number")
+
+
+def _is_within(value: Any, depth: int) -> bool:
+  if not isinstance(value, dict | list):
+    return True
+  inner = value.values() if isinstance(value, dict) else value
+  return depth > 0 and all(_is_within(entry, depth - 1) for entry in inner)
+
+
 def check(condition: bool, message: str) -> None:
   """Raises ValueError(message) unless the condition holds."""
   if not condition:
     raise ValueError(message)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+  """Field → type, with its range."""
+  hints = typing.get_type_hints(cls, include_extras=True)
+  return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _field_names(cls: type) -> list[str]:
@@ -83,6 +235,8 @@ def _unknown(where: str, key: str, names: list[str]) -> str:
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
   origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if origin is Annotated:
+    return _in_range(args[1], _convert(args[0], value, where), where)
   if origin in (typing.Union, types.UnionType):
     return _convert_union(args, value, where)
   if origin is typing.Literal:
@@ -137,10 +291,20 @@ def _convert_union(options: tuple, value: Any, where: str) -> Any:
   return from_dict(kinds[kind], value, where)
 
 
+def _in_range(allowed: Range, number: Any, where: str) -> Any:
+  if number is not None and number not in allowed:
+    raise ValueError(f"{where} is {number!r}; expected {allowed}.")
+  return number
+
+
 def _convert_scalar(hint: type, value: Any, where: str) -> Any:
+  if isinstance(value, np.generic):
+    value = value.item()
   if hint is float and isinstance(value, int) and not isinstance(value, bool):
     return float(value)
   is_bool_for_int = isinstance(value, bool) and hint is not bool
   if not isinstance(value, hint) or is_bool_for_int:
     raise ValueError(f"{where} is {_shown(value)}; expected {hint.__name__}.")
+  if isinstance(value, float) and not math.isfinite(value):
+    raise ValueError(f"{where} is {value}; expected a finite number.")
   return value
