@@ -23,6 +23,7 @@ import json
 import math
 import types
 import typing
+import unicodedata
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -36,19 +37,22 @@ LARGEST_JSON = 2**28
 DEEPEST_JSON = 64
 """Lists and mappings inside each other."""
 
-HASH = "sha256"
-"""The key, in a JSON file, of the hash of everything else in it."""
+HASH = "json_sha256"
+"""The key, in a JSON file, of the hash of everything else in it.
+
+No other key is called so: records of files have a "sha256" of those files.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
   """The numbers from `low` to `high`; without `low` itself if `is_open`."""
 
-  low: float = -math.inf
-  high: float = math.inf
+  low: int | float = -math.inf
+  high: int | float = math.inf
   is_open: bool = False
 
-  def __contains__(self, number: float) -> bool:
+  def __contains__(self, number: int | float) -> bool:
     above = self.low < number if self.is_open else self.low <= number
     return above and number <= self.high
 
@@ -148,7 +152,8 @@ def write_json(mapping: Mapping, indent: int | None = 1) -> bytes:
   """The text of a JSON file, with a hash over its content."""
   content = {**mapping, HASH: _hash(mapping)}
   text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
-  return text.encode() + b"\n"
+  # A file's name may hold bytes that are no UTF-8: JSON writes \udc80 for them.
+  return text.encode(errors="backslashreplace") + b"\n"
 
 
 def read_json(content: bytes, where: str) -> dict[str, Any]:
@@ -162,18 +167,25 @@ def read_json(content: bytes, where: str) -> dict[str, Any]:
   Raises:
     ValueError: no JSON mapping, too large, too deep, or changed since.
   """
-  check(
-    len(content) <= LARGEST_JSON,
-    f"{where} has {len(content)} bytes; expected a JSON file of at most"
-    f" {LARGEST_JSON}.",
-  )
+  check_json_size(len(content), where)
   try:
-    mapping = json.loads(content.decode(), parse_constant=_no_constant)
+    mapping = json.loads(
+      content.decode(),
+      parse_constant=_no_constant,
+      object_pairs_hook=_object,
+    )
     is_shallow = _is_within(mapping, DEEPEST_JSON)
   except (ValueError, RecursionError) as error:
     reason = str(error).splitlines()[0]
-    raise ValueError(f"{where} is no JSON text ({reason}).") from None
-  check(isinstance(mapping, dict), f"{where} holds no JSON mapping.")
+    raise ValueError(
+      f"{where} is no JSON text ({reason}); expected a file that marjax wrote:"
+      " restore it, or copy it again."
+    ) from None
+  check(
+    isinstance(mapping, dict),
+    f"{where} holds no JSON mapping; expected a file that marjax wrote: restore"
+    " it, or copy it again.",
+  )
   check(
     is_shallow,
     f"{where} is nested more than {DEEPEST_JSON} deep; expected a file that"
@@ -189,10 +201,37 @@ def read_json(content: bytes, where: str) -> dict[str, Any]:
   return mapping
 
 
+def check_json_size(num_bytes: int, where: str) -> None:
+  """Refuses a JSON file that is too large to be read."""
+  check(
+    num_bytes <= LARGEST_JSON,
+    f"{where} has {num_bytes} bytes; expected a JSON file of at most"
+    f" {LARGEST_JSON}: restore it, or copy it again.",
+  )
+
+
+def printable(text: str) -> str:
+  """The text with control characters, which a terminal obeys, as escapes."""
+  if text.isprintable():
+    return text
+  return "".join(
+    char.encode("unicode_escape").decode()
+    if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
+    else char
+    for char in text
+  )
+
+
 def _hash(mapping: Mapping) -> str:
   """sha256 of the JSON text with sorted keys and no spaces."""
   text = json.dumps(mapping, sort_keys=True, separators=(",", ":"))
   return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  mapping = dict(pairs)
+  check(len(mapping) == len(pairs), "a key stands twice in one mapping")
+  return mapping
 
 
 def _no_constant(name: str) -> None:
@@ -230,7 +269,8 @@ def _shown(value: Any) -> str:
 def _unknown(where: str, key: str, names: list[str]) -> str:
   near = difflib.get_close_matches(key, names, n=1)
   hint = f"did you mean {near[0]}? " if near else ""
-  return f"{where} is not a known key; {hint}Known: {', '.join(names)}."
+  known = ", ".join(names)
+  return f"{printable(where)} is not a known key; {hint}Known: {known}."
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -250,7 +290,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
       raise ValueError(f"{where} is {_shown(value)}; expected a mapping.")
     return {
-      str(key): _convert(args[1], entry, f"{where}.{key}")
+      str(key): _convert(args[1], entry, f"{where}.{printable(str(key))}")
       for key, entry in value.items()
     }
   if dataclasses.is_dataclass(hint):

@@ -16,9 +16,13 @@ _MIDDLE_TARGET = r"\g<half>/middle/"
 def conv(array, shape: tuple[int, ...]):
   """A convolution's [out, in, height, width] to [height, width, in, out].
 
+  A matrix [out, in] is one of 1 × 1.
+
   Raises:
     ValueError: the array is no such convolution.
   """
+  if len(array.shape) == 2:
+    array = array.reshape(*array.shape, 1, 1)
   moved = array.transpose(2, 3, 1, 0)
   if moved.shape != shape:
     raise ValueError("another shape")

@@ -14,8 +14,15 @@
        state_dict           one set (other training programs)
        names → tensors      one set, alone in the file
 
+   A set that holds its own moving average, as training programs for
+   autoencoders write it, is two: `encoder.conv_in.weight` is averaged in
+   `model_ema.encoderconv_inweight`.
 4. Arrays stay on disk (files are memory-mapped, but for PyTorch's old format)
    until `load` is called; it gives float32.
+5. A zip archive has a checksum of each of its files, and all are compared.
+   PyTorch's old format and other programs' safetensors files have none: what is
+   cut off or contradicts itself is refused there, and so are NaN and infinity
+   (see `table`), but a flipped bit in a number may pass.
 """
 
 import os
@@ -30,6 +37,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import Float32
 
+from marjax.release import files
+from marjax.schema import check, printable
+
 _ZIP = b"PK\x03\x04"
 _LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 _PAGES = (b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<!--")
@@ -38,6 +48,8 @@ _MAX_HEADER = 100_000_000  # bytes, the safetensors format's own limit
 # Those of safetensors that numpy reads. bfloat16 comes with jax.
 _NUMBERS = {"F64", "F32", "F16", "BF16", "BOOL"}
 _NUMBERS |= {f"{sign}{bits}" for sign in "IU" for bits in (8, 16, 32, 64)}
+
+_AVERAGE = "model_ema."
 
 _CHUNK = 4 * 2**20  # bytes
 
@@ -55,8 +67,12 @@ class LazyArray:
   read: Callable[[], np.ndarray]
 
   def load(self) -> Float32[np.ndarray, "..."]:
-    """Reads the array into memory of its own, as float32 of `shape`."""
-    return np.asarray(self.read(), np.float32, order="C")
+    """Reads the array into memory of its own, as float32 of `shape`.
+
+    What is too large for float32 is infinite.
+    """
+    with np.errstate(over="ignore"):
+      return np.asarray(self.read(), np.float32, order="C")
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,12 @@ def read(path: str | Path, weights: str | None = None) -> WeightFile:
   else:
     sets, kind = _open_torch(path, is_zip=kind == "zip"), "torch"
   chosen = _choose(path, sets, weights)
+  for name in sets[chosen]:
+    check(
+      not isinstance(name, str) or printable(name) == name,
+      f"{path} names an array {name!r}, with control characters; expected names"
+      " that can be shown: take another copy.",
+    )
   arrays = {n: to_lazy(path, n, value) for n, value in sets[chosen].items()}
   if not arrays:
     raise ValueError(
@@ -144,6 +166,8 @@ def sha256(path: str | Path, progress: bool = False) -> str:
 
 def _opened(path: Path) -> BinaryIO:
   try:
+    if not path.is_dir():
+      files.check_regular(path)
     return path.open("rb")
   except OSError as error:
     reason = (error.strerror or str(error)).lower()
@@ -227,20 +251,31 @@ def _open_torch(path: Path, is_zip: bool) -> dict[str, Mapping]:
 
 
 def _check_zip(path: Path) -> None:
+  """Compares all checksums, which torch does not."""
   try:
     with zipfile.ZipFile(path) as file:
-      names = [name.partition("/")[2] for name in file.namelist()]
+      entries = file.infolist()
+      names = [entry.filename.partition("/")[2] for entry in entries]
+      is_packed = any(entry.compress_type for entry in entries)
+      is_ours = "data.pkl" in names and "constants.pkl" not in names
+      changed = file.testzip() if is_ours and not is_packed else None
   except Exception as error:
     raise _damaged(path, error) from error
+  if changed is not None:
+    raise _damaged(path, ValueError(f"another checksum in {changed!r}"))
+  if len({*names}) < len(names):
+    raise _damaged(path, ValueError("two files of one name in it"))
   if "data.pkl" not in names:
     found = "a zip archive of something else"
   elif "constants.pkl" in names:
     found = "a TorchScript program"
+  elif is_packed:
+    found = "a file of torch.save that was packed again, with compression"
   else:
     return
   raise ValueError(
-    f"{path} is {found}; expected weights that torch.save wrote: choose"
-    " another file."
+    f"{path} is {found}; expected weights as torch.save wrote them: choose"
+    " another file, or save it again."
   )
 
 
@@ -274,7 +309,22 @@ def _sets(path: Path, content: Any) -> dict[str, Mapping]:
   sets = {n: value for n, value in sets.items() if isinstance(value, dict)}
   if "ema" in sets:
     return {name: sets[name] for name in ("raw", "ema") if name in sets}
-  return {"only": next(iter(sets.values()), content)}
+  return _averages(next(iter(sets.values()), content))
+
+
+def _averages(arrays: dict) -> dict[str, Mapping]:
+  """A set by itself, or the two that are in it."""
+  plain = {
+    name: value
+    for name, value in arrays.items()
+    if not (isinstance(name, str) and name.startswith(_AVERAGE))
+  }
+  averages = {
+    name: arrays[_AVERAGE + name.replace(".", "")]
+    for name in plain
+    if isinstance(name, str) and _AVERAGE + name.replace(".", "") in arrays
+  }
+  return {"raw": plain, "ema": averages} if averages else {"only": arrays}
 
 
 def _from_torch(path: Path, name: Any, value: Any) -> LazyArray:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from marjax.backbone.masked import MaskedConfig
 from marjax.head.diffusion import DiffusionHeadConfig
-from marjax.latents.kl import KLConfig
+from marjax.latents.kl import CHANNELS, KLConfig
 from marjax.model import ModelConfig
 from marjax.schema import check
 from marjax.settings import Settings
@@ -44,8 +44,8 @@ def kind_of(shapes: Shapes) -> Literal["model", "autoencoder"]:
     return "autoencoder"
   some = ", ".join(list(shapes)[:3])
   raise ValueError(
-    f"the weights are named {some} ...; expected those of a published MAR model"
-    " or KL autoencoder: convert a file of one of them."
+    f"the weights are named {some[:200]} ...; expected those of a published MAR"
+    " model or KL autoencoder: convert a file of one of them."
   )
 
 
@@ -58,13 +58,14 @@ def autoencoder(shapes: Shapes, latent_scale: float | None = None) -> KLConfig:
   Raises:
     ValueError: a shape is missing; the scale is neither given nor known.
   """
-  base = _shape(shapes, "encoder.conv_in.weight")[0]
+  base, channels, *_ = _shape(shapes, "encoder.conv_in.weight")
   levels = _count(shapes, r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight")
   check(
     levels >= 1,
     "the autoencoder's weights have no encoder.down.0; expected a whole"
     " checkpoint: convert one.",
   )
+  _check_network(shapes, channels, levels)
   multipliers = tuple(
     _shape(shapes, f"encoder.down.{i}.block.0.conv1.weight")[0] // base
     for i in range(levels)
@@ -85,6 +86,37 @@ def autoencoder(shapes: Shapes, latent_scale: float | None = None) -> KLConfig:
     latent_scale=KL16_SCALE if latent_scale is None else latent_scale,
     has_level_attention=f"encoder.down.{levels - 1}.attn.0.q.weight" in shapes,
   )
+
+
+def _check_network(shapes: Shapes, channels: int, levels: int) -> None:
+  """Says in a sentence which other network it is, if it is one."""
+  others = {
+    "codes, as VQ autoencoders have": r"quantize\..*",
+    "attention in the decoder's levels": r"decoder\.up\.\d+\.attn\..*",
+    "attention in a level of the encoder that is not its last": (
+      rf"encoder\.down\.(?!{levels - 1}\.)\d+\.attn\..*"
+    ),
+  }
+  ours = "the network of the KL autoencoders that MAR was published with"
+  for what, pattern in others.items():
+    name = next((n for n in shapes if re.fullmatch(pattern, n)), None)
+    check(
+      name is None,
+      f"the autoencoder has {what} ({name}); expected {ours}: convert one of"
+      " that kind.",
+    )
+  check(
+    channels == CHANNELS,
+    f"the autoencoder is of images with {channels} channel"
+    f"{'s' * (channels != 1)} (encoder.conv_in.weight); expected RGB,"
+    f" {CHANNELS}: convert one of that kind.",
+  )
+  for name in ("quant_conv", "post_quant_conv"):
+    check(
+      f"{name}.weight" in shapes,
+      f"the autoencoder has no {name}, a 1 × 1 convolution at its latents;"
+      f" expected {ours}: convert one of that kind, whole.",
+    )
 
 
 def model(shapes: Shapes, num_heads: int | None = None) -> ModelConfig:
@@ -136,9 +168,12 @@ def codec_of(config: ModelConfig, codec: KLConfig) -> KLConfig:
   patch = math.isqrt(backbone.token_dim // codec.latent_channels)
   side = math.isqrt(backbone.num_tokens)
   check(
-    patch >= 1
-    and patch**2 * codec.latent_channels == backbone.token_dim
-    and side**2 == backbone.num_tokens,
+    side**2 == backbone.num_tokens,
+    f"the model has {backbone.num_tokens} tokens, which are no square; expected"
+    " a model of square images: convert one.",
+  )
+  check(
+    patch >= 1 and patch**2 * codec.latent_channels == backbone.token_dim,
     f"the model has {backbone.num_tokens} tokens of {backbone.token_dim}"
     f" numbers, which patches of {codec.latent_channels} latent channels cannot"
     " make; name the autoencoder that it was trained with.",

@@ -3,7 +3,8 @@
     name or URL ─fetch▶ file ─read▶ arrays ─table▶ parameters ─▶ release
                  work directory, or a release in one file ─────────┘
 
-1. A source that is a name or an address is fetched first.
+1. A source that is a name or an address is fetched first; what other programs
+   call the same arrays is renamed.
 2. Shapes say which model it is; the table places every array, or says which key
    it cannot place; then the release is written under a temporary name.
 3. The report says what was read and written, to be kept with a release.
@@ -20,12 +21,12 @@ from pathlib import Path
 import jax
 from jaxtyping import PyTree
 
-from marjax.convert import describe, kl, mar, read, recognise, table
+from marjax.convert import describe, kl, layouts, mar, read, recognise, table
 from marjax.latents.kl import KLConfig
 from marjax.parallel.mesh import host_mesh
 from marjax.release import directory, loading, single_file, workdir
 from marjax.release.card import MANIFEST, Card, Origin
-from marjax.schema import check
+from marjax.schema import check, printable
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Report:
     folder: of the release. card: what it says of itself.
     num_arrays, num_parameters: placed, each exactly once.
     num_bytes: of the release's files. seconds: reading to renaming.
+    notes: how the file named its arrays, and what of it was left out.
   """
 
   folder: Path
@@ -68,6 +70,7 @@ class Report:
   num_parameters: int
   num_bytes: int
   seconds: float
+  notes: tuple[str, ...] = ()
 
   def __str__(self) -> str:
     card, origin = self.card, self.card.origin
@@ -82,6 +85,7 @@ class Report:
         f" {origin.weights} weights",
         f"sha256       {origin.sha256}",
       ]
+    lines += [f"layout       {note}" for note in self.notes]
     if isinstance(card.codec, KLConfig):
       lines.append(f"latent scale {card.codec.latent_scale}")
     if card.autoencoder:
@@ -103,6 +107,7 @@ class Parts:
   weights: PyTree
   num_arrays: int
   codec_weights: PyTree | None = None
+  notes: tuple[str, ...] = ()
 
 
 def convert(
@@ -154,6 +159,7 @@ def convert(
     manifest.num_parameters,
     sum(record.num_bytes for record in manifest.files.values()),
     time.perf_counter() - start,
+    parts.notes,
   )
 
 
@@ -190,7 +196,8 @@ def _parts(
     parts = _from_single_file(source)
     _check_fits(parts.card, inner)
     return parts
-  shapes = {name: array.shape for name, array in file.arrays.items()}
+  arrays, notes = layouts.standard(file.arrays, str(source))
+  shapes = {name: array.shape for name, array in arrays.items()}
   if recognise.kind_of(shapes) == "autoencoder":
     card, rules = describe.autoencoder(shapes, choices.latent_scale), kl.RULES
     _check_fits(card, inner)
@@ -198,29 +205,21 @@ def _parts(
     card = describe.model(shapes, codec, choices.num_heads)
     rules = mar.RULES
   # Names and shapes are settled before a number is read.
-  weights = table.convert(
-    rules, file.arrays, describe.target(card), _bar(progress)
-  )
+  weights = table.convert(rules, arrays, describe.target(card), _bar(progress))
   origin = Origin(
-    file=source.name,
+    file=printable(source.name),
     num_bytes=source.stat().st_size,
     sha256=read.sha256(source, progress),
     weights=file.weights,
     url=url,
   )
-  return Parts(
-    dataclasses.replace(card, origin=origin), weights, len(file.arrays)
-  )
+  card = dataclasses.replace(card, origin=origin)
+  return Parts(card, weights, len(arrays), notes=notes)
 
 
 def _from_single_file(source: Path) -> Parts:
   with single_file.opened(source) as file:
-    card, mesh = file.manifest.card, host_mesh()
-    weights = file.read(single_file.OWN, loading.abstract_weights(card, mesh))
-    codec_weights = None
-    if file.has(single_file.AUTOENCODER):
-      abstract = loading.abstract_codec(card.codec, mesh)
-      codec_weights = file.read(single_file.AUTOENCODER, abstract)
+    card, weights, codec_weights = loading.parts(file, host_mesh())
     return Parts(card, weights, len(file.names), codec_weights)
 
 

@@ -6,7 +6,8 @@
    every source name is matched by exactly one rule, and every slot of the
    target (a parameter, or one layer of a stacked one) is filled exactly once,
    with the right shape. Each of the three errors names the key.
-3. `convert` then moves the numbers, one array at a time.
+3. `convert` then moves the numbers, one array at a time, and refuses NaN and
+   infinity.
 """
 
 import math
@@ -18,6 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import PyTree
+
+from marjax.arrays import check_finite
 
 Move = Callable[[Any, tuple[int, ...]], Any]
 """Source array and target shape to an array of that shape."""
@@ -139,6 +142,7 @@ def convert(
 
   Raises:
     ConversionError: as `assign`.
+    ValueError: an array has NaN or infinity.
   """
   shapes = {name: tuple(array.shape) for name, array in source.items()}
   places, slots = assign(rules, shapes, target), _slots(target)
@@ -146,7 +150,9 @@ def convert(
   for place in progress(places):
     array = source[place.name]
     array = array.load() if hasattr(array, "load") else array
-    moved = place.move(np.asarray(array, np.float32), place.shape)
+    array = np.asarray(array, np.float32)
+    check_finite({place.name: array}, "the checkpoint")
+    moved = place.move(array, place.shape)
     if place.path not in arrays:
       arrays[place.path] = np.empty(slots[place.path], np.float32)
     arrays[place.path][... if place.layer is None else place.layer] = moved

@@ -3,24 +3,27 @@
 `latent_index` says which file holds which, and when it is written.
 """
 
-import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from marjax import outputs
+from marjax import outputs, schema
 from marjax.latents.kl import KLConfig
-from marjax.schema import check, from_dict, to_dict
+from marjax.release import files
+from marjax.schema import Range, check, from_dict, to_dict
 from marjax.version import __version__
 
 FORMAT = "marjax latents"
 FORMAT_VERSION = 1
+MOST_SHARDS = 100_000  # names have five digits
+
+Count = Annotated[int, Range(0, 10**15)]
+Error = Annotated[float, Range(0)]
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema.config(kw_only=True)
 class CacheSettings:
   """What the latents are a function of, and how they are stored.
 
@@ -39,22 +42,25 @@ class CacheSettings:
   format_version: int = FORMAT_VERSION
   source: str
   split: str
-  num_source: int
+  num_source: Annotated[int, Range(1, 10**12)]
   codec: KLConfig
   digest: str
   dtype: Literal["float16", "float32"] = "float16"
   matmul_precision: Literal["highest", "default"] = "highest"
-  shard_size: int = 5000
+  shard_size: Annotated[int, Range(1, 10**12)] = 5000
 
   def __post_init__(self):
-    for name in ("num_source", "shard_size"):
-      value = getattr(self, name)
-      check(value >= 1, f"{name} is {value}; expected 1 or more.")
+    check(
+      self.num_shards <= MOST_SHARDS,
+      f"num_source = {self.num_source} examples in shards of shard_size ="
+      f" {self.shard_size} are {self.num_shards} files; expected at most"
+      f" {MOST_SHARDS}: make the shards larger.",
+    )
 
   @property
   def num_shards(self) -> int:
     """Files that the latents are in."""
-    return math.ceil(self.num_source / self.shard_size)
+    return -(-self.num_source // self.shard_size)
 
   def shard_name(self, shard: int) -> str:
     """Name of a shard's file without its ending."""
@@ -65,17 +71,29 @@ class CacheSettings:
     start = shard * self.shard_size
     return range(start, min(start + self.shard_size, self.num_source))
 
+  def check_shard(self, shard: int, record: "Shard", where: str) -> None:
+    """Refuses a record that cannot be that of this shard."""
+    count, span = record.num_examples, len(self.span(shard))
+    numbers = 2 * math.prod(self.codec.latent_shape)
+    least = 2 * count * numbers * (2 if self.dtype == "float16" else 4)
+    check(
+      count + len(record.skipped) == span and record.num_bytes >= least,
+      f"{where} has {count} images and {len(record.skipped)} skipped ones in"
+      f" {record.num_bytes} bytes for {self.shard_name(shard)}; expected {span}"
+      f" in all, and {least} bytes or more: copy the cache again, whole.",
+    )
 
-@dataclass(frozen=True)
+
+@schema.config
 class Skipped:
   """An image that could not be read: its place in the source, name, reason."""
 
-  id: int
+  id: Count
   name: str
   reason: str
 
 
-@dataclass(frozen=True)
+@schema.config
 class Rounding:
   """What the stored dtype changes, over `count` numbers.
 
@@ -84,10 +102,10 @@ class Rounding:
     sum_squares: of the squared float32 numbers themselves.
   """
 
-  count: int = 0
-  max_error: float = 0.0
-  sum_error: float = 0.0
-  sum_squares: float = 0.0
+  count: Count = 0
+  max_error: Error = 0.0
+  sum_error: Error = 0.0
+  sum_squares: Error = 0.0
 
   def __add__(self, other: "Rounding") -> "Rounding":
     return Rounding(
@@ -108,7 +126,7 @@ class Rounding:
     return math.sqrt(self.sum_error / self.sum_squares) if self.count else 0.0
 
 
-@dataclass(frozen=True)
+@schema.config
 class Shard:
   """A whole shard's record.
 
@@ -119,18 +137,18 @@ class Shard:
     mean, log_variance: how far the stored numbers are from float32.
   """
 
-  num_examples: int
-  num_bytes: int
+  num_examples: Count
+  num_bytes: Count
   sha256: str
-  highest_label: int
+  highest_label: Annotated[int, Range(-1, 2**31 - 1)]
   skipped: tuple[Skipped, ...] = ()
   mean: Rounding = Rounding()
   log_variance: Rounding = Rounding()
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema.config(kw_only=True)
 class Index:
-  """A whole cache. `max_error` and the like are of all its numbers.
+  """A whole cache; its counts and its shards' names follow from `settings`.
 
   Attributes:
     settings: see there. marjax_version: what joined the index.
@@ -142,18 +160,38 @@ class Index:
 
   settings: CacheSettings
   marjax_version: str = __version__
-  num_examples: int
-  num_classes: int
+  num_examples: Count
+  num_classes: Annotated[int, Range(0, 2**31)]
   mean_error: dict[str, float]
   log_variance_error: dict[str, float]
   skipped: tuple[Skipped, ...] = ()
   shards: dict[str, Shard]
 
+  def __post_init__(self):
+    settings, records = self.settings, list(self.shards.values())
+    names = [settings.shard_name(k) for k in range(settings.num_shards)]
+    check(
+      list(self.shards) == names,
+      f"the shards are not those of {settings.num_source} examples in shards of"
+      f" {settings.shard_size}, {names[0]} to {names[-1]} in order.",
+    )
+    for shard, record in enumerate(records):
+      settings.check_shard(shard, record, "the index")
+    counts = (
+      sum(record.num_examples for record in records),
+      1 + max(record.highest_label for record in records),
+      tuple(image for record in records for image in record.skipped),
+    )
+    check(
+      counts == (self.num_examples, self.num_classes, self.skipped),
+      f"{self.num_examples} images in {self.num_classes} classes, and"
+      f" {len(self.skipped)} skipped ones, are not what the shards add up to.",
+    )
+
 
 def write(path: Path, what, overwrite: bool = False) -> None:
   """Writes one of the dataclasses, whole; errors as in `outputs.write`."""
-  text = json.dumps(to_dict(what), indent=1, ensure_ascii=False) + "\n"
-  outputs.write(path, text.encode(), overwrite)
+  outputs.write(path, schema.write_json(to_dict(what)), overwrite)
 
 
 def read(cls: type[T], path: Path) -> T:
@@ -162,25 +200,24 @@ def read(cls: type[T], path: Path) -> T:
   Raises:
     ValueError: it is damaged, of something else, or of a newer format.
   """
-  try:
-    mapping = json.loads(path.read_bytes())
-  except ValueError:
-    mapping = None
+  mapping = files.read_json(path)
   settings = mapping if cls is CacheSettings else {}
-  if mapping is None or settings.get("format", FORMAT) != FORMAT:
-    raise ValueError(
-      f"{path} is damaged or not of a cache of latents; expected the file that"
-      " marjax cache-latents wrote: copy the cache again, or make it anew."
-    )
+  check(
+    settings.get("format", FORMAT) == FORMAT,
+    f"{path} is not of a cache of latents; expected the file that marjax"
+    " cache-latents wrote: copy the cache again, or make it anew.",
+  )
   version = settings.get("format_version", FORMAT_VERSION)
   if not isinstance(version, int) or version > FORMAT_VERSION:
     raise ValueError(
-      f"{path} has format version {version}; this is marjax {__version__},"
+      f"{path} has format version {version!r}; this is marjax {__version__},"
       f" which reads versions up to {FORMAT_VERSION}: upgrade marjax."
     )
   try:
     return from_dict(cls, mapping, where=path.name)
   except ValueError as error:
+    reason = str(error).rstrip(".")
     raise ValueError(
-      f"{path} cannot be read ({error}); copy the cache again, or make it anew."
+      f"{path} cannot be read ({reason}); copy the cache again, or make it"
+      " anew."
     ) from None

@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
+from marjax import outputs
 from marjax.data import latent_card
 from marjax.data.latent_card import CacheSettings, Index, Rounding, Shard
 from marjax.schema import check
@@ -33,7 +34,7 @@ def folder(name: str) -> Path:
     f"the folder of the cache is {name!r}; expected a path on this machine, or"
     " one that is mounted here: array_record files cannot be in a bucket.",
   )
-  return Path(name).expanduser()
+  return outputs.path_of(name)
 
 
 def begin(cache: Path, settings: CacheSettings) -> None:
@@ -84,6 +85,7 @@ def shard_record(
   if not (cache / f"{name}.json").is_file():
     return None
   record = latent_card.read(Shard, cache / f"{name}.json")
+  settings.check_shard(shard, record, str(cache / f"{name}.json"))
   return record if is_size_right(cache, name, record) else None
 
 
@@ -167,16 +169,18 @@ def _errors(parts: list[Rounding]) -> dict[str, float]:
   }
 
 
-def autoencoder_path(cache: Path) -> Path:
-  """The copy of the autoencoder in a cache: a folder or one file.
+def find_autoencoder(cache: Path) -> Path | None:
+  """The copy of the autoencoder in a cache: a folder or one file."""
+  places = [cache / AUTOENCODER, cache / f"{AUTOENCODER}.safetensors"]
+  return next((place for place in places if place.exists()), None)
 
-  Raises:
-    FileNotFoundError: it is missing.
-  """
-  found = list(cache.glob(f"{AUTOENCODER}*"))
-  if not found:
+
+def autoencoder_path(cache: Path) -> Path:
+  """The same; raises FileNotFoundError if it is missing."""
+  place = find_autoencoder(cache)
+  if place is None:
     raise FileNotFoundError(
       f"{cache / AUTOENCODER} is missing; expected the copy of the autoencoder"
       " that marjax cache-latents made: copy the cache again, whole."
     )
-  return found[0]
+  return place

@@ -12,7 +12,6 @@ images, mirror images, positions and noise, per channel c:
    E[latent²], is given too.
 """
 
-import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from marjax import outputs
+from marjax import outputs, schema
 from marjax.data.latent_cache import CachedLatents
 
 FILE = "statistics.json"
@@ -97,8 +96,8 @@ def measure(
 def save(cache: Path, statistics: Statistics) -> Path:
   """Writes CACHE/statistics.json, anew if it is there; returns its path."""
   path = cache / FILE
-  text = json.dumps(asdict(statistics), indent=1) + "\n"
-  outputs.write(path, text.encode(), overwrite=True)
+  content = schema.write_json(asdict(statistics))
+  outputs.write(path, content, overwrite=True)
   return path
 
 

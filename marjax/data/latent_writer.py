@@ -35,6 +35,7 @@ from marjax.data.latent_card import CacheSettings, Index, Rounding, Shard
 from marjax.data.latent_images import Batch
 from marjax.data.sources import Source
 from marjax.parallel.rules import batch_sharding
+from marjax.release import loading
 from marjax.release.loading import Release
 from marjax.schema import check
 
@@ -169,17 +170,16 @@ def _check_room(
 
 def _keep(release: Path, cache: Path) -> None:
   """Copies the autoencoder into the cache, unless it is there."""
-  suffix = "" if release.is_dir() else release.suffix
-  target = cache / (latent_index.AUTOENCODER + suffix)
-  if target.exists():
+  target = cache / latent_index.AUTOENCODER
+  if latent_index.find_autoencoder(cache):
     for left in cache.glob(".autoencoder.*"):
       shutil.rmtree(left, ignore_errors=True)
     return
   made = tempfile.mkdtemp(prefix=".autoencoder.", dir=cache)
   try:
-    copy = Path(made) / "copy"
-    (shutil.copytree if release.is_dir() else shutil.copy)(release, copy)
-    copy.rename(target)
+    copied = Path(made) / latent_index.AUTOENCODER
+    loading.copy(release, copied)
+    copied.rename(target)
   except OSError as error:
     if not target.exists():  # else another host was quicker
       reason = (error.strerror or str(error)).lower()

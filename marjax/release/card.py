@@ -11,15 +11,17 @@
 """
 
 import dataclasses
-import json
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import field
+from typing import Annotated, Any, Literal
 
+from marjax import schema
 from marjax.experiment import DataConfig
 from marjax.latents.kl import KLConfig
 from marjax.latents.pixels import PixelsConfig
 from marjax.model import ModelConfig
-from marjax.schema import check, from_dict, to_dict
+from marjax.release.files import check_name
+from marjax.schema import Range, check, from_dict, printable, to_dict
 from marjax.settings import Settings
 from marjax.version import __version__
 
@@ -28,9 +30,10 @@ FORMAT_VERSION = 1
 MANIFEST = "release.json"
 
 Codec = PixelsConfig | KLConfig
+Count = Annotated[int, Range(0, 10**15)]
 
 
-@dataclass(frozen=True)
+@schema.config
 class Origin:
   """The file that the weights were read from.
 
@@ -41,15 +44,17 @@ class Origin:
   """
 
   file: str
-  num_bytes: int
+  num_bytes: Count
   sha256: str
   weights: Literal["ema", "raw", "only"] = "only"
   url: str = ""
 
 
-@dataclass(frozen=True)
+@schema.config
 class Card:
   """All that is needed to generate, but the numbers.
+
+  No text of a card has control characters: it is shown to people.
 
   Attributes:
     name: for people.
@@ -59,8 +64,8 @@ class Card:
     presets: further settings by name.
     class_names: entry i names class i, synonyms separated by commas; empty
       where classes have no names.
-    autoencoder: release of the codec's weights, relative to this one; "" for a
-      codec without weights and for an autoencoder itself.
+    autoencoder: release of the codec's weights, inside this one, or beside it
+      as ../NAME; "" for a codec without weights and for an autoencoder itself.
     data: what the model was trained on, where that is known.
     step: optimizer steps behind the weights, 0 if unknown.
     licence: of the weights.
@@ -75,11 +80,19 @@ class Card:
   class_names: tuple[str, ...] = ()
   autoencoder: str = ""
   data: DataConfig | None = None
-  step: int = 0
+  step: Count = 0
   licence: str = ""
   origin: Origin | None = None
 
   def __post_init__(self):
+    for name, text in _texts(dataclasses.asdict(self)):
+      check(
+        printable(text) == text,
+        f"the card's {name} has control characters, {text[:60]!r}; expected"
+        " text that can be shown.",
+      )
+    if self.autoencoder:
+      check_name(self.autoencoder, "the card's autoencoder", is_sibling=True)
     if self.model is None:
       return
     backbone, codec = self.model.backbone, self.codec
@@ -117,15 +130,15 @@ class Card:
     return dataclasses.replace(self, model=model, codec=codec)
 
 
-@dataclass(frozen=True)
+@schema.config
 class FileRecord:
   """Size and hash of one file, or of one tensor's bytes."""
 
-  num_bytes: int
+  num_bytes: Count
   sha256: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@schema.config(kw_only=True)
 class Manifest:
   """A card, with what is needed to check that the rest is whole.
 
@@ -138,43 +151,84 @@ class Manifest:
   format: str = FORMAT
   format_version: int = FORMAT_VERSION
   marjax_version: str = __version__
-  num_parameters: int
+  num_parameters: Count
   card: Card
   files: dict[str, FileRecord]
 
-  def to_json(self) -> str:
+  def __post_init__(self):
+    for name in self.files:
+      check_name(name, "the list of files")
+
+  def to_json(self) -> bytes:
     """Text that `read_manifest` reads back."""
-    return json.dumps(to_dict(self), indent=1, ensure_ascii=False) + "\n"
+    return schema.write_json(to_dict(self))
 
 
-def read_manifest(text: str, where: str) -> Manifest:
+def read_manifest(text: bytes, where: str) -> Manifest:
   """The manifest in a text; `where` names its file in messages.
 
   Raises:
-    ValueError: no manifest, one of a newer format, or one that does not fit.
+    ValueError: no manifest, one that was changed, one of a newer format, or one
+      that does not fit.
   """
-  try:
-    mapping = json.loads(text)
-  except ValueError:
-    mapping = None
-  if not isinstance(mapping, dict) or mapping.get("format") != FORMAT:
-    raise ValueError(
-      f"{where} is no manifest of a released checkpoint; expected the"
-      f" {MANIFEST} that marjax wrote: restore it or convert again."
-    )
+  return from_mapping(schema.read_json(text, where), where)
+
+
+def from_mapping(mapping: dict[str, Any], where: str) -> Manifest:
+  """The manifest in a mapping, see `read_manifest`."""
+  check(
+    mapping.get("format") == FORMAT,
+    f"{where} is no manifest of a released checkpoint; expected the"
+    f" {MANIFEST} that marjax wrote: restore it or convert again.",
+  )
   version = mapping.get("format_version")
   if not isinstance(version, int) or version > FORMAT_VERSION:
     raise ValueError(
-      f"{where} has format version {version}, written by marjax"
-      f" {mapping.get('marjax_version')}; this is marjax {__version__}, which"
+      f"{where} has format version {version!r}, written by marjax"
+      f" {mapping.get('marjax_version')!r}; this is marjax {__version__}, which"
       f" reads versions up to {FORMAT_VERSION}: upgrade marjax."
     )
   try:
     return from_dict(Manifest, mapping, where=MANIFEST)
   except ValueError as error:
+    reason = str(error).rstrip(".")
     raise ValueError(
-      f"{where} cannot be read ({error}); restore it or convert again."
+      f"{where} cannot be read ({reason}); restore it or convert again."
     ) from None
+
+
+def check_layers(
+  config: ModelConfig | Codec, num_arrays: int, where: str
+) -> None:
+  """Refuses a configuration of more layers than there are arrays.
+
+  Cheap, and before the parameters' shapes are worked out, which takes a time
+  and memory that grow with the layers.
+  """
+  layers = 0
+  if isinstance(config, ModelConfig):
+    layers = config.head.depth
+  elif isinstance(config, KLConfig):
+    layers = config.num_blocks * len(config.multipliers)
+  check(
+    layers <= num_arrays,
+    f"{where} has {num_arrays} arrays, and the configuration in {MANIFEST} has"
+    f" {layers} layers: weights and configuration are of two models; convert"
+    " again.",
+  )
+
+
+def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+  """Every text inside nested mappings and lists, with its place."""
+  if isinstance(value, str):
+    yield name, value
+  elif isinstance(value, dict):
+    for key, inner in value.items():
+      yield f"names in {name}", key
+      yield from _texts(inner, f"{name}.{printable(key)}".lstrip("."))
+  elif isinstance(value, list | tuple):
+    for inner in value:
+      yield from _texts(inner, name)
 
 
 def with_files(

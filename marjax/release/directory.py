@@ -3,8 +3,9 @@
 1. `save` writes under a temporary name beside the target: the weights, the
    autoencoder if it comes along, hashes of all files, release.json last. Then
    it renames. A kill leaves no half-written release under the final name.
-2. `read` checks the manifest, then every file's size and hash, then the shapes
-   against the configuration in the card.
+2. `read_weights` compares the shapes with the configuration in the card, and
+   refuses NaN and infinity; before, `verify` has compared every file's size and
+   hash with the manifest.
 3. Weights are read in groups of at most 256 MB, each array's shards straight to
    their devices, so the host never holds much more than its own shards.
 
@@ -26,7 +27,9 @@ from pathlib import Path
 import jax
 from jaxtyping import PyTree
 
+from marjax.arrays import check_finite
 from marjax.release import card as cards
+from marjax.release import files
 from marjax.release.card import MANIFEST, Card, Manifest
 
 WEIGHTS = "weights"
@@ -51,19 +54,35 @@ def save(
 
   Raises:
     FileExistsError: the folder exists. OSError: it cannot be written.
+    ValueError: an array has NaN or infinity; the autoencoder is damaged, or has
+      links.
   """
   folder = Path(folder).absolute()
   check_free(folder)
+  check_finite(weights, f"what is to be written to {folder}")
   with _temporary(folder) as made:
     _write_weights(made / WEIGHTS, weights)
     if autoencoder is not None:
-      shutil.copytree(autoencoder, made / AUTOENCODER)
-    files = _hashes(made, [p for p in made.rglob("*") if p.is_file()])
+      copy(autoencoder, made / AUTOENCODER)
+    hashes = _hashes(made, [p for p in made.rglob("*") if p.is_file()])
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(weights))
-    manifest = cards.with_files(card, count, files)
-    (made / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    manifest = cards.with_files(card, count, hashes)
+    (made / MANIFEST).write_bytes(manifest.to_json())
     made.rename(folder)
   return manifest
+
+
+def copy(source: str | os.PathLike, target: Path) -> None:
+  """Copies a release to a new folder: what its manifest lists, and that.
+
+  Raises:
+    ValueError: something in it is damaged, or a link; see `files.copy`.
+    OSError: it cannot be read or written.
+  """
+  source = Path(source)
+  manifest = read_manifest(source)
+  verify(source, manifest)
+  files.copy(source, target, [*manifest.files, MANIFEST])
 
 
 def check_free(folder: Path) -> None:
@@ -96,8 +115,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
       f"{folder} is no released checkpoint: it has no {MANIFEST}; name the"
       " folder that marjax convert made."
     )
-  text = path.read_text(encoding="utf-8", errors="replace")
-  return cards.read_manifest(text, str(path))
+  return cards.from_mapping(files.read_json(path), str(path))
 
 
 def verify(
@@ -142,14 +160,15 @@ def read_weights(folder: str | os.PathLike, abstract: PyTree) -> PyTree:
     abstract: nested dicts of ShapeDtypeStructs with shardings.
 
   Raises:
-    ValueError: names or shapes are not those of `abstract`.
+    ValueError: names or shapes are not those of `abstract`; or an array has
+      NaN or infinity.
   """
   import orbax.checkpoint as ocp
 
   folder = Path(folder).absolute() / WEIGHTS
   leaves, structure = jax.tree_util.tree_flatten_with_path(abstract)
   with _only_errors(), ocp.Checkpointer(_handler()) as reader:
-    _check_shapes(folder, reader.metadata(folder).item_metadata.tree, leaves)
+    _check_shapes(folder, _metadata(reader, folder), leaves)
     read: list = []
     for group in _groups(leaves):
       part = _nested(group)
@@ -166,7 +185,20 @@ def read_weights(folder: str | os.PathLike, abstract: PyTree) -> PyTree:
           " whole, or convert again."
         ) from None
       read += jax.block_until_ready(jax.tree.leaves(restored))
-  return jax.tree.unflatten(structure, read)
+  weights = jax.tree.unflatten(structure, read)
+  check_finite(weights, str(folder))
+  return weights
+
+
+def _metadata(reader, folder: Path) -> PyTree:
+  """Names and shapes of the arrays in a folder of weights."""
+  try:
+    return reader.metadata(folder).item_metadata.tree
+  except Exception as error:
+    raise ValueError(
+      f"{folder} cannot be read ({_cause(error)}); copy the release again,"
+      " whole, or convert again."
+    ) from None
 
 
 def _write_weights(folder: Path, weights: PyTree) -> None:

@@ -16,6 +16,7 @@ import jax
 from jaxtyping import PyTree
 
 from marjax import outputs
+from marjax.parallel.mesh import host_mesh
 from marjax.parallel.rules import replicated
 from marjax.release import card as cards
 from marjax.release import directory, single_file, workdir
@@ -132,20 +133,47 @@ def check_autoencoder(codec: Codec, card: Card, where: str) -> None:
 def _weights(path: Path, mesh, verify: bool) -> tuple[Card, PyTree]:
   manifest: Manifest = directory.read_manifest(path)
   directory.verify(path, manifest, with_hashes=verify)
-  abstract = abstract_weights(manifest.card, mesh)
-  return manifest.card, directory.read_weights(path, abstract)
+  card = manifest.card
+  cards.check_layers(card.model or card.codec, len(manifest.files), str(path))
+  abstract = abstract_weights(card, mesh)
+  return card, directory.read_weights(path, abstract)
 
 
 def _from_file(path: Path, mesh, verify: bool) -> Release:
   with single_file.opened(path) as file:
-    card = file.manifest.card
-    own = file.read(single_file.OWN, abstract_weights(card, mesh), verify)
+    card, own, codec_params = parts(file, mesh, verify)
     if card.model is None:
       return Release(card, {}, own)
-    if not file.has(single_file.AUTOENCODER):
+    if codec_params is None:
       # As if the file were a folder of that name.
       return _with_sibling(card, own, path.with_suffix(""), mesh, verify)
-    abstract = abstract_codec(card.codec, mesh)
-    return Release(
-      card, own, file.read(single_file.AUTOENCODER, abstract, verify)
-    )
+    return Release(card, own, codec_params)
+
+
+def parts(
+  file: single_file.OpenFile, mesh: jax.sharding.Mesh, verify: bool = True
+) -> tuple[Card, PyTree, PyTree | None]:
+  """Card, weights and the autoencoder's, if the file holds one."""
+  card, where = file.manifest.card, str(file.path)
+  counts = [file.count(single_file.OWN), file.count(single_file.AUTOENCODER)]
+  cards.check_layers(card.model or card.codec, counts[0], where)
+  own = file.read(single_file.OWN, abstract_weights(card, mesh), verify)
+  if not counts[1]:
+    return card, own, None
+  cards.check_layers(card.codec, counts[1], where)
+  abstract = abstract_codec(card.codec, mesh)
+  return card, own, file.read(single_file.AUTOENCODER, abstract, verify)
+
+
+def copy(path: Path, folder: Path) -> None:
+  """Copies a release, a folder or one file, to a new folder.
+
+  Raises:
+    ValueError: it is damaged, or has links; see `directory.copy`.
+    OSError: it cannot be read or written.
+  """
+  if path.is_dir():
+    directory.copy(path, folder)
+    return
+  release = load(path, host_mesh())
+  directory.save(folder, release.card, release.params or release.codec_params)

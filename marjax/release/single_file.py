@@ -4,7 +4,7 @@
    `autoencoder/decoder/...` where the autoencoder comes along.
 2. The file's metadata hold the manifest, with the sha256 of each tensor.
 3. Writing goes through a temporary name; reading takes each device's slice of a
-   tensor straight from the file.
+   tensor straight from the file. NaN and infinity are neither written nor read.
 """
 
 import contextlib
@@ -20,7 +20,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from marjax import outputs
+from marjax.arrays import check_finite
 from marjax.release import card as cards
+from marjax.release import files
 from marjax.release.card import Card, Manifest
 
 METADATA = "marjax"
@@ -36,9 +38,9 @@ class OpenFile:
   tensors: Any
   names: frozenset[str]
 
-  def has(self, part: str) -> bool:
-    """Whether the file holds the part: OWN or AUTOENCODER."""
-    return any(name.startswith(part + "/") for name in self.manifest.files)
+  def count(self, part: str) -> int:
+    """How many arrays of the part the file holds: OWN or AUTOENCODER."""
+    return sum(name.startswith(part + "/") for name in self.manifest.files)
 
   def read(self, part: str, abstract: PyTree, verify: bool = True) -> PyTree:
     """The weights of a part, each shard straight to its device.
@@ -49,13 +51,14 @@ class OpenFile:
       verify: False skips the hashes.
 
     Raises:
-      ValueError: a tensor is missing, of another shape, or damaged.
+      ValueError: a tensor is missing, of another shape or type, damaged, or
+        has NaN or infinity.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(abstract)
     arrays = []
     for path, leaf in leaves:
       name = f"{part}/{_name(path)}"
-      self._check(name, tuple(leaf.shape), verify)
+      self._check(name, leaf, verify)
       tensor = self.tensors.get_slice(name)
       arrays.append(
         jax.block_until_ready(
@@ -66,16 +69,20 @@ class OpenFile:
           )
         )
       )
-    return jax.tree.unflatten(structure, arrays)
+    weights = jax.tree.unflatten(structure, arrays)
+    check_finite(weights, f"{self.path}, in {part},")
+    return weights
 
-  def _check(self, name: str, shape: tuple[int, ...], verify: bool) -> None:
-    found = None
+  def _check(self, name: str, leaf: jax.ShapeDtypeStruct, verify: bool) -> None:
+    shown = "absent"
     if name in self.names and name in self.manifest.files:
-      found = tuple(self.tensors.get_slice(name).get_shape())
-    if found != shape:
+      tensor = self.tensors.get_slice(name)
+      shown = f"{tensor.get_dtype()} of shape {tuple(tensor.get_shape())}"
+    wanted = f"F{8 * leaf.dtype.itemsize} of shape {tuple(leaf.shape)}"
+    if shown != wanted:
       raise ValueError(
-        f"{self.path} has {name} of shape {found or 'absent'}; its manifest's"
-        f" configuration makes it {shape}: export or download it again."
+        f"{self.path} has {name} {shown}; its manifest's configuration makes it"
+        f" {wanted}: export or download it again."
       )
     if not verify:
       return
@@ -99,6 +106,7 @@ def opened(path: str | os.PathLike) -> Iterator[OpenFile]:
   import safetensors
 
   path = Path(path)
+  files.check_regular(path)
   try:
     file = safetensors.safe_open(path, framework="numpy")
   except Exception as error:
@@ -115,7 +123,7 @@ def opened(path: str | os.PathLike) -> Iterator[OpenFile]:
         f"{path} was not exported by marjax: it has no manifest; make a release"
         f" of it first: marjax convert {path} --out FOLDER."
       )
-    manifest = cards.read_manifest(text, str(path))
+    manifest = cards.read_manifest(text.encode(), str(path))
     yield OpenFile(path, manifest, tensors, frozenset(tensors.keys()))
 
 
@@ -131,6 +139,7 @@ def write(
   Raises:
     FileExistsError: the file exists and `overwrite` is false.
     OSError: it cannot be written.
+    ValueError: an array has NaN or infinity.
   """
   from safetensors.numpy import save_file
 
@@ -138,12 +147,13 @@ def write(
   tensors = _flat(OWN, weights)
   if autoencoder is not None:
     tensors |= _flat(AUTOENCODER, autoencoder)
+  check_finite(tensors, f"what is to be written to {path}")
   hashes = {name: (a.nbytes, _digest(a)) for name, a in tensors.items()}
   count = sum(leaf.size for leaf in jax.tree.leaves(weights))
   manifest = cards.with_files(card, count, hashes)
   with outputs.replacing(path, overwrite) as temporary:
     try:
-      save_file(tensors, temporary, {METADATA: manifest.to_json()})
+      save_file(tensors, temporary, {METADATA: manifest.to_json().decode()})
     except Exception as error:
       raise OSError(str(error)) from None
   return manifest

@@ -6,7 +6,6 @@
    directory can be generated from without the cache.
 """
 
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -53,7 +52,8 @@ def keep_copy(cache: CachedLatents | None, workdir: AnyPath) -> None:
   with tempfile.TemporaryDirectory(
     prefix=".autoencoder.", dir=workdir
   ) as spare:
-    copied = shutil.copytree(cache.autoencoder, Path(spare) / AUTOENCODER)
+    copied = Path(spare) / AUTOENCODER
+    loading.copy(cache.autoencoder, copied)
     copied.rename(place)
 
 

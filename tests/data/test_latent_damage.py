@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import small
 
+from marjax import schema
 from marjax.data import latent_cache, latent_records, latent_writer
 from marjax.data.latent_index import read_index, read_settings
 from marjax.release import directory
@@ -121,11 +122,12 @@ def test_what_is_no_cache(cache, read_all, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is no cache of latents"):
       read_all(folder)
   settings = json.loads((cache / "settings.json").read_text())
+  del settings[schema.HASH]
   for content, message in (
-    ("{", "is damaged or not of a cache"),
-    (json.dumps({**settings, "format": "x"}), "is damaged or not of a cache"),
+    ("{", "is no JSON text"),
+    (json.dumps({**settings, "format": "x"}), "is not of a cache of latents"),
     (json.dumps({**settings, "format_version": 2}), "version 2.*upgrade"),
-    (json.dumps({**settings, "shard_size": 0}), r"read \(shard_size is 0"),
+    (json.dumps({**settings, "shard_size": 0}), r"read \(.*shard_size is 0"),
     (json.dumps({**settings, "num_source": 22}), "of two caches"),
   ):
     (cache / "settings.json").write_text(content)
