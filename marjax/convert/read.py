@@ -84,12 +84,14 @@ class WeightFile:
     weights: which set it is, "ema", "raw", or "only" if the file has one.
     metadata: the texts of a safetensors file; {} for PyTorch files.
     kind: "torch" or "safetensors".
+    has_checksums: whether damage to any of its numbers would have been told.
   """
 
   arrays: Mapping[str, LazyArray]
   weights: str
   metadata: dict[str, str]
   kind: str
+  has_checksums: bool
 
 
 def read(path: str | Path, weights: str | None = None) -> WeightFile:
@@ -111,12 +113,12 @@ def read(path: str | Path, weights: str | None = None) -> WeightFile:
       f"weights is {weights!r}; expected 'ema' or 'raw', or no choice."
     )
   path = Path(path)
-  kind, to_lazy, metadata = _kind(path), _from_torch, {}
-  if kind == "safetensors":
+  form, kind, to_lazy, metadata = _kind(path), "torch", _from_torch, {}
+  if form == "safetensors":
     sets, metadata = _open_safetensors(path)
-    to_lazy = _from_safetensors
+    kind, to_lazy = form, _from_safetensors
   else:
-    sets, kind = _open_torch(path, is_zip=kind == "zip"), "torch"
+    sets = _open_torch(path, is_zip=form == "zip")
   chosen = _choose(path, sets, weights)
   for name in sets[chosen]:
     check(
@@ -130,7 +132,7 @@ def read(path: str | Path, weights: str | None = None) -> WeightFile:
       f"{path} holds no tensors in its {chosen} weights; expected a whole"
       " weight file: download or save it again."
     )
-  return WeightFile(arrays, chosen, metadata, kind)
+  return WeightFile(arrays, chosen, metadata, kind, form == "zip")
 
 
 def is_page(start: bytes) -> bool:

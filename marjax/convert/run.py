@@ -28,6 +28,8 @@ from marjax.release import directory, loading, single_file, workdir
 from marjax.release.card import MANIFEST, Card, Origin
 from marjax.schema import check, printable
 
+UNCHECKED = "the file has no checksums: compare the sha256 with its publisher's"
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -85,7 +87,7 @@ class Report:
         f" {origin.weights} weights",
         f"sha256       {origin.sha256}",
       ]
-    lines += [f"layout       {note}" for note in self.notes]
+    lines += [f"note         {note}" for note in self.notes]
     if isinstance(card.codec, KLConfig):
       lines.append(f"latent scale {card.codec.latent_scale}")
     if card.autoencoder:
@@ -197,6 +199,8 @@ def _parts(
     _check_fits(parts.card, inner)
     return parts
   arrays, notes = layouts.standard(file.arrays, str(source))
+  if not file.has_checksums:
+    notes += (UNCHECKED,)
   shapes = {name: array.shape for name, array in arrays.items()}
   if recognise.kind_of(shapes) == "autoencoder":
     card, rules = describe.autoencoder(shapes, choices.latent_scale), kl.RULES
