@@ -5,17 +5,18 @@ an `Experiment`. Below this line there are only frozen, hashable dataclasses,
 and a work directory's config.json is the same mapping.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import field
+from typing import Annotated, Literal
 
+from marjax import schema
 from marjax.latents.kl import KLConfig
 from marjax.latents.pixels import PixelsConfig
 from marjax.model import ModelConfig
-from marjax.schema import check
+from marjax.schema import Count, Positive, Range, Seed, Share, check
 from marjax.settings import Settings
 
 
-@dataclass(frozen=True)
+@schema.config
 class DataConfig:
   """Where images come from.
 
@@ -33,21 +34,21 @@ class DataConfig:
   """
 
   source: Literal["digits", "tfds", "folder", "synthetic", "latents"]
-  image_size: int
-  num_classes: int
-  channels: int = 3
+  image_size: Annotated[int, Range(1, 2**14)]
+  num_classes: Count
+  channels: Annotated[int, Range(1, 4)] = 3
   name: str = ""
   data_dir: str = ""
   train_split: str = "train"
   test_split: str = "test"
   flip: bool = False
-  seed: int = 0
-  num_examples: int = 1024
-  num_threads: int = 2
+  seed: Seed = 0
+  num_examples: Positive = 1024
+  num_threads: Annotated[int, Range(0, 1024)] = 2
   autoencoder: str = ""
 
 
-@dataclass(frozen=True)
+@schema.config
 class TrainingConfig:
   """The training recipe (spec section 6).
 
@@ -67,25 +68,25 @@ class TrainingConfig:
     log_ids: write down which examples made each update.
   """
 
-  batch_size: int
-  num_microbatches: int = 1
-  num_steps: int | None = None
-  total_epochs: float | None = None
-  base_learning_rate: float = 1e-4
-  learning_rate: float | None = None
-  warmup_steps: int | None = None
-  warmup_epochs: float | None = None
+  batch_size: Annotated[int, Range(1, 2**20)]
+  num_microbatches: Annotated[int, Range(1, 2**20)] = 1
+  num_steps: Positive | None = None
+  total_epochs: Annotated[float, Range(0, 1e6, is_open=True)] | None = None
+  base_learning_rate: Annotated[float, Range(0, 1e3)] = 1e-4
+  learning_rate: Annotated[float, Range(0, 1e3)] | None = None
+  warmup_steps: Count | None = None
+  warmup_epochs: Annotated[float, Range(0, 1e6)] | None = None
   schedule: Literal["constant", "cosine"] = "constant"
-  adam_b1: float = 0.9
-  adam_b2: float = 0.95
-  weight_decay: float = 0.02
-  clip_norm: float = 3.0
-  ema_rate: float = 0.9999
+  adam_b1: Share = 0.9
+  adam_b2: Share = 0.95
+  weight_decay: Annotated[float, Range(0, 1e3)] = 0.02
+  clip_norm: Annotated[float, Range(0, 1e9, is_open=True)] = 3.0
+  ema_rate: Share = 0.9999
   ema_warmup: bool = False
-  log_every: int = 100
-  checkpoint_every: int = 1000
-  sample_every: int = 0
-  keep_checkpoints: int = 2
+  log_every: Positive = 100
+  checkpoint_every: Positive = 1000
+  sample_every: Count = 0
+  keep_checkpoints: Positive = 2
   log_ids: bool = False
 
   def __post_init__(self):
@@ -97,16 +98,19 @@ class TrainingConfig:
       self.warmup_steps is None or self.warmup_epochs is None,
       "training.warmup_steps and training.warmup_epochs: give at most one.",
     )
-    names = ("batch_size", "num_microbatches", "log_every", "checkpoint_every")
-    for name in names:
-      value = getattr(self, name)
-      check(value >= 1, f"training.{name} is {value}; expected 1 or more.")
 
   def steps(self, num_examples: int) -> int:
     """Steps of the whole run, for a training set of that size."""
     if self.num_steps is not None:
       return self.num_steps
-    return round(self.total_epochs * num_examples / self.batch_size)
+    steps = round(self.total_epochs * num_examples / self.batch_size)
+    check(
+      steps >= 1,
+      f"training.total_epochs is {self.total_epochs:g}, which is less than one"
+      f" step of {self.batch_size} images out of {num_examples}; raise it, or"
+      " set training.num_steps instead.",
+    )
+    return steps
 
   def warmup(self, num_examples: int) -> float:
     """Steps of warm-up, for a training set of that size."""
@@ -121,7 +125,10 @@ class TrainingConfig:
     return self.base_learning_rate * self.batch_size / 256
 
 
-@dataclass(frozen=True)
+Devices = Annotated[int, Range(-1, 2**20)]
+
+
+@schema.config
 class MeshConfig:
   """How the devices are shared out.
 
@@ -135,9 +142,9 @@ class MeshConfig:
   """
 
   preset: Literal["custom", "dp", "fsdp", "fsdp+tensor"] = "custom"
-  data: int = -1
-  fsdp: int = 1
-  tensor: int = 1
+  data: Devices = -1
+  fsdp: Devices = 1
+  tensor: Devices = 1
 
   def __post_init__(self):
     sizes = (self.data, self.fsdp, self.tensor)
@@ -159,7 +166,7 @@ class MeshConfig:
     )
 
 
-@dataclass(frozen=True)
+@schema.config
 class Experiment:
   """One training run, and the checkpoint it makes."""
 
@@ -170,7 +177,7 @@ class Experiment:
   training: TrainingConfig
   sampling: Settings = field(default_factory=Settings)
   mesh: MeshConfig = field(default_factory=MeshConfig)
-  seed: int = 0
+  seed: Seed = 0
 
   def __post_init__(self):
     codec, backbone = self.codec, self.model.backbone
@@ -207,3 +214,4 @@ class Experiment:
       f"training.batch_size is {training.batch_size}; expected a multiple of"
       f" {parts} = model.masking.num_strata × training.num_microbatches.",
     )
+    self.sampling.check_fits(backbone.num_tokens, "sampling")

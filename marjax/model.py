@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from marjax import flops, keys
+from marjax import flops, keys, schema
 from marjax.arrays import (
   NO_LABEL,
   Counts,
@@ -41,7 +41,7 @@ from marjax.tokens.order import random_orders, to_order_space
 HeadConfig = DiffusionHeadConfig | RegressionHeadConfig
 
 
-@dataclass(frozen=True)
+@schema.config
 class ModelConfig:
   """Backbone, head and training masks of one model, hashable."""
 

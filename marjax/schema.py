@@ -21,6 +21,7 @@ import hashlib
 import inspect
 import json
 import math
+import reprlib
 import types
 import typing
 import unicodedata
@@ -34,6 +35,32 @@ T = TypeVar("T")
 LARGEST_JSON = 2**28
 """Bytes of a JSON file; an index of a million shards has fewer."""
 
+SYNONYMS = {
+  "cfg": "guidance_scale",
+  "cfg_scale": "guidance_scale",
+  "guidance": "guidance_scale",
+  "cfg_schedule": "guidance_schedule",
+  "steps": "num_ar_steps",
+  "num_iter": "num_ar_steps",
+  "num_sampling_steps": "num_diffusion_steps",
+  "eta": "ddim_eta",
+  "lr": "learning_rate",
+  "blr": "base_learning_rate",
+  "epochs": "total_epochs",
+  "grad_clip": "clip_norm",
+}
+"""What other programs call a field."""
+
+LONGEST_SHOWN = 120
+"""Characters of a value in a message."""
+
+WORDS = {
+  int: "a whole number",
+  float: "a number",
+  bool: "true or false",
+  str: "text",
+}
+
 DEEPEST_JSON = 64
 """Lists and mappings inside each other."""
 
@@ -46,23 +73,41 @@ No other key is called so: records of files have a "sha256" of those files.
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-  """The numbers from `low` to `high`; without `low` itself if `is_open`."""
+  """The numbers from `low` to `high`.
+
+  Without `low` itself if `is_open`, without `high` itself if `is_below`.
+  """
 
   low: int | float = -math.inf
   high: int | float = math.inf
   is_open: bool = False
+  is_below: bool = False
 
   def __contains__(self, number: int | float) -> bool:
     above = self.low < number if self.is_open else self.low <= number
-    return above and number <= self.high
+    below = number < self.high if self.is_below else number <= self.high
+    return above and below
 
   def __str__(self) -> str:
+    low, high = f"{self.low:.10g}", f"{self.high:.10g}"
+    if not (self.is_open or self.is_below):
+      return f"{low} or more" if self.high == math.inf else f"{low} to {high}"
+    first = f"more than {low}" if self.is_open else f"{low} or more"
     if self.high == math.inf:
-      if self.is_open:
-        return f"a number above {self.low:g}"
-      return f"{self.low:g} or more"
-    words = f"{self.low:.10g} to {self.high:.10g}"
-    return f"above {words}" if self.is_open else words
+      return first
+    return f"{first}, and {'below' if self.is_below else 'at most'} {high}"
+
+
+Size = Annotated[int, Range(1, 2**16)]
+"""Entries of an axis, layers, steps of a loop: what programs are made of."""
+
+Count = Annotated[int, Range(0, 2**31 - 1)]
+Positive = Annotated[int, Range(1, 2**31 - 1)]
+"""Numbers of steps, images, classes: what is counted on the way."""
+
+Seed = Annotated[int, Range(0, 2**32 - 1)]
+Share = Annotated[float, Range(0, 1, is_below=True)]
+"""A part of a whole that is never all of it: rates of dropout, of averages."""
 
 
 @typing.dataclass_transform(frozen_default=True)
@@ -92,7 +137,7 @@ def config(cls: type[T] | None = None, *, kw_only: bool = False) -> Any:
   def __init__(self, *args, **fields):
     for key in fields:
       if key not in _hints(cls):
-        raise ValueError(_unknown(key, key, list(_hints(cls))))
+        raise ValueError(_unknown("", key, list(_hints(cls))))
     try:
       inspect.signature(init).bind(self, *args, **fields)
     except TypeError as error:
@@ -126,7 +171,7 @@ def from_dict(cls: type[T], mapping: Mapping, where: str = "config") -> T:
   hints, names = _hints(cls), _field_names(cls)
   for key in mapping:
     if key not in names:
-      raise ValueError(_unknown(f"{where}.{key}", str(key), names))
+      raise ValueError(_unknown(where, str(key), names))
   values = {
     key: _convert(hints[key], value, f"{where}.{key}")
     for key, value in mapping.items()
@@ -263,14 +308,29 @@ def _field_names(cls: type) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-  return f"{value!r} ({type(value).__name__})"
+  """The value in a few words, whatever it is."""
+  try:
+    text = printable(reprlib.repr(value))
+  except Exception:  # of somebody's own class
+    text = "a value"
+  if len(text) > LONGEST_SHOWN:
+    text = f"{text[: LONGEST_SHOWN // 2]}...{text[-LONGEST_SHOWN // 4 :]}"
+  return text if isinstance(value, str) else f"{text} ({_kind(value)})"
+
+
+def _kind(value: Any) -> str:
+  return "nothing" if value is None else type(value).__name__
 
 
 def _unknown(where: str, key: str, names: list[str]) -> str:
-  near = difflib.get_close_matches(key, names, n=1)
+  near = difflib.get_close_matches(key[:LONGEST_SHOWN], names, n=1)
+  near = [name for name in [SYNONYMS.get(key)] if name in names] or near
   hint = f"did you mean {near[0]}? " if near else ""
-  known = ", ".join(names)
-  return f"{printable(where)} is not a known key; {hint}Known: {known}."
+  place = f"{where}." if where else ""
+  return (
+    f"{place}{printable(key)[:LONGEST_SHOWN]} is not a known key; {hint}Known:"
+    f" {', '.join(names)}."
+  )
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -280,9 +340,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
   if origin in (typing.Union, types.UnionType):
     return _convert_union(args, value, where)
   if origin is typing.Literal:
-    if value not in args:
+    value = value.item() if isinstance(value, np.generic) else value
+    # True is 1, and is no number of channels.
+    if not any(type(value) is type(one) and value == one for one in args):
       allowed = ", ".join(repr(option) for option in args)
-      raise ValueError(f"{where} is {value!r}; expected one of {allowed}.")
+      raise ValueError(
+        f"{where} is {_shown(value)}; expected one of {allowed}."
+      )
     return value
   if origin is tuple:
     return _convert_tuple(args, value, where)
@@ -321,30 +385,42 @@ def _convert_union(options: tuple, value: Any, where: str) -> Any:
     return _convert(options[0], value, where)
   if isinstance(value, options):
     return value
+  if not isinstance(value, Mapping):
+    raise ValueError(f"{where} is {_shown(value)}; expected a mapping.")
   kinds = {option.kind: option for option in options}
-  first = options[0].kind
-  kind = value.get("kind", first) if isinstance(value, Mapping) else None
-  if kind not in kinds:
+  kind = value.get("kind", options[0].kind)
+  if not isinstance(kind, str) or kind not in kinds:
     raise ValueError(
-      f"{where}.kind is {kind!r}; expected one of {', '.join(kinds)}."
+      f"{where}.kind is {_shown(kind)}; expected one of {', '.join(kinds)}."
     )
   return from_dict(kinds[kind], value, where)
 
 
 def _in_range(allowed: Range, number: Any, where: str) -> Any:
   if number is not None and number not in allowed:
-    raise ValueError(f"{where} is {number!r}; expected {allowed}.")
+    raise ValueError(f"{where} is {_number(number)}; expected {allowed}.")
   return number
+
+
+def _number(number: int | float) -> str:
+  # str of a whole number of thousands of digits is an error of Python's.
+  is_huge = isinstance(number, int) and abs(number) >= 10**20
+  return f"about 10^{math.log10(abs(number)):.0f}" if is_huge else f"{number}"
 
 
 def _convert_scalar(hint: type, value: Any, where: str) -> Any:
   if isinstance(value, np.generic):
     value = value.item()
   if hint is float and isinstance(value, int) and not isinstance(value, bool):
-    return float(value)
+    try:
+      return float(value)
+    except OverflowError:
+      raise ValueError(
+        f"{where} is {_number(value)}; expected a finite number."
+      ) from None
   is_bool_for_int = isinstance(value, bool) and hint is not bool
   if not isinstance(value, hint) or is_bool_for_int:
-    raise ValueError(f"{where} is {_shown(value)}; expected {hint.__name__}.")
+    raise ValueError(f"{where} is {_shown(value)}; expected {WORDS[hint]}.")
   if isinstance(value, float) and not math.isfinite(value):
     raise ValueError(f"{where} is {value}; expected a finite number.")
   return value

@@ -5,12 +5,11 @@ checkpoint leaves open from `PUBLISHED`, the settings of the released program.
 """
 
 import dataclasses
-import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from marjax.head.reverse import ReverseSettings
-from marjax.schema import check
+from marjax import schema
+from marjax.head.reverse import Eta, ReverseSettings, Steps, Timestep
+from marjax.schema import Range, Size, check
 
 _REVERSE_FIELDS = {
   "num_diffusion_steps": ("num_steps", 100),
@@ -21,7 +20,7 @@ _REVERSE_FIELDS = {
 }
 
 
-@dataclass(frozen=True)
+@schema.config
 class Settings:
   """Generation settings; None means "as the checkpoint says".
 
@@ -43,35 +42,19 @@ class Settings:
       nothing says how many, as few as waste at most 3 %.
   """
 
-  num_ar_steps: int | None = None
-  num_diffusion_steps: int | None = None
-  final_diffusion_steps: int | None = None
-  guidance_scale: float | None = None
+  num_ar_steps: Size | None = None
+  num_diffusion_steps: Steps | None = None
+  final_diffusion_steps: Steps | None = None
+  guidance_scale: Annotated[float, Range(0, 1000)] | None = None
   guidance_schedule: Literal["linear", "constant"] | None = None
-  temperature: float | None = None
+  temperature: Annotated[float, Range(0, 100)] | None = None
   sampler: Literal["ancestral", "ddim"] | None = None
-  ddim_eta: float | None = None
-  start_timestep: int | None = None
+  ddim_eta: Eta | None = None
+  start_timestep: Timestep | None = None
   spacing: Literal["even", "stride"] | None = None
-  num_buckets: int | None = None
+  num_buckets: Size | None = None
 
   def __post_init__(self):
-    for name in ("guidance_scale", "temperature"):
-      value = getattr(self, name)
-      check(
-        value is None or (math.isfinite(value) and value >= 0),
-        f"{name} is {value}; expected a finite number, 0 or more.",
-      )
-    for name in ("num_ar_steps", "num_buckets"):
-      value = getattr(self, name)
-      check(
-        value is None or value >= 1, f"{name} is {value}; expected 1 or more."
-      )
-    check(
-      self.guidance_schedule in (None, "linear", "constant"),
-      f"guidance_schedule is {self.guidance_schedule!r}; expected 'linear' or"
-      " 'constant'.",
-    )
     filled = {
       field: value if getattr(self, name) is None else getattr(self, name)
       for name, (field, value) in _REVERSE_FIELDS.items()
@@ -79,23 +62,54 @@ class Settings:
     ReverseSettings(**filled)
     final, start = self.final_diffusion_steps, filled["start"]
     check(
-      final is None or 2 <= final <= start + 1,
+      final is None or final <= start + 1,
       f"final_diffusion_steps is {final}; expected 2 to {start + 1} for a"
       f" reverse process that starts at {start}.",
     )
 
+  def __repr__(self) -> str:
+    fields = ", ".join(f"{key}={value!r}" for key, value in self._set().items())
+    return f"Settings({fields})"
+
   def over(self, base: "Settings") -> "Settings":
     """These settings, with what is None taken from `base`."""
-    given = {
+    return dataclasses.replace(base, **self._set())
+
+  def resolved(self, num_tokens: int | None = None) -> "Settings":
+    """These settings, with what is None taken from `PUBLISHED`.
+
+    Args:
+      num_tokens: of the model; a smaller one has as many AR steps as tokens.
+
+    Raises:
+      ValueError: as `check_fits`.
+    """
+    full = self.over(PUBLISHED)
+    if num_tokens is None:
+      return full
+    if self.num_ar_steps is None:
+      steps = min(full.num_ar_steps, num_tokens)
+      return dataclasses.replace(full, num_ar_steps=steps)
+    self.check_fits(num_tokens)
+    return full
+
+  def check_fits(self, num_tokens: int, where: str = "") -> None:
+    """Refuses more AR steps than an image has tokens, with a ValueError."""
+    steps = self.num_ar_steps
+    check(
+      steps is None or steps <= num_tokens,
+      f"{where}{'.' if where else ''}num_ar_steps is {steps}; expected 1 to"
+      f" {num_tokens}, because each step reveals at least one of the image's"
+      f" {num_tokens} tokens.",
+    )
+
+  def _set(self) -> dict[str, Any]:
+    """The fields that are not None."""
+    return {
       name: value
       for name, value in dataclasses.asdict(self).items()
       if value is not None
     }
-    return dataclasses.replace(base, **given)
-
-  def resolved(self) -> "Settings":
-    """These settings, with what is None taken from `PUBLISHED`."""
-    return self.over(PUBLISHED)
 
   def reverse(self) -> ReverseSettings:
     """The part that concerns one token's reverse process."""

@@ -17,14 +17,14 @@ is bidirectional and positions travel with their tokens, so z is that of raster
 order. Source: arXiv 2406.11838 section 4.1; spec section 3.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from marjax import schema
 from marjax.arrays import Counts, Labels, Order
 from marjax.backbone.embeddings import ClassEmbedding, PositionEmbedding
 from marjax.backbone.layers import SLOT_AXES, BlockConfig, Stack
@@ -35,10 +35,12 @@ from marjax.linear import (
   small_normal,
 )
 from marjax.norm import LayerNorm
-from marjax.schema import check
+from marjax.schema import Range, Share, Size, check
+
+Depth = Annotated[int, Range(1, 1024)]
 
 
-@dataclass(frozen=True)
+@schema.config
 class MaskedConfig:
   """Shape of the masked backbone; the defaults are MAR-B at 256².
 
@@ -53,39 +55,23 @@ class MaskedConfig:
       "save_matmuls", all but its matrix products; "none".
   """
 
-  num_tokens: int = 256
-  token_dim: int = 16
-  width: int = 768
-  encoder_depth: int = 12
-  decoder_depth: int = 12
-  num_heads: int = 12
-  mlp_ratio: int = 4
-  num_buffer: int = 64
-  num_classes: int = 1000
-  label_dropout: float = 0.1
-  attention_dropout: float = 0.1
-  projection_dropout: float = 0.1
+  num_tokens: Size = 256
+  token_dim: Size = 16
+  width: Size = 768
+  encoder_depth: Depth = 12
+  decoder_depth: Depth = 12
+  num_heads: Size = 12
+  mlp_ratio: Annotated[int, Range(1, 64)] = 4
+  num_buffer: Size = 64
+  num_classes: Annotated[int, Range(0, 2**24)] = 1000
+  label_dropout: Share = 0.1
+  attention_dropout: Share = 0.1
+  projection_dropout: Share = 0.1
   dtype: Literal["float32", "bfloat16"] = "float32"
   remat: Literal["none", "full", "save_matmuls"] = "full"
   kind: Literal["masked"] = "masked"
 
   def __post_init__(self):
-    for name in ("label_dropout", "attention_dropout", "projection_dropout"):
-      rate = getattr(self, name)
-      check(
-        0.0 <= rate < 1.0,
-        f"backbone.{name} is {rate}; expected a share in [0, 1).",
-      )
-    least = {"num_classes": 0}
-    for name in (
-      *("num_tokens", "token_dim", "width", "encoder_depth", "decoder_depth"),
-      *("num_heads", "mlp_ratio", "num_buffer", "num_classes"),
-    ):
-      value, minimum = getattr(self, name), least.get(name, 1)
-      check(
-        value >= minimum,
-        f"backbone.{name} is {value}; expected {minimum} or more.",
-      )
     check(
       self.width % self.num_heads == 0,
       f"backbone.width is {self.width}; expected a multiple of num_heads"

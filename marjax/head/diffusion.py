@@ -15,13 +15,13 @@ Source: arXiv 2406.11838, equations 1 and 2; spec section 4.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from marjax import schema
 from marjax.arrays import Conditions, Scalar, TokenRows
 from marjax.head import process as diffusion
 from marjax.head import reverse
@@ -37,7 +37,7 @@ from marjax.head.process import Process
 from marjax.head.reverse import ReverseSettings
 from marjax.head.timesteps import NUM_TIMESTEPS
 from marjax.linear import platform
-from marjax.schema import check
+from marjax.schema import Range, Size, check
 
 ROWS_AT_ONCE = 16384
 """Rows of one product of modulations, tokens times passes times timesteps."""
@@ -53,7 +53,7 @@ class HeadLoss(NamedTuple):
   vlb: Scalar
 
 
-@dataclass(frozen=True)
+@schema.config
 class DiffusionHeadConfig:
   """Shape of the head.
 
@@ -64,17 +64,12 @@ class DiffusionHeadConfig:
     dtype: of the matmuls, "float32" or "bfloat16".
   """
 
-  token_dim: int
-  width: int = 1024
-  depth: int = 3
-  repeats: int = 4
+  token_dim: Size
+  width: Size = 1024
+  depth: Annotated[int, Range(1, 256)] = 3
+  repeats: Annotated[int, Range(1, 1024)] = 4
   dtype: Literal["float32", "bfloat16"] = "float32"
   kind: Literal["diffusion"] = "diffusion"
-
-  def __post_init__(self):
-    for name in ("token_dim", "width", "depth", "repeats"):
-      value = getattr(self, name)
-      check(value >= 1, f"head.{name} is {value}; expected 1 or more.")
 
   def build(self) -> "DiffusionHead":
     """The linen module of this shape."""

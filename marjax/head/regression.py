@@ -5,28 +5,29 @@ token, so it draws blurred tokens (paper, section 5.1: FID above 100). Kept to
 show what Diffusion Loss brings; it has the same `loss` and `sample`.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from marjax import schema
 from marjax.arrays import Conditions, TokenRows
 from marjax.head.denoiser import Denoiser
 from marjax.head.diffusion import Guidance, HeadLoss
 from marjax.head.process import split_output
 from marjax.head.reverse import ReverseSettings
+from marjax.schema import Range, Size
 
 
-@dataclass(frozen=True)
+@schema.config
 class RegressionHeadConfig:
   """Shape of the control head, as `DiffusionHeadConfig`."""
 
-  token_dim: int
-  width: int = 1024
-  depth: int = 3
-  repeats: int = 1
+  token_dim: Size
+  width: Size = 1024
+  depth: Annotated[int, Range(1, 256)] = 3
+  repeats: Annotated[int, Range(1, 1024)] = 1
   dtype: Literal["float32", "bfloat16"] = "float32"
   kind: Literal["regression"] = "regression"
 

@@ -23,25 +23,33 @@ DIFFERS: ddim-temperature. The published program's DDIM ignores temperature.
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from marjax import schema
 from marjax.arrays import TokenRows
 from marjax.head import process as diffusion
 from marjax.head.noise import Noise
 from marjax.head.process import Coefficients, Process
 from marjax.head.timesteps import NUM_TIMESTEPS, spaced
+from marjax.schema import Range
 
 Denoise = Callable[
   [TokenRows, Any, Int[Array, ""]], tuple[TokenRows, TokenRows]
 ]
 
 
-@dataclass(frozen=True)
+Steps = Annotated[int, Range(2, NUM_TIMESTEPS)]
+"""Of a reverse process, which needs a first and a last one."""
+
+Timestep = Annotated[int, Range(1, NUM_TIMESTEPS - 1)]
+Eta = Annotated[float, Range(0, 1)]
+
+
+@schema.config
 class ReverseSettings:
   """How to walk from noise to a token.
 
@@ -53,22 +61,14 @@ class ReverseSettings:
     ddim_eta: 0 (deterministic) .. 1; only for "ddim".
   """
 
-  num_steps: int = 100
-  start: int = NUM_TIMESTEPS - 1
-  spacing: str = "even"
-  sampler: str = "ancestral"
-  ddim_eta: float = 0.0
+  num_steps: Steps = 100
+  start: Timestep = NUM_TIMESTEPS - 1
+  spacing: Literal["even", "stride"] = "even"
+  sampler: Literal["ancestral", "ddim"] = "ancestral"
+  ddim_eta: Eta = 0.0
 
   def __post_init__(self):
     spaced(self.num_steps, self.start, self.spacing)
-    if self.sampler not in ("ancestral", "ddim"):
-      raise ValueError(
-        f"sampler is {self.sampler!r}; expected 'ancestral' or 'ddim'."
-      )
-    if not 0.0 <= self.ddim_eta <= 1.0:
-      raise ValueError(
-        f"ddim_eta is {self.ddim_eta}; expected a number in 0 .. 1."
-      )
 
   def process(self) -> Process:
     """The diffusion over the visited timesteps."""

@@ -17,8 +17,7 @@ stride will do. Source: arXiv 2112.10752 section 3.1; spec section 1.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -26,13 +25,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from marjax import schema
 from marjax.arrays import Latents, RootKey
 from marjax.latents.blocks import FLOAT32, NORM_GROUPS, Decoder, Encoder, conv
-from marjax.schema import check
+from marjax.schema import Range, check
 from marjax.tokens import patches
 
 CHANNELS = 3
 LOG_VARIANCES = (-30.0, 20.0)
+MOST_LEVELS = 12
 
 # C is the latents' here, so the images' channels have another name.
 RGBImages = Float[Array, "B height width channels"]
@@ -50,7 +51,7 @@ class Moments(NamedTuple):
   log_variance: Latents
 
 
-@dataclass(frozen=True)
+@schema.config
 class KLConfig:
   """Shape of the autoencoder; the defaults are KL-16 at 256².
 
@@ -74,38 +75,31 @@ class KLConfig:
       `jax_default_matmul_precision` is "highest".
   """
 
-  image_size: int = 256
-  base_width: int = 128
-  multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)
-  num_blocks: int = 2
-  latent_channels: int = 16
-  latent_scale: float = 0.2325
+  image_size: Annotated[int, Range(1, 2**14)] = 256
+  base_width: Annotated[int, Range(NORM_GROUPS, 2**14)] = 128
+  multipliers: tuple[Annotated[int, Range(1, 64)], ...] = (1, 1, 2, 2, 4)
+  num_blocks: Annotated[int, Range(1, 64)] = 2
+  latent_channels: Annotated[int, Range(1, 4096)] = 16
+  latent_scale: Annotated[float, Range(0, 1e6, is_open=True)] = 0.2325
   has_level_attention: bool = True
-  patch: int = 1
+  patch: Annotated[int, Range(1, 1024)] = 1
   dtype: Literal["float32", "bfloat16"] = "float32"
   kind: Literal["kl"] = "kl"
 
   def __post_init__(self):
-    for name in ("num_blocks", "latent_channels", "patch"):
-      value = getattr(self, name)
-      check(value >= 1, f"codec.{name} is {value}; expected 1 or more.")
     check(
-      len(self.multipliers) >= 1 and min(self.multipliers) >= 1,
-      f"codec.multipliers is {self.multipliers}; expected one integer of 1 or"
-      " more for each level.",
+      1 <= len(self.multipliers) <= MOST_LEVELS,
+      f"codec.multipliers has {len(self.multipliers)} entries; expected one for"
+      f" each level, 1 to {MOST_LEVELS}.",
     )
     check(
-      self.base_width >= 1 and self.base_width % NORM_GROUPS == 0,
+      self.base_width % NORM_GROUPS == 0,
       f"codec.base_width is {self.base_width}; expected a multiple of"
       f" {NORM_GROUPS}, the groups of its norms.",
     )
-    check(
-      self.latent_scale > 0,
-      f"codec.latent_scale is {self.latent_scale}; expected more than 0.",
-    )
     side = self.stride * self.patch
     check(
-      self.image_size >= 1 and self.image_size % side == 0,
+      self.image_size % side == 0,
       f"codec.image_size is {self.image_size}; expected a multiple of {side}:"
       f" {self.stride} pixels per latent, times codec.patch = {self.patch}.",
     )

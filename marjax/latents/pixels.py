@@ -7,18 +7,18 @@ Patches of raw pixels are then tokens, as in the paper's pixel-space experiment
 with parameters, of which it has none.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from marjax import schema
 from marjax.arrays import Images, Latents
-from marjax.schema import check
+from marjax.schema import Range, check
 from marjax.tokens import patches
 
 
-@dataclass(frozen=True)
+@schema.config
 class PixelsConfig:
   """Image shape and scaling of the identity codec.
 
@@ -28,23 +28,18 @@ class PixelsConfig:
     mean, std: of the training pixels in [-1, 1].
   """
 
-  image_size: int
-  channels: int = 3
-  patch: int = 1
-  mean: float = 0.0
-  std: float = 1.0
+  image_size: Annotated[int, Range(1, 2**14)]
+  channels: Literal[1, 3] = 3
+  patch: Annotated[int, Range(1, 2**14)] = 1
+  mean: Annotated[float, Range(-1, 1)] = 0.0
+  std: Annotated[float, Range(0, 1e3, is_open=True)] = 1.0
   kind: Literal["pixels"] = "pixels"
 
   def __post_init__(self):
     check(
-      self.patch >= 1 and self.image_size % self.patch == 0,
+      self.image_size % self.patch == 0,
       f"codec.image_size is {self.image_size}; expected a multiple of"
       f" codec.patch = {self.patch}.",
-    )
-    check(self.std > 0, f"codec.std is {self.std}; expected more than 0.")
-    check(
-      self.channels in (1, 3),
-      f"codec.channels is {self.channels}; expected 1 or 3.",
     )
 
   @property

@@ -19,21 +19,20 @@ here each image has its own. `MaskConfig(per="batch")` gives the published way.
 import itertools
 import math
 import statistics
-from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from marjax import keys
+from marjax import keys, schema
 from marjax.arrays import Counts, ImageKeys
-from marjax.schema import check
+from marjax.schema import Range, check
 
 _NORMAL = statistics.NormalDist()
 
 
-@dataclass(frozen=True)
+@schema.config
 class MaskConfig:
   """How training masks are drawn.
 
@@ -44,21 +43,21 @@ class MaskConfig:
   """
 
   per: Literal["image", "batch"] = "image"
-  num_strata: int = 1
-  mean: float = 1.0
-  std: float = 0.25
-  lowest: float = 0.7
+  num_strata: Annotated[int, Range(1, 1024)] = 1
+  mean: Annotated[float, Range(0, 1, is_open=True)] = 1.0
+  std: Annotated[float, Range(0, 1e3, is_open=True)] = 0.25
+  lowest: Annotated[float, Range(0, 1, is_open=True)] = 0.7
 
   def __post_init__(self):
     check(
-      0.0 < self.lowest < self.mean <= 1.0 and self.std > 0.0,
-      f"masking has lowest={self.lowest}, mean={self.mean}, std={self.std};"
-      " expected 0 < lowest < mean <= 1 and std > 0.",
+      self.lowest < self.mean,
+      f"masking has lowest={self.lowest} and mean={self.mean}; expected a mean"
+      " above the lowest ratio.",
     )
     check(
-      self.num_strata >= 1 and (self.per == "image" or self.num_strata == 1),
-      f"masking.num_strata is {self.num_strata}; expected 1 or more, and 1"
-      ' with per="batch".',
+      self.per == "image" or self.num_strata == 1,
+      f"masking.num_strata is {self.num_strata}; expected 1 with"
+      ' masking.per="batch".',
     )
 
   def known_bounds(self, num_tokens: int) -> tuple[tuple[int, int], ...]:

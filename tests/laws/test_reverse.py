@@ -138,10 +138,10 @@ def test_spacing_starts_where_asked(start):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ({"num_steps": 1}, "num_diffusion_steps is 1; expected 2 to 1000"),
-    ({"num_steps": 20, "start": 1000}, "start_timestep is 1000; expected 19"),
+    ({"num_steps": 1}, "num_steps is 1; expected 2 to 1000"),
+    ({"num_steps": 20, "start": 1000}, "start is 1000; expected 1 to 999"),
     ({"sampler": "euler"}, "sampler is 'euler'; expected"),
-    ({"ddim_eta": 2.0}, "ddim_eta is 2.0; expected a number in 0 .. 1"),
+    ({"ddim_eta": 2.0}, "ddim_eta is 2.0; expected 0 to 1"),
     ({"spacing": "odd"}, "spacing is 'odd'; expected"),
   ],
 )
