@@ -35,7 +35,7 @@ class DataConfig:
 
   source: Literal["digits", "tfds", "folder", "synthetic", "latents"]
   image_size: Annotated[int, Range(1, 2**14)]
-  num_classes: Count
+  num_classes: Annotated[int, Range(0, 2**31 - 1)]
   channels: Annotated[int, Range(1, 4)] = 3
   name: str = ""
   data_dir: str = ""

@@ -101,7 +101,7 @@ class Range:
 Size = Annotated[int, Range(1, 2**16)]
 """Entries of an axis, layers, steps of a loop: what programs are made of."""
 
-Count = Annotated[int, Range(0, 2**31 - 1)]
+Count = Annotated[int, Range(0, 10**15)]
 Positive = Annotated[int, Range(1, 2**31 - 1)]
 """Numbers of steps, images, classes: what is counted on the way."""
 

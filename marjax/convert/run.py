@@ -17,21 +17,23 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import jax
 from jaxtyping import PyTree
 
+from marjax import schema
 from marjax.convert import describe, kl, layouts, mar, read, recognise, table
-from marjax.latents.kl import KLConfig
+from marjax.latents.kl import KLConfig, LatentScale
 from marjax.parallel.mesh import host_mesh
 from marjax.release import directory, loading, single_file, workdir
 from marjax.release.card import MANIFEST, Card, Origin
-from marjax.schema import check, printable
+from marjax.schema import Size, check, printable
 
 UNCHECKED = "the file has no checksums: compare the sha256 with its publisher's"
 
 
-@dataclass(frozen=True)
+@schema.config
 class Choices:
   """What a file does not say.
 
@@ -46,10 +48,10 @@ class Choices:
     name, licence: for the card; None for what is known.
   """
 
-  weights: str | None = None
+  weights: Literal["ema", "raw"] | None = None
   autoencoder: str | os.PathLike | None = None
-  num_heads: int | None = None
-  latent_scale: float | None = None
+  num_heads: Size | None = None
+  latent_scale: LatentScale | None = None
   class_names: tuple[str, ...] | None = None
   name: str | None = None
   licence: str | None = None

@@ -10,14 +10,13 @@ from typing import Annotated, Literal, TypeVar
 from marjax import outputs, schema
 from marjax.latents.kl import KLConfig
 from marjax.release import files
-from marjax.schema import Range, check, from_dict, to_dict
+from marjax.schema import Count, Positive, Range, check, from_dict, to_dict
 from marjax.version import __version__
 
 FORMAT = "marjax latents"
 FORMAT_VERSION = 1
 MOST_SHARDS = 100_000  # names have five digits
 
-Count = Annotated[int, Range(0, 10**15)]
 Error = Annotated[float, Range(0)]
 
 T = TypeVar("T")
@@ -39,7 +38,7 @@ class CacheSettings:
   """
 
   format: str = FORMAT
-  format_version: int = FORMAT_VERSION
+  format_version: Positive = FORMAT_VERSION
   source: str
   split: str
   num_source: Annotated[int, Range(1, 10**12)]
@@ -162,8 +161,8 @@ class Index:
   marjax_version: str = __version__
   num_examples: Count
   num_classes: Annotated[int, Range(0, 2**31)]
-  mean_error: dict[str, float]
-  log_variance_error: dict[str, float]
+  mean_error: dict[str, Error]
+  log_variance_error: dict[str, Error]
   skipped: tuple[Skipped, ...] = ()
   shards: dict[str, Shard]
 

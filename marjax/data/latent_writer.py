@@ -22,14 +22,14 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marjax import batching
+from marjax import batching, schema
 from marjax.data import latent_images, latent_index, latent_records
 from marjax.data.latent_card import CacheSettings, Index, Rounding, Shard
 from marjax.data.latent_images import Batch
@@ -37,13 +37,13 @@ from marjax.data.sources import Source
 from marjax.parallel.rules import batch_sharding
 from marjax.release import loading
 from marjax.release.loading import Release
-from marjax.schema import check
+from marjax.schema import Count, Range, Size, check
 
 LARGEST_BATCH = 16
 """Images that the encoder works on at a time, on each device."""
 
 
-@dataclass(frozen=True)
+@schema.config
 class Choices:
   """How the work is done; none of it changes what is written.
 
@@ -55,21 +55,17 @@ class Choices:
     progress: show rate and time left.
   """
 
-  host: int = 0
-  num_hosts: int = 1
-  batch_size: int | None = None
-  max_skipped: int = 100
-  num_threads: int | None = None
+  host: Annotated[int, Range(0, 2**20)] = 0
+  num_hosts: Annotated[int, Range(1, 2**20)] = 1
+  batch_size: Size | None = None
+  max_skipped: Count = 100
+  num_threads: Annotated[int, Range(1, 1024)] | None = None
   progress: bool = False
 
   def __post_init__(self):
     check(
-      0 <= self.host < self.num_hosts,
+      self.host < self.num_hosts,
       f"host is {self.host} of {self.num_hosts}; expected 0 .. num_hosts - 1.",
-    )
-    check(
-      self.max_skipped >= 0,
-      f"max_skipped is {self.max_skipped}; expected 0 or more.",
     )
 
 

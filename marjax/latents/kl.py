@@ -39,6 +39,9 @@ MOST_LEVELS = 12
 RGBImages = Float[Array, "B height width channels"]
 
 
+LatentScale = Annotated[float, Range(0, 1e6, is_open=True)]
+
+
 class Moments(NamedTuple):
   """The posterior of the latents before scaling, float32.
 
@@ -80,7 +83,7 @@ class KLConfig:
   multipliers: tuple[Annotated[int, Range(1, 64)], ...] = (1, 1, 2, 2, 4)
   num_blocks: Annotated[int, Range(1, 64)] = 2
   latent_channels: Annotated[int, Range(1, 4096)] = 16
-  latent_scale: Annotated[float, Range(0, 1e6, is_open=True)] = 0.2325
+  latent_scale: LatentScale = 0.2325
   has_level_attention: bool = True
   patch: Annotated[int, Range(1, 1024)] = 1
   dtype: Literal["float32", "bfloat16"] = "float32"

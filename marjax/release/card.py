@@ -13,7 +13,7 @@
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from marjax import schema
 from marjax.experiment import DataConfig
@@ -21,7 +21,7 @@ from marjax.latents.kl import KLConfig
 from marjax.latents.pixels import PixelsConfig
 from marjax.model import ModelConfig
 from marjax.release.files import check_name
-from marjax.schema import Range, check, from_dict, printable, to_dict
+from marjax.schema import Count, Positive, check, from_dict, printable, to_dict
 from marjax.settings import Settings
 from marjax.version import __version__
 
@@ -30,7 +30,6 @@ FORMAT_VERSION = 1
 MANIFEST = "release.json"
 
 Codec = PixelsConfig | KLConfig
-Count = Annotated[int, Range(0, 10**15)]
 
 
 @schema.config
@@ -149,7 +148,7 @@ class Manifest:
   """
 
   format: str = FORMAT
-  format_version: int = FORMAT_VERSION
+  format_version: Positive = FORMAT_VERSION
   marjax_version: str = __version__
   num_parameters: Count
   card: Card
