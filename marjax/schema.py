@@ -123,7 +123,7 @@ def config(cls: type[T] | None = None, *, kw_only: bool = False) -> Any:
   own = cls.__dict__.get("__post_init__")
 
   def __post_init__(self):
-    for name, hint in _hints(cls).items():
+    for name, hint in hints(cls).items():
       value = _convert(hint, getattr(self, name), name)
       object.__setattr__(self, name, value)
     if own:
@@ -136,12 +136,12 @@ def config(cls: type[T] | None = None, *, kw_only: bool = False) -> Any:
   @functools.wraps(init)
   def __init__(self, *args, **fields):
     for key in fields:
-      if key not in _hints(cls):
-        raise ValueError(_unknown("", key, list(_hints(cls))))
+      if key not in hints(cls):
+        raise ValueError(_unknown("", key, list(hints(cls))))
     try:
       inspect.signature(init).bind(self, *args, **fields)
     except TypeError as error:
-      names = ", ".join(_hints(cls))
+      names = ", ".join(hints(cls))
       raise ValueError(
         f"{cls.__name__}: {error}; its fields are {names}."
       ) from None
@@ -151,7 +151,7 @@ def config(cls: type[T] | None = None, *, kw_only: bool = False) -> Any:
   return made
 
 
-def from_dict(cls: type[T], mapping: Mapping, where: str = "config") -> T:
+def from_dict(cls: type[T], mapping: Any, where: str = "config") -> T:
   """Builds the frozen dataclass `cls` from a nested mapping.
 
   Args:
@@ -168,12 +168,12 @@ def from_dict(cls: type[T], mapping: Mapping, where: str = "config") -> T:
       f"{where} is {_shown(mapping)}; expected a mapping with the fields of"
       f" {cls.__name__}: {', '.join(_field_names(cls))}."
     )
-  hints, names = _hints(cls), _field_names(cls)
+  names = _field_names(cls)
   for key in mapping:
     if key not in names:
       raise ValueError(_unknown(where, str(key), names))
   values = {
-    key: _convert(hints[key], value, f"{where}.{key}")
+    key: _convert(hints(cls)[key], value, f"{where}.{key}")
     for key, value in mapping.items()
   }
   missing = [
@@ -296,11 +296,16 @@ def check(condition: bool, message: str) -> None:
     raise ValueError(message)
 
 
+def is_config(cls: Any) -> bool:
+  """Whether it is a dataclass, whose `hints` can be asked for."""
+  return isinstance(cls, type) and dataclasses.is_dataclass(cls)
+
+
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def hints(cls: type) -> dict[str, Any]:
   """Field → type, with its range."""
-  hints = typing.get_type_hints(cls, include_extras=True)
-  return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+  types_of = typing.get_type_hints(cls, include_extras=True)
+  return {field.name: types_of[field.name] for field in dataclasses.fields(cls)}
 
 
 def _field_names(cls: type) -> list[str]:

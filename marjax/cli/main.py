@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from marjax.cli import (
   cache_latents,
+  configs,
   convert,
   edit,
   evaluate,
@@ -114,12 +115,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
   `overrides` of the result holds the `--config.KEY=VALUE` flags.
   """
-  overrides = [flag for flag in argv if flag.startswith("--config.")]
   parser = build_parser()
-  args = parser.parse_args([flag for flag in argv if flag not in overrides])
-  args.overrides = [flag.removeprefix("--") for flag in overrides]
+  try:
+    overrides, rest = configs.split(argv)
+  except ValueError as error:
+    parser.error(str(error).rstrip("."))
+  args = parser.parse_args(rest)
+  args.overrides = overrides
   if overrides and args.verb not in ("train", "preflight"):
-    parser.error(f"{overrides[0]} is not a flag of {args.verb}")
+    parser.error(f"--{overrides[0]} is not a flag of {args.verb}")
   return args
 
 

@@ -202,22 +202,23 @@ def settings_of(config: ModelConfig) -> tuple[Settings, dict[str, Settings]]:
 
   A model that is not one of the published sizes has no presets.
   """
+  num_tokens = config.backbone.num_tokens
+  many, fewer = min(256, num_tokens), min(64, num_tokens)
   if name_of(config) == "MAR":
-    steps = min(64, config.backbone.num_tokens)
-    return Settings(num_ar_steps=steps), {}
+    return Settings(num_ar_steps=fewer), {}
   scale = SIZES[config.backbone.width][3]
   common = {"num_diffusion_steps": 100, "temperature": 1.0}
   linear = {**common, "guidance_scale": scale, "guidance_schedule": "linear"}
   presets = {
-    "published": Settings(num_ar_steps=256, **linear),
+    "published": Settings(num_ar_steps=many, **linear),
     "unguided": Settings(
-      num_ar_steps=256,
+      num_ar_steps=many,
       guidance_scale=1.0,
       **{**common, "temperature": 0.95},
     ),
-    "fast": Settings(num_ar_steps=64, **linear),
+    "fast": Settings(num_ar_steps=fewer, **linear),
     "notebook": Settings(
-      num_ar_steps=64,
+      num_ar_steps=fewer,
       guidance_scale=4.0,
       guidance_schedule="constant",
       **common,

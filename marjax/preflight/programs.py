@@ -77,7 +77,7 @@ def generate_programs(
   experiment: Experiment, mesh: Mesh, size: int
 ) -> Iterator[Program]:
   """The programs of one device batch of `size` images, guided as configured."""
-  settings = experiment.sampling.resolved()
+  settings = experiment.sampling.resolved(experiment.codec.num_tokens)
   static = masked.static_for(experiment.model, settings)
   params = abstract_params(experiment.model, mesh)
   kept = held(experiment, mesh, "generate")
@@ -103,14 +103,14 @@ def generate_programs(
 
 def plan_padding(experiment: Experiment) -> tuple[parts.Padding, ...]:
   """What the plan of a generation pads, segment by segment."""
-  settings = experiment.sampling.resolved()
+  settings = experiment.sampling.resolved(experiment.codec.num_tokens)
   plan = masked.plan_for(experiment.model, settings)
   return parts.padding(plan, experiment.model.backbone.num_buffer)
 
 
 def useful_generate_flops(experiment: Experiment, size: int) -> Counter[str]:
   """Of one device batch, over all chips, were nothing padded; by part."""
-  settings = experiment.sampling.resolved()
+  settings = experiment.sampling.resolved(experiment.codec.num_tokens)
   exact = dataclasses.replace(settings, num_buckets=settings.num_ar_steps)
   static = masked.static_for(experiment.model, exact)
   shapes = [strip(shape) for shape in _shapes(static, size)]

@@ -102,6 +102,8 @@ class Card:
       f" but the model expects {backbone.num_tokens} of {backbone.token_dim};"
       " name the autoencoder that the model was trained with.",
     )
+    for name, settings in {"sampling": self.sampling, **self.presets}.items():
+      settings.check_fits(backbone.num_tokens, name)
     check(
       not self.class_names or len(self.class_names) == backbone.num_classes,
       f"class_names has {len(self.class_names)} entries; expected one for each"
