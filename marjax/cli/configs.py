@@ -1,24 +1,28 @@
 """Config files: `PATH.py[:VARIANT]` and `--config.KEY=VALUE` → Experiment.
 
-1. The file's `get_config(variant)` returns a ConfigDict, or a mapping. It may
-   import what lies beside it, beside its folder, or where the command runs.
-2. Each override sets one key of it. The value is text where the key's type is,
-   else it is read as a Python literal, or else is text; `true`, `false` and
-   `none` are accepted in any case.
-3. `schema.from_dict` checks every key and type.
+1. A path may hold colons: the longest part of it that is a file is the config.
+2. The file's `get_config(variant)` returns a ConfigDict. While it runs it can
+   import what lies beside it, beside its folder, or where the command runs;
+   afterwards its neighbours are forgotten, since another folder has others.
+3. Each override sets one field, once. A field of text keeps the value as it is;
+   any other is read as a Python literal, and `true`, `false` and `none` are
+   accepted in any case.
+4. `schema.from_dict` checks every key and type.
 """
 
 import ast
 import contextlib
-import importlib.util
+import importlib
 import inspect
 import sys
 import traceback
+import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from marjax import outputs, schema
 from marjax.experiment import Experiment
@@ -30,6 +34,9 @@ WORDS |= {word: float(word) for word in ("nan", "inf", "-inf")}
 LONGEST_VALUE = 10_000
 """Characters of a value on the command line."""
 
+LONGEST_REASON = 300
+"""Characters of what a config file raises."""
+
 
 def load(address: str, overrides: Sequence[str] = ()) -> Experiment:
   """The experiment that a config file describes.
@@ -39,13 +46,14 @@ def load(address: str, overrides: Sequence[str] = ()) -> Experiment:
     overrides: "config.KEY=VALUE" with dots between nested keys.
 
   Raises:
-    ValueError: the file is no config or fails; an unknown variant or key, or a
-      value of the wrong type.
+    ValueError: a file that fails, an unknown variant or key, or a value of the
+      wrong type.
     FileNotFoundError: no such file.
   """
-  mapping = _read(address)
+  mapping = _read(*_split(address))
+  already: set[str] = set()
   for override in overrides:
-    _set(mapping, override)
+    _set(mapping, override, already)
   return schema.from_dict(Experiment, mapping, where="config")
 
 
@@ -78,130 +86,185 @@ def literal(text: str) -> Any:
   """
   check(
     len(text) <= LONGEST_VALUE,
-    f"a value of {len(text)} characters, {text[:20]}..., was given; expected at"
-    f" most {LONGEST_VALUE}: write it into a config file.",
+    f"a value of {len(text)} characters, {schema.printable(text[:20])}..., was"
+    f" given; expected at most {LONGEST_VALUE}: write it into a config file.",
   )
   if text.lower() in WORDS:
     return WORDS[text.lower()]
   try:
     return ast.literal_eval(text)
-  except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+  # The last two come of thousands of brackets inside each other.
+  except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
     return text
 
 
-def _read(address: str) -> dict[str, Any]:
-  """The nested mapping that the file's `get_config` returns."""
-  path, variant = _path_and_variant(address)
-  module = _imported(path)
-  make = getattr(module, "get_config", None)
+def _split(address: str) -> tuple[Path, str]:
+  """The config's path and the variant; the path may hold colons."""
+  name = schema.printable(address)
   check(
-    callable(make),
-    f"the config {path} has no get_config(variant); expected that function,"
-    " returning a ConfigDict.",
+    "://" not in address,
+    f"the config {name} is not on this machine; copy it here, and name the"
+    " copy.",
   )
-  with _explained(path):
-    takes_variant = bool(inspect.signature(make).parameters)
-  check(
-    takes_variant or not variant,
-    f"the config {path} has no variants, and {variant!r} was asked for; leave"
-    f" :{variant} out.",
-  )
-  with _explained(path):
-    config = make(variant) if takes_variant else make()
-    mapping = config.to_dict() if hasattr(config, "to_dict") else config
-  check(
-    isinstance(mapping, Mapping),
-    f"get_config of {path} returned {type(config).__name__}; expected a"
-    " ConfigDict.",
-  )
-  return dict(mapping)
-
-
-def _path_and_variant(address: str) -> tuple[Path, str]:
-  """The file, and what follows the last colon unless that is part of a name."""
-  path, variant = outputs.path_of(address), ""
-  if not path.exists() and ":" in address:
-    name, _, variant = address.rpartition(":")
-    path = outputs.path_of(name)
+  parts = address.split(":")
+  for count in range(len(parts), 0, -1):
+    path = outputs.path_of(":".join(parts[:count]))
+    if path.is_file():
+      return path, ":".join(parts[count:])
   check(
     not path.is_dir(),
-    f"the config {path} is a folder; expected a config file such as"
+    f"the config {name} is a folder; name a file in it, as in"
     " configs/digits.py.",
   )
-  if not path.is_file():
-    raise FileNotFoundError(
-      f"the config {path} does not exist; expected the path of a config file"
-      f" such as configs/digits.py, perhaps with :VARIANT after it."
-    )
-  return path, variant
-
-
-def _imported(path: Path) -> ModuleType:
-  spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-  check(
-    spec is not None,
-    f"the config {path} is no Python file; name a .py file.",
+  raise FileNotFoundError(
+    f"the config {name} does not exist; expected the path of a config file such"
+    " as configs/digits.py, perhaps with :VARIANT after it."
   )
-  module = importlib.util.module_from_spec(spec)
-  folder = path.absolute().parent
-  beside = [str(folder.parent), str(folder), str(Path.cwd())]
-  sys.path[:0] = beside
+
+
+def _read(path: Path, variant: str) -> dict[str, Any]:
+  """The nested mapping that the file's `get_config` returns."""
+  name = f"the config {schema.printable(str(path))}"
+  check(path.suffix == ".py", f"{name} is no Python file; name a .py file.")
+  module = types.ModuleType(f"config_{path.stem}")
+  module.__file__ = str(path)
+  config = arguments = None
+  with _explained(path), _neighbours(path.absolute().parent, module):
+    exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
+    get_config = getattr(module, "get_config", None)
+    if callable(get_config):
+      arguments = _arguments(get_config, variant)
+    if arguments is not None:
+      config = get_config(*arguments)
+    if isinstance(config, ConfigDict):
+      config = config.to_dict()
+  check(
+    callable(get_config),
+    f"{name} has no get_config(variant); expected that function, returning a"
+    " ConfigDict.",
+  )
+  check(
+    arguments is not None,
+    f"{name} has a get_config that cannot be called with a variant alone; write"
+    ' it as def get_config(variant="").',
+  )
+  check(
+    isinstance(config, Mapping),
+    f"{name} has a get_config that returns {type(config).__name__}; expected a"
+    " ConfigDict.",
+  )
+  return {str(key): value for key, value in config.items()}
+
+
+def _arguments(get_config: Callable, variant: str) -> tuple[str, ...] | None:
+  """What to call it with; without a variant it need not take one."""
+  for arguments in ((variant,), ()) if not variant else ((variant,),):
+    with contextlib.suppress(TypeError):
+      inspect.signature(get_config).bind(*arguments)
+      return arguments
+  return None
+
+
+@contextlib.contextmanager
+def _neighbours(folder: Path, module: types.ModuleType) -> Iterator[None]:
+  """Lets a config import the files beside it, for as long as it is read."""
+  paths, modules = sys.path[:], set(sys.modules)
+  roots = (folder.parent, folder, Path.cwd())
+  # The folder itself late, so that none of its files hides a package.
+  sys.path[:] = [str(roots[0]), *paths, *map(str, roots[1:])]
+  sys.modules[module.__name__] = module
+  importlib.invalidate_caches()
   try:
-    with _explained(path):
-      spec.loader.exec_module(module)
+    yield
   finally:
-    del sys.path[: len(beside)]
-  return module
+    sys.path[:] = paths
+    new = set(sys.modules) - modules
+    for name in [name for name in new if _is_local(name, roots)]:
+      del sys.modules[name]
+
+
+def _is_local(name: str, roots: Sequence[Path]) -> bool:
+  """Whether a module is a file in one of the folders, or in a folder in it."""
+  top = sys.modules.get(name.partition(".")[0])
+  file = getattr(top, "__file__", None)
+  places = [file] if file else getattr(top, "__path__", [])
+  return any(Path(place).absolute().parent in roots for place in places)
 
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-  """What goes wrong inside a config, as one sentence with the line."""
+  """Makes one sentence of what a config raises, with file and line."""
   try:
     yield
-  except SyntaxError as error:
-    where = f"line {error.lineno}: " if error.lineno else ""
-    raise ValueError(
-      f"the config {error.filename or path} is not valid Python:"
-      f" {where}{error.msg}; correct it."
-    ) from error
-  except ModuleNotFoundError as error:
-    raise ValueError(
-      f"the config {path} imports {error.name}, which is neither beside it, nor"
-      " beside its folder, nor installed; copy what it imports along, or run"
-      " marjax in the folder that holds it."
-    ) from error
-  except ValueError:
-    raise  # a config's own refusal, of a variant it does not have
-  except Exception as error:
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    where = f" at line {lines[-1]}" if lines else ""
-    raise ValueError(
-      f"the config {path} fails{where} ({outputs.reason(error)}); correct it."
-    ) from error
+  except (Exception, SystemExit) as error:
+    raise ValueError(_reason(path, error)) from error
 
 
-def _set(mapping: dict[str, Any], override: str) -> None:
+def _reason(path: Path, error: BaseException) -> str:
+  """What went wrong, and in which line of the config or of a neighbour."""
+  folder, place, line = path.absolute().parent, path, 0
+  for frame in traceback.extract_tb(error.__traceback__):
+    if Path(frame.filename).absolute().parent == folder:
+      place, line = Path(frame.filename), frame.lineno
+  text = schema.printable(" ".join(str(error).split()))[:LONGEST_REASON]
+  if isinstance(error, SyntaxError):
+    place, line = Path(error.filename or path), error.lineno or 0
+    text = schema.printable(error.msg)[:LONGEST_REASON]
+  name = f"the config {schema.printable(str(place))}"
+  at = f"line {line}: " if line else ""
+  if isinstance(error, SyntaxError):
+    return f"{name} is not valid Python: {at}{text}; correct it."
+  if isinstance(error, ImportError):
+    return (
+      f"{name} cannot import what it needs: {at}{text}; what it imports"
+      " must lie beside it or beside its folder, or be installed: copy that"
+      " along, or run marjax in the folder that holds it."
+    )
+  if isinstance(error, ValueError):
+    return f"{name}: {at}{text}"
+  return f"{name} fails: {at}{type(error).__name__}: {text}; correct it."
+
+
+def _set(mapping: dict[str, Any], override: str, already: set[str]) -> None:
   """Sets one key of the nested mapping, making groups that are missing."""
   path, equals, text = override.partition("=")
+  name = schema.printable(f"--{path}")
   if not equals:
-    raise ValueError(f"--{path} has no value; write --{path}=VALUE.")
+    raise ValueError(f"{name} has no value; write {name}=VALUE.")
+  if path in already:
+    raise ValueError(f"{name} is there twice; leave one of them away.")
+  already.add(path)
   _, *groups, key = path.split(".")
+  hints = _types([*groups, key])
+  for group in filter(schema.is_config, hints):
+    first = next(iter(schema.hints(group)))
+    raise ValueError(
+      f"{name} is a group of fields; set them one by one, as in"
+      f" {name}.{first}=VALUE."
+    )
   for depth, group in enumerate(groups, start=1):
     mapping = mapping.setdefault(group, {})
     if not isinstance(mapping, dict):
-      parent = ".".join(["config", *groups[:depth]])
-      raise ValueError(f"{parent} is a value without keys; --{path} sets one.")
-  # A field that holds text keeps it, so names may look like numbers.
-  mapping[key] = text if _is_text(Experiment, groups, key) else literal(text)
+      parent = schema.printable(".".join(["config", *groups[:depth]]))
+      raise ValueError(f"{parent} is a value without keys; {name} sets one.")
+  # A field that holds text keeps it: names may look like numbers, or be "none".
+  is_text = hints and all(one is str or isinstance(one, str) for one in hints)
+  mapping[key] = text if is_text else literal(text)
 
 
-def _is_text(cls: Any, groups: Sequence[str], key: str) -> bool:
-  """Whether a key, inside groups of a dataclass, is a text and nothing else."""
-  options = typing.get_args(cls) or (cls,)
-  hints = [schema.hints(one) for one in options if schema.is_config(one)]
-  if groups:
-    inside = [found[groups[0]] for found in hints if groups[0] in found]
-    return any(_is_text(one, groups[1:], key) for one in inside)
-  return any(found.get(key) is str for found in hints)
+def _types(path: Sequence[str]) -> list[Any]:
+  """The types, and the words, that a field of an experiment may have."""
+  options: list[Any] = [Experiment]
+  for name in path:
+    hints = [
+      schema.hints(option).get(name)
+      for option in options
+      if schema.is_config(option)
+    ]
+    options = [
+      option
+      for hint in hints
+      if hint is not None
+      for option in typing.get_args(hint) or (hint,)
+    ]
+  return options

@@ -1,6 +1,7 @@
 """Config files and overrides: what is accepted, and what is said otherwise."""
 
 import math
+import sys
 
 import pytest
 
@@ -31,7 +32,26 @@ def test_an_override_reaches_fields_that_the_file_leaves_out():
 
 
 def test_text_stays_text():
-  assert configs.load(DIGITS, ["config.name=123"]).name == "123"
+  overrides = ["name=123", "data.data_dir=1e3=x", "model.backbone.remat=none"]
+  experiment = configs.load(DIGITS, [f"config.{text}" for text in overrides])
+  assert experiment.name == "123"
+  assert experiment.data.data_dir == "1e3=x"
+  assert experiment.model.backbone.remat == "none"
+
+
+def test_numbers_as_python_writes_them():
+  overrides = [
+    "config.training.num_steps=1_000",
+    "config.sampling.sampler=none",
+  ]
+  experiment = configs.load(DIGITS, overrides)
+  assert experiment.training.num_steps == 1000
+  assert experiment.sampling.sampler is None
+
+
+def test_an_override_stands_once():
+  with pytest.raises(ValueError, match=r"^--config.seed is there twice; leave"):
+    configs.load(DIGITS, ["config.seed=1", "config.seed=2"])
 
 
 @pytest.mark.parametrize(
@@ -67,6 +87,19 @@ def test_literals(text, value):
     ),
     ("config.training.schedule=up", r"schedule is 'up'; expected one of 'cons"),
     ("config.name.x=3", r"config.name is a value without keys"),
+    ("config.training.num_steps=1e3", r"is 1000.0 \(float\); expected a whole"),
+    ("config.training.num_steps=", r"num_steps is ''; expected a whole"),
+    (
+      "config.training.num_steps={1, 2}",
+      r"is {1, 2} \(set\); expected a whole",
+    ),
+    (
+      "config.training={'num_steps': 3}",
+      r"set them one by one, as in --config.t",
+    ),
+    ("config.sampling=quick", r"as in --config.sampling.num_ar_steps=VALUE"),
+    ("config..x=3", r"config. is not a known key"),
+    ("config.\x1b=3", r"^config.\\x1b is not a known key"),
     ("config.name", r"--config.name has no value; write --config.name=VALUE"),
   ],
 )
@@ -133,13 +166,34 @@ def test_a_missing_file_is_explained():
     ("a.py", "x = (", r"a.py is not valid Python: line 1"),
     ("a.py", "x = 1", r"has no get_config\(variant\)"),
     ("a.txt", "x = 1", r"is no Python file"),
-    ("a.py", "import not_there", "imports not_there, which is neither beside"),
-    ("a.py", "\n1 / 0", r"a.py fails at line 2 \(ZeroDivisionError: division"),
+    (
+      "a.py",
+      "import not_there",
+      r"No module named 'not_there'; what it imports",
+    ),
+    ("a.py", "\n1 / 0", r"a.py fails: line 2: ZeroDivisionError: division"),
     ("a.py", "get_config = 3", r"has no get_config\(variant\)"),
-    ("a.py", "def get_config(v):\n  return v.x", "fails at line 2 .*Attribute"),
-    ("a.py", "def get_config(v):\n  return (1,)", "returned tuple; expected a"),
+    ("a.py", "def get_config(v):\n  return v.x", "fails: line 2: Attribute"),
+    ("a.py", "def get_config(v):\n  return (1,)", "returns tuple; expected a"),
     ("a.py", "def get_config(v):\n  return {}", "config.name is missing"),
     ("a.py", "x = '\\N{nothing}'", "is not valid Python"),
+    ("a.py", "x = 1\0", r"a.py.*null bytes"),
+    ("a.py", "x = " + "(" * 500, r"a.py is not valid Python: line 1: too many"),
+    ("a.py", "exit(3)", r"a.py fails: line 1: SystemExit: 3; correct"),
+    (
+      "a.py",
+      "def get_config(v):\n  import no",
+      r"line 2: No module named 'no'",
+    ),
+    ("a.py", "from math import no", r"a.py cannot .*: cannot import name 'no'"),
+    ("a.py", "def get_config(v): int('x')", r"a.py: line 1: invalid literal"),
+    (
+      "a.py",
+      "def get_config(v): return {3: 4}",
+      r"config.3 is not a known key",
+    ),
+    ("a.py", "def get_config(a, b): pass", r"be called with a variant alone"),
+    ("a.py", "raise KeyError('\x1b' * 10**6)", r"KeyError: '[^\x1b]{9,310}; c"),
   ],
 )
 def test_a_file_that_is_no_config_is_explained(tmp_path, name, source, message):
@@ -153,7 +207,7 @@ def test_a_file_that_is_no_text_or_a_folder_is_explained(tmp_path):
   (tmp_path / "a.py").write_bytes(b"x = '\xff\xfe'")
   with pytest.raises(ValueError, match=r"a.py is not valid Python"):
     configs.load(str(tmp_path / "a.py"))
-  with pytest.raises(ValueError, match="is a folder; expected a config file"):
+  with pytest.raises(ValueError, match="is a folder; name a file in it"):
     configs.load(str(tmp_path))
 
 
@@ -161,5 +215,52 @@ def test_a_config_without_variants(tmp_path):
   (tmp_path / "a.py").write_text("def get_config():\n  return {'name': 'a'}")
   with pytest.raises(ValueError, match=r"config\.codec is missing"):
     configs.load(str(tmp_path / "a.py"))
-  with pytest.raises(ValueError, match="has no variants, and 'big' was asked"):
+  with pytest.raises(ValueError, match="be called with a variant alone"):
     configs.load(f"{tmp_path}/a.py:big")
+
+
+BASE = """
+from ml_collections import ConfigDict
+def base():
+  return ConfigDict({
+    "name": NAME,
+    "data": {"source": "synthetic", "image_size": 8, "num_classes": 2},
+    "codec": {"image_size": 8, "patch": 4},
+    "model": {
+      "backbone": {"num_tokens": 4, "token_dim": 48, "width": 8,
+                   "num_heads": 1, "num_classes": 2},
+      "head": {"token_dim": 48},
+    },
+    "training": {"batch_size": 8, "num_steps": 1},
+  })
+"""
+
+
+def test_a_config_imports_its_neighbour(tmp_path, monkeypatch):
+  lines = {
+    "one": "import shared",
+    "two": "from two import shared",
+    "six:six": "import shared",
+  }
+  before = sys.modules.copy(), sys.path[:]
+  for name, line in lines.items():
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "shared.py").write_text(BASE.replace("NAME", repr(name)))
+    source = f"{line}\ndef get_config():\n  return shared.base()"
+    (folder / "a:b.py").write_text(source)
+    # Each has its own neighbour, although the names are the same.
+    assert configs.load(str(folder / "a:b.py")).name == name
+    with pytest.raises(ValueError, match="called with a variant alone"):
+      configs.load(str(folder / "a:b.py:laptop"))
+  assert (sys.modules, sys.path) == before
+  (tmp_path / "one" / "shared.py").write_text("\n\nx = y")
+  with pytest.raises(ValueError, match=r"shared.py fails: line 3: NameError"):
+    configs.load(str(tmp_path / "one" / "a:b.py"))
+  (tmp_path / "one" / "shared.py").write_text("\n  x = 1")
+  with pytest.raises(
+    ValueError, match=r"shared.py is not valid Python: line 2"
+  ):
+    configs.load(str(tmp_path / "one" / "a:b.py"))
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert configs.load("~/two/a:b.py").name == "two"
