@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
-from marjax.data import crops, folders, latent_cache, latent_index
+from marjax.data import crops, decoding, latent_cache, latent_index
 from marjax.data import latent_records as records
 from marjax.data.latent_card import CacheSettings, Shard
 from marjax.evaluate import environment
@@ -91,7 +91,7 @@ def files() -> list[bytes]:
 def crop_all(jpegs: list[bytes], count: int) -> np.ndarray:
   """Decodes and crops `count` files in turn; returns the last image."""
   for jpeg in itertools.islice(itertools.cycle(jpegs), count):
-    image = folders.decode(io.BytesIO(jpeg), "RGB")
+    image = decoding.decode(io.BytesIO(jpeg), "RGB")
     cropped = crops.centre_crop(image, KL16.image_size)
   return cropped
 

@@ -27,10 +27,14 @@ class DataConfig:
     name: TFDS name. data_dir: folder of prepared datasets or of images.
     autoencoder: release, by name or folder, that must have made the cached
       latents; "" takes whichever it was.
-    image_size, channels, num_classes: what every image must be cropped to.
+    image_size, channels: what every image must be cropped to.
+    num_classes: at least those of the data; 0 for images in a folder without
+      class folders.
     flip: mirror half of the training images.
     seed: of the shuffle. num_examples: size of the synthetic set.
     num_threads: that prepare batches.
+    accept: fingerprint of changed data with which a run may go on; a refusal to
+      resume names it. See `marjax.data.contents`.
   """
 
   source: Literal["digits", "tfds", "folder", "synthetic", "latents"]
@@ -46,6 +50,7 @@ class DataConfig:
   num_examples: Positive = 1024
   num_threads: Annotated[int, Range(0, 1024)] = 2
   autoencoder: str = ""
+  accept: str = ""
 
 
 @schema.config

@@ -147,6 +147,14 @@ def unwritable(path: AnyPath, error: Exception) -> Exception:
   )
 
 
+def shown(name: str | os.PathLike) -> str:
+  """A name from a disk, fit for print: control characters are escaped."""
+  return "".join(
+    c if c.isprintable() else c.encode("unicode_escape").decode()
+    for c in os.fspath(name)
+  )
+
+
 def reason(error: Exception) -> str:
   """What an error says, in a few words and in one line."""
   if isinstance(error, OSError) and error.strerror:

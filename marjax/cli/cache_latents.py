@@ -44,6 +44,11 @@ def _add_source_flags(group) -> None:
     "--split", default="train", help="of the images (default: %(default)s)"
   )
   group.add_argument(
+    "--without_classes",
+    action="store_true",
+    help="of a folder: DATA_DIR/SPLIT/*.JPEG, all of class 0",
+  )
+  group.add_argument(
     "--num_examples",
     type=int,
     metavar="N",
@@ -163,11 +168,12 @@ def write(args: argparse.Namespace, cache: Path) -> bool:
   import jax
 
   from marjax.convert import fetching
-  from marjax.data import latent_cache, latent_writer, sources
+  from marjax.data import contents, latent_cache, latent_writer, sources
   from marjax.data.latent_card import CacheSettings
   from marjax.parallel.mesh import make_mesh
   from marjax.release import loading
   from marjax.release.digest import digest
+  from marjax.release.workdir import DATA
 
   choices = latent_writer.Choices(
     host=jax.process_index() if args.host is None else args.host,
@@ -196,9 +202,12 @@ def write(args: argparse.Namespace, cache: Path) -> bool:
     matmul_precision=args.matmul_precision,
     shard_size=args.shard_size,
   )
+  found = contents.of_source(source, settings.num_source)
+  print(found, flush=True)
   index = latent_writer.write(
     cache, source, release, path, mesh, settings, choices
   )
+  contents.write(cache / DATA, found)
   if index is None:
     print(f"{cache}: this host's shards are whole, others are still missing.")
     return False
@@ -213,7 +222,7 @@ def source_config(args: argparse.Namespace):
   return DataConfig(
     source=args.source,
     image_size=args.image_size or 256,
-    num_classes=2**31 - 1,
+    num_classes=0 if args.without_classes else 2**31 - 1,
     name=args.name,
     data_dir=args.data_dir,
   )

@@ -79,27 +79,19 @@ def run(args: argparse.Namespace) -> None:
 
 
 def read_image(name: str, channels: int):
-  """An image file as uint8 [H, W, C].
+  """An image file as uint8 [H, W, C], as training reads it.
 
   Raises:
-    ValueError: it is no image. FileNotFoundError: it is not there.
+    ValueError: it cannot be decoded. FileNotFoundError: it is not there.
   """
-  import numpy as np
-  from PIL import Image
-  from PIL.Image import DecompressionBombError
+  from marjax import outputs
+  from marjax.data import decoding
 
+  path = outputs.path_of(name)
   try:
-    with Image.open(name) as picture:
-      if picture.mode.startswith(("I", "F")):
-        raise ValueError(f"mode {picture.mode}, of more than 8 bits")
-      pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    return decoding.read(path, "L" if channels == 1 else "RGB")
   except FileNotFoundError:
     raise FileNotFoundError(
-      f"{name} does not exist; expected an image file such as .png or .jpg."
+      f"{outputs.shown(path)} does not exist; expected an image file such as"
+      " .png or .jpg."
     ) from None
-  except (OSError, ValueError, SyntaxError, DecompressionBombError) as error:
-    raise ValueError(
-      f"{name} cannot be read as an image ({error}); expected a whole image"
-      " file of 8 bits a channel, such as .png or .jpg."
-    ) from None
-  return pixels.reshape(*pixels.shape[:2], -1)

@@ -27,7 +27,7 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Int, Int64
 
-from marjax.data import examples, latent_cache
+from marjax.data import examples, latent_cache, sources
 from marjax.experiment import DataConfig
 
 Batch = dict[str, np.ndarray]
@@ -85,6 +85,11 @@ class Batches:
   def cache(self) -> latent_cache.CachedLatents | None:
     """The cached latents, None where images are read."""
     return self._examples if self._is_cached else None
+
+  @property
+  def source(self) -> sources.Source | None:
+    """Where images are read; None for cached latents."""
+    return None if self._is_cached else self._examples.source
 
   @property
   def num_examples(self) -> int:

@@ -14,13 +14,20 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from marjax.data.decoding import check_sides
+
 
 def centre_crop(
   image: UInt8[np.ndarray, "height width C"], size: int
 ) -> UInt8[np.ndarray, "size size C"]:
-  """The square, uint8 [size, size, C]; an image of that size is untouched."""
+  """The square, uint8 [size, size, C]; an image of that size is untouched.
+
+  Raises:
+    ValueError: sides that `decoding` refuses, too.
+  """
   if image.shape[:2] == (size, size):
     return image
+  check_sides(image.shape[1], image.shape[0])
   if image.shape[-1] == 3:
     resized = _resized(Image.fromarray(image), size)
   else:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, Int32, Int64, UInt8
 
-from marjax.data import crops, sources
+from marjax.data import crops, decoding, sources
 from marjax.experiment import DataConfig
 
 MEMORY_LIMIT = 256 * 2**20
@@ -28,18 +28,22 @@ class Columns(NamedTuple):
 
 
 class Examples:
-  """The examples of one split; errors as in `sources.open_source`."""
+  """The examples of one split; errors as in `sources.open_source`.
+
+  Attributes:
+    source: where they are read.
+  """
 
   def __init__(self, config: DataConfig, split: str):
     self._config, self._split = config, split
-    self._source = sources.open_source(config, split)
+    self.source = sources.open_source(config, split)
     self._kept = None
     if len(self) * math.prod(self._shape) <= MEMORY_LIMIT:
       self._kept = self._empty(len(self))
       self._is_kept = np.zeros(len(self), bool)
 
   def __len__(self) -> int:
-    return len(self._source)
+    return len(self.source)
 
   def gather(self, indices: Int[np.ndarray, " N"]) -> Columns:
     """The examples at `indices`, in that order. Threads may call it at once.
@@ -73,7 +77,7 @@ class Examples:
   def _read(self, indices: Int[np.ndarray, " N"]) -> Columns:
     columns = self._empty(len(indices))
     for row, index in enumerate(indices.tolist()):
-      example = self._source[index]
+      example = self.source[index]
       self._check(example, index)
       columns.images[row] = crops.centre_crop(
         example["image"], self._config.image_size
@@ -91,9 +95,12 @@ class Examples:
         f" {config.channels}]: set data.channels to what the dataset has, or"
         " choose another."
       )
-    if not 0 <= example["label"] < config.num_classes:
+    decoding.check_sides(shape[1], shape[0], where)
+    # Without classes (data.num_classes = 0) all labels are 0.
+    highest = max(1, config.num_classes) - 1
+    if not 0 <= example["label"] <= highest:
       raise ValueError(
-        f"{where} has label {example['label']}; expected 0 .."
-        f" {config.num_classes - 1}: set data.num_classes to the classes of the"
-        " dataset, or choose a split with labels."
+        f"{where} has label {example['label']}; expected 0 .. {highest}: set"
+        " data.num_classes to the classes of the dataset, or choose a split"
+        " with labels."
       )

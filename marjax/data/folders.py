@@ -2,60 +2,132 @@
 
 1. The split's name is a folder below ROOT; "." means ROOT itself. A missing
    split is an error, never another split's images.
-2. Classes are the class folders of the train split, sorted by name as text, so
-   every split numbers them alike. In a class, files are sorted by name.
-3. A file is decoded whole and converted to grey or RGB, whatever it holds: a
-   palette, grey levels, CMYK.
+2. Classes are the class folders of the train split, so every split numbers them
+   alike: sorted as numbers if all names are numbers, else as text. In a class,
+   files are sorted by name.
+3. What operating systems and tools leave behind, files with another suffix
+   than an image's and folders inside of classes are passed over, and counted. A
+   class without an image is an error.
+4. With data.num_classes = 0 the images lie in the split's folder itself, and
+   have no classes.
+5. A file is decoded whole and converted to grey or RGB (`decoding`).
 """
 
 import hashlib
-import io
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import UInt8
-
+from marjax import outputs
+from marjax.data import decoding
+from marjax.data.decoding import SUFFIXES
 from marjax.experiment import DataConfig
+from marjax.outputs import shown
+from marjax.schema import check
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+LEFT_BEHIND = {
+  "thumbs.db",
+  "ehthumbs.db",
+  "desktop.ini",
+  "icon\r",
+  "__macosx",
+  "__pycache__",
+  "@eadir",
+  "@__thumb",
+  "@recycle",
+  "#recycle",
+  "#snapshot",
+  "$recycle.bin",
+  "system volume information",
+  "lost+found",
+  "temporary items",
+  "network trash folder",
+}
+"""Names, in lower case, besides all that begin with a full stop."""
+
+
+class Listing(NamedTuple):
+  """What lies in a folder: images and folders by name, the rest by kind."""
+
+  images: list[str]
+  folders: list[str]
+  others: Counter
 
 
 class FolderSource:
   """Image files in class folders; see the module's docstring.
 
-  Images are read as grey or RGB, as config.channels says. Hidden folders are
-  no classes.
+  Images are read as grey or RGB, as config.channels says.
   """
 
+  kind = "folder"
+
   def __init__(self, config: DataConfig, split: str):
-    if config.channels not in (1, 3):
-      raise ValueError(
-        f"data.channels is {config.channels}; expected 1 (grey) or 3 (RGB) for"
-        " an image folder."
-      )
-    if not config.data_dir:
-      raise ValueError(
-        "data.data_dir is empty; expected the folder that holds"
-        " SPLIT/CLASS/*.png."
-      )
+    check(
+      config.channels in (1, 3),
+      f"data.channels is {config.channels}; expected 1 (grey) or 3 (RGB) for an"
+      " image folder.",
+    )
+    check(
+      bool(config.data_dir),
+      "data.data_dir is empty; expected the folder that holds"
+      " SPLIT/CLASS/*.png.",
+    )
     self._mode = "L" if config.channels == 1 else "RGB"
-    root = Path(config.data_dir).expanduser()
+    root = outputs.path_of(config.data_dir)
+    check(
+      not outputs.is_remote(root),
+      f"data.data_dir is {root}; expected a folder of images on this machine,"
+      " or one that is mounted here.",
+    )
     folder = root / split
     if not folder.is_dir():
       raise FileNotFoundError(
-        f"{folder} is no folder; expected {root}/SPLIT/CLASS/*.png: set the"
-        " split to '.' if the class folders lie directly in data.data_dir."
+        f"{shown(folder)} is no folder; expected {shown(root)}"
+        "/SPLIT/CLASS/*.png: set the split to '.' if the class folders lie"
+        " directly in data.data_dir."
       )
-    train = root / config.train_split
-    names = _class_names(train if train.is_dir() else folder)
-    if len(names) > config.num_classes:
-      raise ValueError(
-        f"{folder} has {len(names)} class folders, and data.num_classes is"
-        f" {config.num_classes}; set data.num_classes to {len(names)}."
-      )
-    self._root, self._split = root, split
-    self._files = _labelled_files(folder, names)
+    self._root, self._split, self._config = root, split, config
+    whole = _listed(folder)
+    self._skipped = whole.others
+    if config.num_classes == 0:
+      self._names, counts = [], [len(whole.images)]
+      _check_flat(folder, whole)
+      self._files = [(str(folder / name), 0) for name in whole.images]
+    else:
+      self._skipped["images outside of a class folder"] += len(whole.images)
+      train = root / config.train_split
+      own = _in_order(whole.folders)
+      is_train = not train.is_dir() or train.samefile(folder)
+      self._names = own if is_train else _in_order(_listed(train).folders)
+      self._files, counts = self._labelled(folder, whole, own)
+    self._starts = [sum(counts[:i]) for i in range(len(counts) + 1)]
+
+  def _labelled(self, folder: Path, whole: Listing, own: list[str]):
+    """(path, label) of every image, by class, then by file name; and counts."""
+    _check_known(folder, own, self._names)
+    classes = {name: _listed(folder / name) for name in own}
+    if not any(listing.images for listing in classes.values()):
+      raise FileNotFoundError(_no_images(folder, whole, classes))
+    _check_filled(folder, classes)
+    count, wanted = len(self._names), self._config.num_classes
+    check(
+      count <= wanted,
+      f"{shown(folder)} has {count} class folders,"
+      f" {_some(self._names)}, and data.num_classes is {wanted}; set"
+      f" data.num_classes to {count}, and the model's to that or 0.",
+    )
+    files, counts = [], []
+    for label, name in enumerate(self._names):
+      listing = classes.get(name, Listing([], [], Counter()))
+      path = os.path.join(folder, name, "")
+      files += [(path + image, label) for image in listing.images]
+      counts.append(len(listing.images))
+      self._skipped += listing.others
+      self._skipped["folders inside of class folders"] += len(listing.folders)
+    return files, counts
 
   def __len__(self) -> int:
     return len(self._files)
@@ -63,18 +135,57 @@ class FolderSource:
   def __getitem__(self, index: int) -> dict:
     """{"image": uint8 [H, W, C], "label": int, "id": int}."""
     path, label = self._files[index]
-    try:
-      image = decode(path, self._mode)
-    except Exception as error:
-      raise ValueError(
-        f"{path} cannot be read as an image ({type(error).__name__}); expected"
-        " a whole image file: replace or remove it."
-      ) from error
+    image = decoding.read(path, self._mode)
     return {"image": image, "label": label, "id": index}
 
+  def header(self, index: int) -> decoding.Header:
+    """Of the file; errors as in `decoding.read`."""
+    return decoding.header_of(self._files[index][0])
+
+  def size(self, index: int) -> int:
+    """Bytes of the file."""
+    return os.stat(self._files[index][0]).st_size
+
   def name(self, index: int) -> str:
-    """Path relative to ROOT."""
-    return os.path.relpath(self._files[index][0], self._root)
+    """Path relative to ROOT, without control characters."""
+    return shown(os.path.relpath(self._files[index][0], self._root))
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Entry i names class i; none where images have no classes."""
+    return tuple(map(shown, self._names))
+
+  @property
+  def skipped(self) -> dict[str, int]:
+    """What was passed over: kind → how many."""
+    return {kind: n for kind, n in sorted(self._skipped.items()) if n}
+
+  def hashes(self, count: int) -> list[tuple[int, str]]:
+    """Of the first `count` images, by class: how many, hash of their names."""
+    result = []
+    for start, end in zip(self._starts, self._starts[1:], strict=False):
+      paths = [path for path, _ in self._files[start : min(end, count)]]
+      names = "\n".join(map(os.path.basename, paths))
+      digest = hashlib.sha256(os.fsencode(names)).hexdigest()
+      result.append((len(paths), digest[:16]))
+    return result
+
+  def other_splits(self) -> dict[str, int]:
+    """Images of the config's other splits, where they are there."""
+    counts = {}
+    for split in (self._config.train_split, self._config.test_split):
+      folder = self._root / split
+      if split != self._split and folder.is_dir():
+        listing = _listed(folder)
+        parts = [_listed(folder / name) for name in listing.folders]
+        counts[split] = sum(len(part.images) for part in parts)
+        counts[split] += len(listing.images) * (not self._names)
+    return counts
+
+  @property
+  def identity(self) -> dict[str, str]:
+    """What else tells this data from other data."""
+    return {"kind": "folder", "split": self._split}
 
   @property
   def description(self) -> str:
@@ -89,45 +200,108 @@ class FolderSource:
     )
 
 
-def decode(file: str | io.BytesIO, mode: str) -> UInt8[np.ndarray, "H W C"]:
-  """The pixels of an image file, in a mode of Pillow's such as "RGB"."""
-  from PIL import Image
-
-  with Image.open(file) as picture:
-    pixels = np.asarray(picture.convert(mode))
-  return pixels.reshape(*pixels.shape[:2], -1)
+def is_left_behind(name: str) -> bool:
+  """Whether a name is that of what systems and tools leave in folders."""
+  return name.startswith(".") or name.lower() in LEFT_BEHIND
 
 
-def _class_names(folder: Path) -> list[str]:
-  return sorted(
-    entry.name
-    for entry in os.scandir(folder)
-    if entry.is_dir() and not entry.name.startswith(".")
+def _listed(folder: Path) -> Listing:
+  images, folders, others = [], [], Counter()
+  try:
+    entries = list(os.scandir(folder))
+  except OSError as error:
+    raise type(error)(
+      f"{shown(folder)} cannot be listed ({outputs.reason(error)}); expected a"
+      " folder that you can read."
+    ) from None
+  for entry in entries:
+    if is_left_behind(entry.name):
+      others["hidden or left behind by a system"] += 1
+    elif _is(entry.is_dir):
+      folders.append(entry.name)
+    elif not entry.name.lower().endswith(SUFFIXES):
+      suffix = shown(os.path.splitext(entry.name)[1].lower())
+      others[f"{suffix} files" if suffix else "files without a suffix"] += 1
+    elif not _is(entry.is_file):
+      others["pipes, devices or links to nothing"] += 1
+    else:
+      images.append(entry.name)
+  return Listing(sorted(images), sorted(folders), others)
+
+
+def _is(question) -> bool:
+  try:
+    return question()
+  except OSError:  # a circle of links
+    return False
+
+
+def _in_order(names: Sequence[str]) -> list[str]:
+  """As numbers if all are, else as text."""
+  if all(name.isascii() and name.isdecimal() for name in names):
+    return sorted(names, key=lambda name: (int(name), name))
+  return sorted(names)
+
+
+def _check_known(folder: Path, own: list[str], names: list[str]) -> None:
+  strange = [name for name in own if name not in set(names)]
+  check(
+    not strange,
+    f"{shown(folder / (strange or ['.'])[0])} is a class that the train split"
+    " does not have; expected the same class folders in every split.",
   )
 
 
-def _labelled_files(folder: Path, names: list[str]) -> list[tuple[str, int]]:
-  """(path, label) of every image, by class, then by file name."""
-  strange = sorted(set(_class_names(folder)) - set(names))
-  if strange:
-    raise ValueError(
-      f"{folder / strange[0]} is a class that the train split does not have;"
-      " expected the same class folders in every split."
+def _check_filled(folder: Path, classes: dict[str, Listing]) -> None:
+  """Refuses classes without an image, by name."""
+  empty = {name: x for name, x in classes.items() if not x.images}
+  check(
+    not empty,
+    f"{shown(folder)} has class folders without an image that can be read:"
+    f" {_some([f'{name} (in it: {_rest(x)})' for name, x in empty.items()])};"
+    f" expected {', '.join(SUFFIXES)} files directly in each: move or convert"
+    " them, or remove the folder.",
+  )
+
+
+def _check_flat(folder: Path, whole: Listing) -> None:
+  check(
+    not whole.folders,
+    f"{shown(folder)} has class folders, {_some(whole.folders)}, and"
+    f" data.num_classes is 0; set data.num_classes to {len(whole.folders)} (a"
+    " model without classes has model.backbone.num_classes = 0), or put all"
+    " images directly into that folder.",
+  )
+  if not whole.images:
+    raise FileNotFoundError(_no_images(folder, whole, {}))
+
+
+def _no_images(
+  folder: Path, whole: Listing, classes: dict[str, Listing]
+) -> str:
+  if whole.images:
+    return (
+      f"{shown(folder)} holds {len(whole.images)} images and no class folders"
+      " with images; expected CLASS/*.png below it: put them into one folder"
+      " for each class, or, to train without classes, set data.num_classes and"
+      " model.backbone.num_classes to 0 (cache-latents: --without_classes)."
     )
-  files = []
-  for label, name in enumerate(names):
-    if not (folder / name).is_dir():
-      continue
-    entries = sorted(os.scandir(folder / name), key=lambda entry: entry.name)
-    images = [
-      (entry.path, label)
-      for entry in entries
-      if entry.name.lower().endswith(SUFFIXES)
-    ]
-    files += images
-  if not files:
-    raise FileNotFoundError(
-      f"{folder} holds no images; expected CLASS/*.png below it"
-      f" ({', '.join(SUFFIXES)})."
-    )
-  return files
+  parts = [f"{name} ({_rest(x)})" for name, x in classes.items()]
+  return (
+    f"{shown(folder)} holds no images; expected CLASS/*.png below it"
+    f" ({', '.join(SUFFIXES)}). In it: {_some(parts) or _rest(whole)}."
+  )
+
+
+def _rest(listing: Listing) -> str:
+  """What lies in a folder without images, in words."""
+  words = [f"{n} {kind}" for kind, n in sorted(listing.others.items())]
+  if listing.folders:
+    words.insert(0, f"{len(listing.folders)} folders")
+  return ", ".join(words) or "nothing"
+
+
+def _some(names: Sequence[str]) -> str:
+  """The first few, for a message."""
+  few = [shown(name) for name in names[:6]]
+  return ", ".join(few) + (", ..." if len(names) > 6 else "")

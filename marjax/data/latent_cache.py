@@ -34,6 +34,9 @@ class CachedLatents:
       must be those of the crops, num_classes must cover the labels, and
       `autoencoder`, unless it is "", must have made the cache.
 
+  Attributes:
+    path: its folder. index: what it says of itself.
+
   Raises:
     FileNotFoundError: there is no cache, a half-written one, or a shard or the
       autoencoder is missing.
@@ -41,12 +44,12 @@ class CachedLatents:
   """
 
   def __init__(self, config: DataConfig):
-    self._cache = latent_index.folder(config.data_dir)
-    self.index: Index = latent_index.read_index(self._cache)
-    _check_fit(self._cache, self.index, config)
+    self.path = latent_index.folder(config.data_dir)
+    self.index: Index = latent_index.read_index(self.path)
+    _check_fit(self.path, self.index, config)
     self._type = latent_records.record_type(self.index.settings)
     self._paths = [
-      self._cache / (name + latent_records.SUFFIX) for name in self.index.shards
+      self.path / (name + latent_records.SUFFIX) for name in self.index.shards
     ]
     shards = list(self.index.shards.values())
     self._readers = [
@@ -72,7 +75,7 @@ class CachedLatents:
   @property
   def autoencoder(self) -> Path:
     """The copy of its release that is in the cache."""
-    return latent_index.autoencoder_path(self._cache)
+    return latent_index.autoencoder_path(self.path)
 
   def gather(
     self, indices: Int[np.ndarray, " N"], is_mirrored: Bool[np.ndarray, " N"]

@@ -3,22 +3,26 @@
     kind        data_dir    what is there
     digits      datasets    scikit-learn's digits, prepared when missing
     tfds        datasets    any TFDS dataset in array_record files, by name
-    folder      ROOT        ROOT/SPLIT/CLASS/*.png, jpg, ...
+    folder      ROOT        ROOT/SPLIT/CLASS/*.png, jpg, ... (`folders`)
     synthetic   unused      nothing: images are computed
 
 Every source has a length, and source[i] is {"image": uint8 [H, W, C],
 "label": int, "id": int}; i and id stay with an image for good. name(i) is what
-people call it, and `description` tells one set of images from another. Datasets
-lie in `data_dir`, else in $MARJAX_DATA, else in ~/.cache/marjax/datasets.
+people call it, `description` tells one set of images from another, and the rest
+is for the record of what was read, `contents`. Datasets lie in `data_dir`, else
+in $MARJAX_DATA, else in ~/.cache/marjax/datasets.
 """
 
+import hashlib
 import io
 import os
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from marjax.data import folders
+from marjax import outputs
+from marjax.data import decoding, folders
 from marjax.experiment import DataConfig
+from marjax.outputs import shown
 
 KINDS = ("digits", "tfds", "folder", "synthetic")
 
@@ -38,6 +42,24 @@ class Source(Protocol):
   @property
   def description(self) -> str:
     """The set of images, in words that no other set has."""
+    ...
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Entry i names class i; none where they have no names."""
+    ...
+
+  @property
+  def identity(self) -> dict[str, str]:
+    """What tells this data from other data; see `contents`."""
+    ...
+
+  def header(self, index: int) -> decoding.Header | None:
+    """Of an image that is a file; None where all are made alike."""
+    ...
+
+  def other_splits(self) -> dict[str, int]:
+    """Images of other splits."""
     ...
 
 
@@ -70,7 +92,13 @@ def open_source(config: DataConfig, split: str) -> Source:
 def dataset_dir(data_dir: str) -> Path:
   """Where prepared datasets lie."""
   chosen = data_dir or os.environ.get("MARJAX_DATA", "")
-  return Path(chosen or "~/.cache/marjax/datasets").expanduser()
+  path = outputs.path_of(chosen or "~/.cache/marjax/datasets")
+  if outputs.is_remote(path):
+    raise ValueError(
+      f"data.data_dir is {path}; expected a folder of data sets on this"
+      " machine, or one that is mounted here."
+    )
+  return path
 
 
 class TfdsSource:
@@ -102,7 +130,8 @@ class TfdsSource:
         f"{folder} has the features {', '.join(features)}; expected image and"
         " label: choose a dataset of labelled images."
       )
-    known = getattr(features["label"], "num_classes", None) or 0
+    self._label, self._info = features["label"], builder.info
+    known = getattr(self._label, "num_classes", None) or 0
     if known > num_classes:
       raise ValueError(
         f"{folder} has {known} classes, and data.num_classes is {num_classes};"
@@ -155,14 +184,31 @@ class TfdsSource:
       example = self._records[index]
       image = example["image"]
       if self._mode:
-        image = folders.decode(io.BytesIO(image), self._mode)
+        image = decoding.decode(io.BytesIO(image), self._mode)
     except Exception as error:
-      raise _damaged(self._folder, error, self._cure) from error
+      raise self._unreadable(index, error) from error
     return {
       "image": image,
       "label": int(example["label"]),
       "id": int(example[self._id_name]) if self._id_name else index,
     }
+
+  def header(self, index: int) -> decoding.Header | None:
+    """Of an image that is an encoded file."""
+    if self._mode is None:
+      return None
+    try:
+      return decoding.header(io.BytesIO(self._records[index]["image"]))
+    except Exception as error:
+      raise self._unreadable(index, error) from error
+
+  def _unreadable(self, index: int, error: Exception) -> ValueError:
+    if isinstance(error, decoding.Refused):
+      return ValueError(
+        f"{self.name(index)} of {self._folder} cannot be read as an image"
+        f" ({error}); expected another: choose a split or data set without it."
+      )
+    return _damaged(self._folder, error, self._cure)
 
   def name(self, index: int) -> str:
     """The feature `file_name` where there is one that can be read."""
@@ -170,7 +216,37 @@ class TfdsSource:
       name = self._records[index]["file_name"]
     except Exception:
       return f"image {index} of {self._split}"
-    return name.decode() if isinstance(name, bytes) else str(name)
+    return shown(os.fsdecode(name) if isinstance(name, bytes) else str(name))
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Those of the feature `label`."""
+    return tuple(map(shown, getattr(self._label, "names", None) or ()))
+
+  def other_splits(self) -> dict[str, int]:
+    """All that the dataset has."""
+    splits = self._info.splits.items()
+    return {
+      shown(name): split.num_examples
+      for name, split in splits
+      if name != self._split
+    }
+
+  @property
+  def identity(self) -> dict[str, str]:
+    """Dataset, split, and the sizes of its files."""
+    dataset, version = self._folder.parts[-2:]
+    splits = self._info.splits.items()
+    sizes = [
+      (name, split.num_bytes, *split.shard_lengths) for name, split in splits
+    ]
+    return {
+      "kind": "tfds",
+      "data set": f"{dataset}/{version}",
+      "split": self._split,
+      "images": str(len(self)),
+      "files": hashlib.sha256(repr(sizes).encode()).hexdigest()[:16],
+    }
 
   @property
   def description(self) -> str:

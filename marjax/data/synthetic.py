@@ -56,6 +56,20 @@ class SyntheticSource:
     """Its number."""
     return f"image {index}"
 
+  class_names = ()
+
+  def header(self, index: int) -> None:
+    """None: no image is a file."""
+
+  def other_splits(self) -> dict[str, int]:
+    """None: any name is a split."""
+    return {}
+
+  @property
+  def identity(self) -> dict[str, str]:
+    """Its description."""
+    return {"kind": "synthetic", "images": self.description}
+
   @property
   def description(self) -> str:
     """All that the images are a function of."""

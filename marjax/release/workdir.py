@@ -22,9 +22,12 @@ from marjax.model import ModelConfig, init_params
 from marjax.outputs import AnyPath
 from marjax.parallel.rules import shardings
 from marjax.release.card import Card
-from marjax.schema import from_dict
+from marjax.schema import from_dict, read_json
 
 CONFIG = "config.json"
+
+DATA = "data.json"
+"""What the run read; see `marjax.data.contents`."""
 
 FILE_SIZES = "files.json"
 """The list, inside each checkpoint, of its files and their sizes."""
@@ -36,9 +39,12 @@ MARKER = "commit_success.txt"
 """Orbax's last file of a checkpoint in a bucket, where nothing is renamed."""
 
 
-def card_of(experiment: Experiment, step: int = 0) -> Card:
+def card_of(
+  experiment: Experiment, step: int = 0, class_names: tuple[str, ...] = ()
+) -> Card:
   """What a released checkpoint of this experiment says of itself."""
   return Card(
+    class_names=_one_each(class_names, experiment.model.backbone.num_classes),
     name=experiment.name,
     codec=experiment.codec,
     model=experiment.model,
@@ -75,7 +81,36 @@ def load(
       " it away to use an older one."
     )
   params = _read_params(root, abstract_params(experiment.model, mesh))
-  return card_of(experiment, step), params
+  return card_of(experiment, step, class_names(directory)), params
+
+
+def class_names(directory: AnyPath) -> tuple[str, ...]:
+  """Names of the classes that a run was trained on; none if it kept none.
+
+  Raises:
+    ValueError: their file is damaged.
+  """
+  path = directory / DATA
+  try:
+    with outputs.reading(path):
+      content = path.read_bytes()
+  except FileNotFoundError:
+    return ()
+  mapping = read_json(content, str(path))
+  try:
+    return tuple(str(part["name"]) for part in mapping["classes"])
+  except (KeyError, TypeError):
+    raise ValueError(
+      f"{path} has no list of classes; restore it, or delete it to name classes"
+      " by their numbers."
+    ) from None
+
+
+def _one_each(names: tuple[str, ...], num_classes: int) -> tuple[str, ...]:
+  """A name, perhaps "", for each class; none if they are just the numbers."""
+  if not num_classes or names == tuple(map(str, range(len(names)))):
+    return ()
+  return (*names, *[""] * (num_classes - len(names)))
 
 
 def read_experiment(directory: str | os.PathLike) -> Experiment:

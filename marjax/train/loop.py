@@ -30,6 +30,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
 
+from marjax.data import contents
 from marjax.data.batches import Batches
 from marjax.data.latent_cache import CachedLatents
 from marjax.experiment import Experiment
@@ -89,6 +90,8 @@ def train(
     mesh = mesh_for(experiment)
     rows = local_rows(mesh, training.batch_size)
     batches = open_batches(experiment, rows)
+    is_new = checkpoints.latest_step() is None
+    contents.keep(batches, workdir, experiment.data.accept, is_new)
     num_steps = training.steps(batches.num_examples)
     program = make_train_program(experiment, mesh, batches.num_examples)
     state, start = restore_or_init(program, checkpoints, batches.cache)

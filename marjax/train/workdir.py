@@ -1,6 +1,7 @@
 """A work directory: everything one training run leaves behind.
 
     WORKDIR/config.json                  the experiment, as configured
+    WORKDIR/data.json                    what was read; see `data.contents`
     WORKDIR/checkpoints/STEP/state       parameters, averages, optimizer
     WORKDIR/checkpoints/STEP/data        position in the data
     WORKDIR/metrics.jsonl                one line per reported step
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 FREE_KEYS = (
   "name",
   "data.data_dir",
+  "data.accept",
   "data.num_threads",
   "training.log_every",
   "training.checkpoint_every",

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from sklearn import datasets
 
-from marjax.data import crops, folders
+from marjax.data import crops, decoding
 
 RNG = np.random.default_rng(0)
 
@@ -62,7 +62,7 @@ def test_photographs_in_other_modes_become_rgb(mode):
   photograph = Image.fromarray(datasets.load_sample_image("china.jpg"))
   file = io.BytesIO()
   photograph.convert(mode).save(file, "JPEG")
-  image = folders.decode(file, "RGB")
+  image = decoding.decode(file, "RGB")
   with Image.open(file) as picture:
     assert picture.mode == mode
     np.testing.assert_array_equal(

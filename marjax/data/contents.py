@@ -1,0 +1,316 @@
+"""What a run reads, looked at before the first step and written down.
+
+1. `of_source` counts a source's images by class and reads the headers of at
+   most LOOKED_AT of them, evenly spaced, so a million files take seconds.
+2. `of_cache` takes the same from a cache of latents, where `cache-latents` left
+   it, so that names of classes outlive the images.
+3. The fingerprint is a hash of what the numbers of a run depend on: names of
+   classes, names of files in each, sizes of those looked at; or a dataset's
+   version and files; or a cache's shards. Where the data lies is not in it.
+4. `keep` writes WORKDIR/data.json. A run that goes on compares: if its data has
+   changed, it says how, and goes on only if data.accept is the new fingerprint.
+"""
+
+import hashlib
+import itertools
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+
+from marjax import outputs
+from marjax.data.batches import Batches
+from marjax.data.latent_cache import CachedLatents
+from marjax.data.sources import Source
+from marjax.outputs import AnyPath
+from marjax.parallel import hosts
+from marjax.release.workdir import DATA
+from marjax.schema import check, from_dict, read_json, to_dict, write_json
+
+LOOKED_AT = 1000
+"""Images whose header is read."""
+
+SHOWN = 10
+"""Classes, sizes or changes that are printed."""
+
+NUM_THREADS = 8
+
+logger = logging.getLogger("marjax.data")
+
+
+@dataclass(frozen=True)
+class ClassPart:
+  """The images of one class.
+
+  Attributes:
+    name: of the class. num_images: None where counting means reading all.
+    files: hash of their names.
+  """
+
+  name: str
+  num_images: int | None = None
+  files: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+  """What was read.
+
+  Attributes:
+    fingerprint: 12 hexadecimal digits. identity: what it is a hash of.
+    description: of the source of the images.
+    num_images: in the split. classes: entry i is class i.
+    other_splits: name → images.
+    num_looked_at: images whose header was read; of these are
+    sizes: width × height → how many. modes: Pillow's mode → how many.
+    num_frames: with several frames. num_turned: turned as their EXIF says.
+    unreadable: name → why.
+    skipped: kind → files that are no images and were passed over.
+  """
+
+  fingerprint: str
+  identity: dict[str, str]
+  description: str
+  num_images: int
+  classes: tuple[ClassPart, ...] = ()
+  other_splits: dict[str, int] = field(default_factory=dict)
+  num_looked_at: int = 0
+  sizes: dict[str, int] = field(default_factory=dict)
+  modes: dict[str, int] = field(default_factory=dict)
+  num_frames: int = 0
+  num_turned: int = 0
+  unreadable: dict[str, str] = field(default_factory=dict)
+  skipped: dict[str, int] = field(default_factory=dict)
+
+  def __str__(self) -> str:
+    """A few lines for people."""
+    lines = [
+      f"{self.num_images} images, {len(self.classes) or 'no'} classes with"
+      f" names, {self.description}; fingerprint {self.fingerprint}"
+    ]
+    names = (
+      f"{i} {part.name}"
+      + ("" if part.num_images is None else f" ({part.num_images})")
+      for i, part in enumerate(self.classes)
+    )
+    lines += _line("classes", names, len(self.classes))
+    lines += _line("other splits", _counted(self.other_splits))
+    if self.num_looked_at:
+      lines.append(
+        f"  looked at {self.num_looked_at} of them, evenly chosen:"
+        f" {self.num_turned} turned as their EXIF says, {self.num_frames} with"
+        f" several frames, of which the first is read"
+      )
+      lines += _line("sizes", _counted(self.sizes), len(self.sizes))
+      lines += _line("modes", _counted(self.modes))
+      unreadable = (f"{n} ({why})" for n, why in self.unreadable.items())
+      lines += _line("unreadable", unreadable, len(self.unreadable))
+    lines += _line("passed over", _counted(self.skipped))
+    return "\n".join(lines)
+
+
+def of_source(source: Source, count: int | None = None) -> Contents:
+  """What is in the first `count` images of a source, or in all."""
+  count = len(source) if count is None else min(count, len(source))
+  identity, classes = dict(source.identity), _classes(source, count)
+  looked_at = _evenly(count)
+  if source.identity["kind"] == "folder":
+    identity |= _files(source, looked_at, count)
+  found, unreadable = _headers(source, looked_at)
+  identity["classes"] = _hash([to_dict(part) for part in classes])
+  return Contents(
+    fingerprint=_hash(identity),
+    identity=identity,
+    description=source.description,
+    num_images=count,
+    classes=classes,
+    other_splits=source.other_splits(),
+    num_looked_at=len(found) + len(unreadable),
+    sizes=_count(f"{x.width}×{x.height}" for x in found),
+    modes=_count(x.mode for x in found),
+    num_frames=sum(x.has_frames for x in found),
+    num_turned=sum(x.is_turned for x in found),
+    unreadable=unreadable,
+    skipped=getattr(source, "skipped", {}),
+  )
+
+
+def of_cache(cache: CachedLatents) -> Contents:
+  """What is in a cache of latents."""
+  path = cache.path / DATA
+  before = read(path) if path.is_file() else None
+  settings = cache.index.settings
+  check(
+    before is None or before.description == settings.source,
+    f"{path} is of other images than the cache beside it; copy the cache again,"
+    " whole.",
+  )
+  identity = {
+    "kind": "latents",
+    "autoencoder": cache.digest[:16],
+    "images": str(len(cache)),
+    "shards": _hash([shard.sha256 for shard in cache.index.shards.values()]),
+  }
+  more = {} if before is None else to_dict(before)
+  more["classes"] = more.get("classes", ())
+  if len(cache) != more.get("num_images"):
+    # Some were skipped, and nobody counted of which class.
+    more["classes"] = [{"name": part["name"]} for part in more["classes"]]
+  more |= {
+    "fingerprint": _hash(identity),
+    "identity": identity,
+    "description": f"latents of {settings.source}",
+    "num_images": len(cache),
+  }
+  return from_dict(Contents, more)
+
+
+def read(path: AnyPath) -> Contents:
+  """What `write` wrote; ValueError if it is damaged."""
+  mapping = read_json(path.read_bytes(), str(path))
+  return from_dict(Contents, mapping, where=path.name)
+
+
+def write(path: AnyPath, contents: Contents) -> None:
+  """Writes a file, replacing what is there; errors as in `outputs.write`."""
+  outputs.write(path, write_json(to_dict(contents)), overwrite=True)
+
+
+def keep(batches: Batches, workdir: AnyPath, accept: str, is_new: bool) -> None:
+  """Says what is read, compares it with the run's record, and writes that.
+
+  Args:
+    batches: of the training split. workdir: of the run.
+    accept: a changed fingerprint to go on with. is_new: nothing was trained.
+
+  Raises:
+    ValueError: the data has changed, differs between processes, or holds an
+      image that cannot be read.
+  """
+  if batches.source is None:
+    contents = of_cache(batches.cache)
+  else:
+    contents = of_source(batches.source)
+  hosts.agree({"the data's fingerprint": contents.fingerprint})
+  logger.info("%s", contents)
+  for why in contents.unreadable.values():
+    raise ValueError(why)
+  path = workdir / DATA
+  before = read(path) if path.exists() else None
+  if not is_new:
+    changed = changes(before, contents)
+    check(
+      not changed or accept == contents.fingerprint,
+      f"the data is not what {workdir} was trained on:"
+      f" {_some(changed, '; ')}; expected the same: restore it, or, if the"
+      " change is meant, go on with"
+      f" --config.data.accept={contents.fingerprint}",
+    )
+    if changed:
+      logger.info("changed data is accepted: %s", _some(changed, "; "))
+  if before != contents and jax.process_index() == 0:
+    write(path, contents)
+
+
+def changes(before: Contents | None, now: Contents) -> list[str]:
+  """What differs, in words; nothing if the fingerprints are equal."""
+  if before is None:
+    return _renumbered(now)
+  if before.fingerprint == now.fingerprint:
+    return []
+  words = []
+  pairs = itertools.zip_longest(before.classes, now.classes)
+  for i, (old, new) in enumerate(pairs):
+    was, now_is = (part.name if part else "none" for part in (old, new))
+    if was != now_is:
+      words.append(f"class {i} was {was} and is {now_is}")
+  if not words:
+    for old, new in zip(before.classes, now.classes, strict=True):
+      if old.num_images != new.num_images:
+        words.append(
+          f"{new.name} had {old.num_images} images and has {new.num_images}"
+        )
+      elif old.files != new.files:
+        words.append(f"{new.name} has files of other names")
+  shown = {"classes", "files", "images"} if words else {"classes"}
+  for key in before.identity | now.identity:
+    old, new = before.identity.get(key), now.identity.get(key)
+    if old != new and key not in shown:
+      words.append(f"{key} was {old or 'none'} and is {new or 'none'}")
+  return words
+
+
+def _renumbered(now: Contents) -> list[str]:
+  """Before there were records, folders with numbers were sorted as text."""
+  names = [part.name for part in now.classes]
+  if now.identity["kind"] != "folder" or names == sorted(names):
+    return []
+  return [
+    "it was begun by an older version, which numbered classes in the order of"
+    f" their names as text, {_some(sorted(names))}, and now that is"
+    f" {_some(names)}"
+  ]
+
+
+def _classes(source: Source, count: int) -> tuple[ClassPart, ...]:
+  if source.identity["kind"] != "folder":
+    return tuple(map(ClassPart, source.class_names))
+  parts = zip(source.class_names, source.hashes(count), strict=False)
+  return tuple(ClassPart(name, *part) for name, part in parts)
+
+
+def _files(source, looked_at: list[int], count: int) -> dict[str, str]:
+  """Sizes of the files looked at; names of all, where there are no classes."""
+  sizes = [source.size(index) for index in looked_at]
+  names = "" if source.class_names else f"{source.hashes(count)} "
+  return {"images": str(count), "files": _hash([names, sizes])}
+
+
+def _headers(source: Source, indices: list[int]) -> tuple[list, dict[str, str]]:
+  """Headers, and name → why of those that cannot be read."""
+
+  def look(index):
+    try:
+      return source.header(index)
+    except (ValueError, OSError) as error:
+      return source.name(index), outputs.shown(str(error))
+
+  with ThreadPoolExecutor(NUM_THREADS) as pool:
+    results = list(pool.map(look, indices))
+  headers = [x for x in results if x is not None and hasattr(x, "mode")]
+  unreadable = [x for x in results if x is not None and not hasattr(x, "mode")]
+  return headers, dict(unreadable)
+
+
+def _evenly(count: int) -> list[int]:
+  chosen = np.linspace(0, count - 1, min(count, LOOKED_AT))
+  return np.rint(chosen).astype(int).tolist()
+
+
+def _hash(what) -> str:
+  text = json.dumps(what, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _count(items: Iterable[str]) -> dict[str, int]:
+  return dict(Counter(items).most_common())
+
+
+def _counted(counts: dict[str, int]) -> Iterator[str]:
+  return (f"{n} {kind}" for kind, n in counts.items())
+
+
+def _line(title: str, words: Iterable[str], count: int = 0) -> list[str]:
+  """One line of the first few, and how many more there are; or none."""
+  few = list(itertools.islice(words, SHOWN))
+  more = [f"and {count - len(few)} more"] if count > len(few) else []
+  return [f"  {title}: {', '.join(few + more)}"] if few else []
+
+
+def _some(words: list[str], between: str = ", ") -> str:
+  return between.join([*words[:SHOWN], *["..."] * (len(words) > SHOWN)])
