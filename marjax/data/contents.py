@@ -108,8 +108,8 @@ class Contents:
       )
       lines += _line("sizes", _counted(self.sizes), len(self.sizes))
       lines += _line("modes", _counted(self.modes))
-      unreadable = (f"{n} ({why})" for n, why in self.unreadable.items())
-      lines += _line("unreadable", unreadable, len(self.unreadable))
+      unreadable = self.unreadable.values()
+      lines += _line("unreadable", unreadable, len(unreadable))
     lines += _line("passed over", _counted(self.skipped))
     return "\n".join(lines)
 
@@ -166,6 +166,7 @@ def of_cache(cache: CachedLatents) -> Contents:
     "identity": identity,
     "description": f"latents of {settings.source}",
     "num_images": len(cache),
+    "unreadable": {},
   }
   return from_dict(Contents, more)
 
@@ -207,13 +208,15 @@ def keep(batches: Batches, workdir: AnyPath, accept: str, is_new: bool) -> None:
     check(
       not changed or accept == contents.fingerprint,
       f"the data is not what {workdir} was trained on:"
-      f" {_some(changed, '; ')}; expected the same: restore it, or, if the"
-      " change is meant, go on with"
-      f" --config.data.accept={contents.fingerprint}",
+      f" {_some(changed, '; ')}; expected the same: restore it, or go on with"
+      f" --config.data.accept={contents.fingerprint} if the change is meant.",
     )
     if changed:
       logger.info("changed data is accepted: %s", _some(changed, "; "))
-  if before != contents and jax.process_index() == 0:
+  # The names in a run's record outlive those beside its cache.
+  is_poorer = before is not None and before.classes and not contents.classes
+  is_same = before is not None and before.fingerprint == contents.fingerprint
+  if not (is_poorer and is_same) and jax.process_index() == 0:
     write(path, contents)
 
 
@@ -225,16 +228,19 @@ def changes(before: Contents | None, now: Contents) -> list[str]:
     return []
   words = []
   pairs = itertools.zip_longest(before.classes, now.classes)
+  if not (before.classes and now.classes):
+    pairs = ()
   for i, (old, new) in enumerate(pairs):
     was, now_is = (part.name if part else "none" for part in (old, new))
     if was != now_is:
       words.append(f"class {i} was {was} and is {now_is}")
   if not words:
-    for old, new in zip(before.classes, now.classes, strict=True):
-      if old.num_images != new.num_images:
-        words.append(
-          f"{new.name} had {old.num_images} images and has {new.num_images}"
-        )
+    for old, new in zip(before.classes, now.classes, strict=False):
+      counts = old.num_images, new.num_images
+      if None in counts:
+        continue
+      if counts[0] != counts[1]:
+        words.append(f"{new.name} had {counts[0]} images and has {counts[1]}")
       elif old.files != new.files:
         words.append(f"{new.name} has files of other names")
   shown = {"classes", "files", "images"} if words else {"classes"}
@@ -242,7 +248,7 @@ def changes(before: Contents | None, now: Contents) -> list[str]:
     old, new = before.identity.get(key), now.identity.get(key)
     if old != new and key not in shown:
       words.append(f"{key} was {old or 'none'} and is {new or 'none'}")
-  return words
+  return words or [f"its fingerprint was {before.fingerprint}"]
 
 
 def _renumbered(now: Contents) -> list[str]:
