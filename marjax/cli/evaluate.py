@@ -25,6 +25,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     help="images to generate and score (default: %(default)s)",
   )
   parser.add_argument(
+    "--split",
+    default="",
+    metavar="NAME",
+    help="of the real images to test against (default: data.test_split of the"
+    " checkpoint)",
+  )
+  parser.add_argument(
+    "--data_dir",
+    default="",
+    metavar="FOLDER",
+    help="of the real images (default: data.data_dir of the checkpoint)",
+  )
+  parser.add_argument(
     "--overwrite",
     action="store_true",
     help="replace these four files where they exist",
@@ -40,4 +53,6 @@ def run(args: argparse.Namespace) -> None:
     args.out,
     num_images=args.num_images,
     overwrite=args.overwrite,
+    split=args.split,
+    data_dir=args.data_dir,
   )

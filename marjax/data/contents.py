@@ -5,8 +5,8 @@
 2. `of_cache` takes the same from a cache of latents, where `cache-latents` left
    it, so that names of classes outlive the images.
 3. The fingerprint is a hash of what the numbers of a run depend on: names of
-   classes, names of files in each, sizes of those looked at; or a dataset's
-   version and files; or a cache's shards. Where the data lies is not in it.
+   classes, names of files in each, sizes and ends of those looked at; or a
+   dataset's version and files; or a cache's shards; never where the data lies.
 4. `keep` writes WORKDIR/data.json. A run that goes on compares: if its data has
    changed, it says how, and goes on only if data.accept is the new fingerprint.
 """
@@ -34,6 +34,9 @@ from marjax.schema import check, from_dict, read_json, to_dict, write_json
 
 LOOKED_AT = 1000
 """Images whose header is read."""
+
+CONTENT = "content of images"
+"""What a mark of the images looked at is called."""
 
 SHOWN = 10
 """Classes, sizes or changes that are printed."""
@@ -243,7 +246,7 @@ def changes(before: Contents | None, now: Contents) -> list[str]:
         words.append(f"{new.name} had {counts[0]} images and has {counts[1]}")
       elif old.files != new.files:
         words.append(f"{new.name} has files of other names")
-  shown = {"classes", "files", "images"} if words else {"classes"}
+  shown = {"classes", CONTENT, "images"} if words else {"classes"}
   for key in before.identity | now.identity:
     old, new = before.identity.get(key), now.identity.get(key)
     if old != new and key not in shown:
@@ -271,10 +274,11 @@ def _classes(source: Source, count: int) -> tuple[ClassPart, ...]:
 
 
 def _files(source, looked_at: list[int], count: int) -> dict[str, str]:
-  """Sizes of the files looked at; names of all, where there are no classes."""
-  sizes = [source.size(index) for index in looked_at]
+  """Marks of the files looked at; names of all, where there are no classes."""
+  with ThreadPoolExecutor(NUM_THREADS) as pool:
+    marks = list(pool.map(source.mark, looked_at))
   names = "" if source.class_names else f"{source.hashes(count)} "
-  return {"images": str(count), "files": _hash([names, sizes])}
+  return {"images": str(count), CONTENT: _hash([names, marks])}
 
 
 def _headers(source: Source, indices: list[int]) -> tuple[list, dict[str, str]]:

@@ -15,6 +15,7 @@
 
 import hashlib
 import os
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,9 @@ from marjax.data.decoding import SUFFIXES
 from marjax.experiment import DataConfig
 from marjax.outputs import shown
 from marjax.schema import check
+
+MARKED = 4096
+"""Bytes, at a file's end, by which it is told from others."""
 
 LEFT_BEHIND = {
   "thumbs.db",
@@ -142,9 +146,12 @@ class FolderSource:
     """Of the file; errors as in `decoding.read`."""
     return decoding.header_of(self._files[index][0])
 
-  def size(self, index: int) -> int:
-    """Bytes of the file."""
-    return os.stat(self._files[index][0]).st_size
+  def mark(self, index: int) -> tuple[int, int]:
+    """Bytes of the file, and a checksum of the last of them."""
+    with open(self._files[index][0], "rb") as file:
+      size = file.seek(0, os.SEEK_END)
+      file.seek(max(0, size - MARKED))
+      return size, zlib.crc32(file.read())
 
   def name(self, index: int) -> str:
     """Path relative to ROOT, without control characters."""

@@ -1,9 +1,11 @@
 """Generate, draw and score: what a checkpoint is worth, in four files.
 
 1. List the files to write and refuse, before anything long, those that exist.
-2. Load the checkpoint and the real images of its configuration.
+2. Load the checkpoint and the real images of its configuration, or of another
+   folder or split; refuse what cannot be scored before anything is generated.
 3. Generate the same number of images of every class, with one seed and one set
-   of settings for all scores.
+   of settings for all scores. They are in OUT/images.npz until all is written,
+   so a failing score does not lose them.
 4. Score them (see `marjax.evaluate.scores`), draw them, write report.json.
 
     OUT/samples.png   generated digits beside real ones, a class per row
@@ -12,22 +14,26 @@
     OUT/report.json   scores, settings, seconds, versions, device
 """
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from marjax import outputs, pictures
-from marjax.data import batches
+from marjax.data import batches, sources
 from marjax.evaluate import environment, scores
 from marjax.experiment import DataConfig
 from marjax.outputs import AnyPath
 from marjax.pipeline import Pipeline, load
 from marjax.release import workdir
+from marjax.schema import check
 from marjax.settings import Settings
 from marjax.trajectory import Trajectory
 
@@ -56,11 +62,13 @@ def load_real(config: DataConfig) -> Real:
 
   Raises:
     ModuleNotFoundError: scikit-learn is not installed.
+    ValueError, OSError: there are no such images, or too few to score against.
   """
-  train, test = (
-    batches.load_all(config, split)
-    for split in (config.train_split, config.test_split)
-  )
+  splits = config.train_split, config.test_split
+  train, test = (batches.load_all(config, split) for split in splits)
+  for split, part in zip(splits, (train, test), strict=True):
+    scores.check_real(part.images, part.labels, config.num_classes, split)
+  scores.frechet_ratio(test.images, train.images, test.images)
   try:
     classifier = scores.fit_classifier(train.images, train.labels)
   except ModuleNotFoundError as error:
@@ -97,6 +105,8 @@ def evaluate(
   seed: int = 0,
   overwrite: bool = False,
   settings: Settings | None = None,
+  split: str = "",
+  data_dir: str = "",
 ) -> dict[str, Any]:
   """Writes the four files and returns the report.
 
@@ -107,52 +117,115 @@ def evaluate(
     seed: of the generation.
     overwrite: replace those of the four files that exist.
     settings: what differs from the checkpoint's own settings.
+    split: of the real images to test against; "" for data.test_split.
+    data_dir: where real images are; "" for data.data_dir.
 
   Raises:
     FileExistsError: a file exists and `overwrite` is false.
-    FileNotFoundError, ValueError: see `marjax.load`; or a bad num_images.
+    FileNotFoundError, ValueError: see `marjax.load`; a bad num_images; or a
+      model or real images that cannot be scored.
   """
   checkpoint, out = outputs.path_of(checkpoint), outputs.path_of(out)
   paths = _free_paths(checkpoint, out, overwrite)
   pipe = load(checkpoint)
-  data = known_data(pipe)
-  real = load_real(data)
+  data = known_data(pipe, split, data_dir)
   labels = balanced_labels(num_images, data.num_classes)
+  scores.check_count(num_images, "num_images")
+  _check_names(pipe, data)
+  real = load_real(data)
   start = time.perf_counter()
   images, trajectory = _generate(pipe, labels, seed, settings)
   seconds = time.perf_counter() - start
-  report = {
-    **score(images, labels, real),
-    **_context(pipe, checkpoint, real, labels),
-    "settings": dataclasses.asdict(pipe.settings(settings)),
-    "seed": seed,
-    "generation_seconds": seconds,
-    "images_per_second": num_images / seconds,
-  }
-  pngs = {
-    "samples": _samples(images, labels, real),
-    "reveal": _reveal(trajectory),
-  }
-  for name, png in pngs.items():
-    pictures.save_png(paths[name], png, overwrite)
-  if "loss" in paths:
-    metrics = checkpoint / "metrics.jsonl"
-    pictures.loss_curve(metrics, paths["loss"], overwrite)
-  content = json.dumps(report, indent=2) + "\n"
-  outputs.write(paths["report"], content.encode(), overwrite)
+  with _kept(paths.pop("images"), overwrite, images=images, labels=labels):
+    report = {
+      **score(images, labels, real),
+      **_context(pipe, checkpoint, real, labels),
+      "settings": dataclasses.asdict(pipe.settings(settings)),
+      "seed": seed,
+      "generation_seconds": seconds,
+      "images_per_second": num_images / seconds,
+    }
+    pngs = {
+      "samples": _samples(images, labels, real),
+      "reveal": _reveal(trajectory),
+    }
+    for name, png in pngs.items():
+      pictures.save_png(paths[name], png, overwrite)
+    if "loss" in paths:
+      metrics = checkpoint / "metrics.jsonl"
+      pictures.loss_curve(metrics, paths["loss"], overwrite)
+    content = json.dumps(report, indent=2) + "\n"
+    outputs.write(paths["report"], content.encode(), overwrite)
   print(summary(report, list(paths.values())))
   return report
 
 
-def known_data(pipe: Pipeline) -> DataConfig:
-  """The data that a model was trained on; ValueError if that is unknown."""
-  if pipe.card.data is None:
+@contextlib.contextmanager
+def _kept(path: AnyPath, overwrite: bool, **arrays) -> Iterator[None]:
+  """Has the arrays in a file while the context is open, or if it fails."""
+  content = io.BytesIO()
+  np.savez(content, **arrays)
+  outputs.write(path, content.getvalue(), overwrite)
+  try:
+    yield
+  except Exception as error:
     raise ValueError(
-      f"{pipe.card.name} does not say what it was trained on, so there are no"
-      " real images to score against; evaluate a work directory, or a release"
-      " made of one."
+      f"the images were generated, and are in {path}, but scoring or drawing"
+      f" them failed ({outputs.reason(error)}); mend that and evaluate again,"
+      " with --overwrite."
+    ) from error
+  path.unlink()
+
+
+def known_data(
+  pipe: Pipeline, split: str = "", data_dir: str = ""
+) -> DataConfig:
+  """The data that a model was trained on.
+
+  Args:
+    split, data_dir: other than test_split and data_dir, unless "".
+
+  Raises:
+    ValueError: it is unknown, or there is nothing to score by.
+  """
+  card = pipe.card
+  check(
+    card.data is not None,
+    f"{card.name} does not say what it was trained on, so there are no real"
+    " images to score against; evaluate a work directory, or a release made of"
+    " one.",
+  )
+  check(
+    card.data.source != "latents",
+    f"{card.name} was trained on cached latents, and these scores compare the"
+    " pixels of small images with real ones; expected a model of pixels, such"
+    " as configs/digits.py makes: draw this model's images with marjax generate"
+    " and score them with another program.",
+  )
+  check(
+    card.model is None or card.model.backbone.num_classes > 0,
+    f"{card.name} has no classes, and these scores ask whether an image shows"
+    " the class that was asked for; expected a model with classes: draw this"
+    " model's images with marjax generate and score them with another program.",
+  )
+  return dataclasses.replace(
+    card.data,
+    test_split=split or card.data.test_split,
+    data_dir=data_dir or card.data.data_dir,
+  )
+
+
+def _check_names(pipe: Pipeline, data: DataConfig) -> None:
+  """Makes sure that the real images number classes as the model does."""
+  known = pipe.card.class_names
+  names = sources.open_source(data, data.test_split).class_names
+  for label, (ours, theirs) in enumerate(zip(known, names, strict=False)):
+    check(
+      ours == theirs,
+      f"class {label} is {ours} for {pipe.card.name} and {theirs} in the real"
+      " images; expected the same classes: name the folder that the model was"
+      " trained on.",
     )
-  return pipe.card.data
 
 
 def balanced_labels(num_images: int, num_classes: int) -> np.ndarray:
@@ -252,6 +325,7 @@ def _free_paths(
     "reveal": out / "reveal.png",
     "loss": out / "loss.png",
     "report": out / "report.json",
+    "images": out / "images.npz",
   }
   if not (checkpoint / "metrics.jsonl").exists():
     del paths["loss"]

@@ -30,8 +30,42 @@ from typing import NamedTuple
 
 import numpy as np
 
+from marjax.schema import check
+
 NUM_COMPONENTS = 20
 COPY_PERCENTILE = 1.0
+
+
+def check_count(count: int, what: str) -> None:
+  """Refuses fewer images than the Fréchet ratio can be computed of."""
+  check(
+    count > NUM_COMPONENTS,
+    f"{what} is {count}; expected more than {NUM_COMPONENTS} images, for the"
+    f" Fréchet ratio's {NUM_COMPONENTS} principal components.",
+  )
+
+
+def check_real(
+  images: np.ndarray, labels: np.ndarray, num_classes: int, split: str
+) -> None:
+  """Refuses real images that generated ones cannot be scored against.
+
+  Raises:
+    ValueError: too few of them, or of a class, or of pixels in each.
+  """
+  check_count(len(images), f"the number of images in split {split!r}")
+  counts = np.bincount(labels, minlength=num_classes)
+  check(
+    num_classes > 1 and bool(counts.all()),
+    f"split {split!r} has no images of {np.sum(counts == 0)} of {num_classes}"
+    f" classes, the first {np.argmin(counts)}; expected two classes or more,"
+    " and images of each, to score by: choose another split or folder.",
+  )
+  check(
+    images[0].size >= NUM_COMPONENTS,
+    f"images have {images[0].size} numbers; expected {NUM_COMPONENTS} or more,"
+    " for as many principal components of the Fréchet ratio.",
+  )
 
 
 def fit_classifier(images: np.ndarray, labels: np.ndarray):

@@ -27,7 +27,7 @@ def fill(root, **counts):
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
       pixels = np.full((8, 8, 3), 9 * i + len(name), np.uint8)
-      Image.fromarray(pixels).save(folder / f"{i}.png")
+      Image.fromarray(pixels).save(folder / f"{i}.png", compress_level=0)
 
 
 def batches(root, num_classes=3):
@@ -67,6 +67,14 @@ def swap(root):
   os.rename(root / "train" / "x", root / "train" / "dog")
 
 
+def repaint(root):
+  path = root / "train" / "cat" / "1.png"
+  size = path.stat().st_size
+  pixels = np.full((8, 8, 3), 200, np.uint8)
+  Image.fromarray(pixels).save(path, compress_level=0)
+  assert path.stat().st_size == size
+
+
 def touch_up(root):
   path = root / "train" / "cat" / "1.png"
   path.write_bytes(path.read_bytes() + b"\0")
@@ -91,7 +99,8 @@ CHANGES = {
     "class 0 was cat and is bee; class 1 was dog and is cat; class 2 was none",
   ),
   "exchanged": (swap, "cat had 3 images and has 2; dog had 2 images and has 3"),
-  "replaced": (touch_up, "files was "),
+  "replaced": (touch_up, "content of images was "),
+  "repainted": (repaint, "content of images was "),
 }
 
 

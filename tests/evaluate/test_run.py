@@ -5,8 +5,10 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import sizes
+from marjax.cli import main
 from marjax.data import batches
 from marjax.evaluate import run
 from marjax.experiment import DataConfig
@@ -157,3 +159,107 @@ def test_a_count_that_classes_cannot_share_is_refused(workdir, recaller):
   with pytest.raises(ValueError, match="multiple of 10"):
     run.evaluate(workdir, workdir / "out", num_images=1001)
   assert not recaller.asked
+
+
+def small_set(root, split, **counts):
+  """Grey 8×8 images of classes in a folder."""
+  rng = np.random.default_rng(len(split))
+  for name, count in counts.items():
+    folder = root / split / name
+    folder.mkdir(parents=True)
+    for i in range(count):
+      pixels = rng.integers(0, 256, (8, 8), np.uint8)
+      Image.fromarray(pixels).save(folder / f"{i}.png")
+
+
+def folder_pipe(root, monkeypatch, names=("cat", "dog"), **changes):
+  """A stand-in for a model of two classes, trained on that folder."""
+  sizes_of = sizes.experiment("digits")
+  backbone = dataclasses.replace(sizes_of.model.backbone, num_classes=2)
+  experiment = dataclasses.replace(
+    sizes_of,
+    model=dataclasses.replace(sizes_of.model, backbone=backbone),
+    data=DataConfig("folder", 8, 2, 1, data_dir=str(root)),
+  )
+  card = card_of(experiment, 40, names)
+  pipe = Recaller(dataclasses.replace(card, **changes), {}, make_mesh())
+  monkeypatch.setattr(run, "load", lambda directory: pipe)
+  return pipe
+
+
+def test_another_split_and_folder(tmp_path, monkeypatch):
+  small_set(tmp_path / "a", "train", cat=25, dog=25)
+  small_set(tmp_path / "a", "test", cat=25, dog=25)
+  pipe = folder_pipe(tmp_path / "a", monkeypatch)
+  (tmp_path / "a").rename(tmp_path / "b")
+  (tmp_path / "b" / "test").rename(tmp_path / "b" / "val")
+  flags = ["--checkpoint", tmp_path, "--out", tmp_path / "out"]
+  flags += ["--num_images", "40"]
+  assert main.main(["evaluate", *map(str, flags)]) == 2
+  moved = ["--data_dir", tmp_path / "b"]
+  assert main.main(["evaluate", *map(str, flags + moved)]) == 2
+  assert not pipe.asked
+  real = dataclasses.replace(
+    pipe.card.data, data_dir=str(tmp_path / "b"), test_split="val"
+  )
+  monkeypatch.setattr(
+    batches,
+    "load_all",
+    lambda config, split, load=batches.load_all: load(
+      real, "val" if split == "test" else split
+    ),
+  )
+  moved += ["--split", "val"]
+  assert main.main(["evaluate", *map(str, flags + moved)]) == 0
+  report = json.loads((tmp_path / "out" / "report.json").read_text())
+  assert report["num_real_images"] == {"train": 50, "test": 50}
+
+
+def test_what_cannot_be_scored_is_told_before_generating(tmp_path, monkeypatch):
+  small_set(tmp_path, "train", cat=25, dog=25)
+  small_set(tmp_path, "test", cat=25, dog=25)
+  small_set(tmp_path, "few", cat=3, dog=3)
+  small_set(tmp_path, "half", cat=25)
+
+  def refused(words, num_images=40, split="", **changes):
+    pipe = folder_pipe(tmp_path, monkeypatch, **changes)
+    with pytest.raises(ValueError, match=words):
+      run.evaluate(tmp_path, tmp_path / "out", num_images, split=split)
+    assert not pipe.asked
+    assert not list(tmp_path.glob("out/*"))
+
+  data = folder_pipe(tmp_path, monkeypatch).card.data
+  model = folder_pipe(tmp_path, monkeypatch).card.model
+  refused("num_images is 10; expected more than 20 images", 10)
+  refused("num_images is 39; expected a multiple of 2", 39)
+  refused("images in split 'few' is 6; expected more than 20", split="few")
+  refused("'half' has no images of 1 of 2 classes, the first 1", split="half")
+  refused("test images have the same moments", split="train")
+  refused("class 0 is dog for .* and cat in the real", names=("dog", "cat"))
+  refused("does not say what it was trained on", data=None)
+  latents = dataclasses.replace(data, source="latents")
+  refused("was trained on cached latents, and these scores", data=latents)
+  backbone = dataclasses.replace(model.backbone, num_classes=0)
+  without = dataclasses.replace(model, backbone=backbone)
+  refused("has no classes, and these scores", model=without, class_names=())
+
+
+def test_a_failing_score_does_not_lose_the_images(
+  workdir, tmp_path, recaller, monkeypatch
+):
+  pytest.importorskip("matplotlib")
+
+  def score(*args):
+    raise MemoryError("no room")
+
+  with monkeypatch.context() as context:
+    context.setattr(run, "score", score)
+    with pytest.raises(ValueError, match=r"images\.npz, but .*MemoryError: no"):
+      run.evaluate(workdir, tmp_path / "out", num_images=100)
+  with np.load(tmp_path / "out" / "images.npz") as kept:
+    assert kept["images"].shape == (100, 8, 8, 1)
+    assert kept["labels"].tolist() == 10 * list(range(10))
+  with pytest.raises(FileExistsError, match=r"images\.npz already exists"):
+    run.evaluate(workdir, tmp_path / "out", num_images=100)
+  run.evaluate(workdir, tmp_path / "out", num_images=100, overwrite=True)
+  assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
