@@ -207,6 +207,7 @@ def keep(batches: Batches, workdir: AnyPath, accept: str, is_new: bool) -> None:
   path = workdir / DATA
   before = read(path) if path.exists() else None
   if not is_new:
+    _check_autoencoder(before, contents, workdir)
     changed = changes(before, contents)
     check(
       not changed or accept == contents.fingerprint,
@@ -221,6 +222,20 @@ def keep(batches: Batches, workdir: AnyPath, accept: str, is_new: bool) -> None:
   is_same = before is not None and before.fingerprint == contents.fingerprint
   if not (is_poorer and is_same) and jax.process_index() == 0:
     write(path, contents)
+
+
+def _check_autoencoder(
+  before: Contents | None, now: Contents, workdir: AnyPath
+) -> None:
+  """Refuses what cannot be accepted: latents that mean something else."""
+  theirs = (before or now).identity.get("autoencoder")
+  ours = now.identity.get("autoencoder")
+  check(
+    theirs == ours or None in (theirs, ours),
+    f"the cache was made by {ours}..., and {workdir} was trained on latents of"
+    f" the autoencoder {theirs}...; expected the same: name that cache, or"
+    " another --workdir.",
+  )
 
 
 def changes(before: Contents | None, now: Contents) -> list[str]:

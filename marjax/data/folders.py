@@ -88,11 +88,7 @@ class FolderSource:
     )
     folder = root / split
     if not folder.is_dir():
-      raise FileNotFoundError(
-        f"{shown(folder)} is no folder; expected {shown(root)}"
-        "/SPLIT/CLASS/*.png: set the split to '.' if the class folders lie"
-        " directly in data.data_dir."
-      )
+      raise FileNotFoundError(_no_split(root, folder))
     self._root, self._split, self._config = root, split, config
     whole = _listed(folder)
     self._skipped = whole.others
@@ -281,6 +277,16 @@ def _check_flat(folder: Path, whole: Listing) -> None:
   )
   if not whole.images:
     raise FileNotFoundError(_no_images(folder, whole, {}))
+
+
+def _no_split(root: Path, folder: Path) -> str:
+  names = _listed(root).folders if root.is_dir() else []
+  return (
+    f"{shown(folder)} is no folder; expected {shown(root)}/SPLIT/CLASS/*.png:"
+    " name a split that is there with data.train_split and data.test_split, or"
+    " marjax evaluate --split; or '.' if the class folders lie directly in"
+    f" data.data_dir. Folders there: {_some(names) or 'none'}."
+  )
 
 
 def _no_images(

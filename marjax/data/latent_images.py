@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
-from marjax.data import crops
+from marjax.data import crops, decoding
 from marjax.data.latent_card import CacheSettings, Skipped
 from marjax.data.sources import Source
 from marjax.schema import check
@@ -89,9 +89,7 @@ def _example(source: Source, index: int, size: int) -> tuple | Skipped:
     example = source[index]
     image = crops.centre_crop(example["image"], size)
   except (ValueError, OSError) as error:
-    cause = error.__cause__ or error
-    reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
-    return Skipped(index, name, reason)
+    return Skipped(index, name, decoding.reason(error.__cause__ or error))
   if image.shape != (size, size, 3) or image.dtype != np.uint8:
     raise ValueError(
       f"{name} is {image.dtype} of shape {example['image'].shape}; expected"

@@ -306,5 +306,5 @@ def _open_synthetic(config: DataConfig, split: str) -> Source:
 
   shape = (config.image_size, config.image_size, config.channels)
   return synthetic.SyntheticSource(
-    shape, config.num_classes, config.num_examples, config.seed, split
+    shape, max(1, config.num_classes), config.num_examples, config.seed, split
   )

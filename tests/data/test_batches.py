@@ -138,8 +138,8 @@ def test_small_sets_are_read_once_large_ones_are_not_kept(config, monkeypatch):
   unkept = batches.Batches(config, "train", 4)
   reads = {kept: [], unkept: []}
   for found, indices in reads.items():
-    source = found._examples._source
-    monkeypatch.setattr(found._examples, "_source", Spy(source, indices))
+    source = found._examples.source
+    monkeypatch.setattr(found._examples, "source", Spy(source, indices))
   for step in range(10):
     assert_same(kept[step], unkept[step])
   assert sorted(reads[kept]) == list(range(10))
@@ -188,7 +188,7 @@ def test_a_label_out_of_range_stops_the_iterator(folder, make_config, label):
     "folder", data_dir=str(folder), num_classes=3, channels=3
   )
   found = batches.Batches(config, "train", 2)
-  source = found._examples._source
+  source = found._examples.source
   source._files = [(path, label) for path, _ in source._files]
   with (
     closing(found.iterate()) as iterator,
