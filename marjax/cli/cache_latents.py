@@ -219,6 +219,11 @@ def source_config(args: argparse.Namespace):
   """The DataConfig of the images; any number of classes will do."""
   from marjax.experiment import DataConfig
 
+  if args.without_classes and args.source != "folder":
+    raise ValueError(
+      "--without_classes is for --source folder; leave it out: a model without"
+      " classes (model.backbone.num_classes = 0) may be trained on any cache."
+    )
   return DataConfig(
     source=args.source,
     image_size=args.image_size or 256,

@@ -29,6 +29,7 @@ from marjax.data.latent_cache import CachedLatents
 from marjax.data.sources import Source
 from marjax.outputs import AnyPath
 from marjax.parallel import hosts
+from marjax.release import workdir as workdirs
 from marjax.release.workdir import DATA
 from marjax.schema import check, from_dict, read_json, to_dict, write_json
 
@@ -146,7 +147,7 @@ def of_source(source: Source, count: int | None = None) -> Contents:
 def of_cache(cache: CachedLatents) -> Contents:
   """What is in a cache of latents."""
   path = cache.path / DATA
-  before = read(path) if path.is_file() else None
+  before = read(path) if workdirs.is_file(path) else None
   settings = cache.index.settings
   check(
     before is None or before.description == settings.source,
@@ -205,7 +206,7 @@ def keep(batches: Batches, workdir: AnyPath, accept: str, is_new: bool) -> None:
   for why in contents.unreadable.values():
     raise ValueError(why)
   path = workdir / DATA
-  before = read(path) if path.exists() else None
+  before = read(path) if workdirs.is_file(path) else None
   if not is_new:
     _check_autoencoder(before, contents, workdir)
     changed = changes(before, contents)
@@ -217,10 +218,11 @@ def keep(batches: Batches, workdir: AnyPath, accept: str, is_new: bool) -> None:
     )
     if changed:
       logger.info("changed data is accepted: %s", _some(changed, "; "))
-  # The names in a run's record outlive those beside its cache.
-  is_poorer = before is not None and before.classes and not contents.classes
-  is_same = before is not None and before.fingerprint == contents.fingerprint
-  if not (is_poorer and is_same) and jax.process_index() == 0:
+  is_same = before and before.fingerprint == contents.fingerprint
+  if is_same and not contents.classes:
+    # The names in a run's record outlive those beside its cache.
+    contents = before
+  if before != contents and jax.process_index() == 0:
     write(path, contents)
 
 

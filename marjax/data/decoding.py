@@ -200,9 +200,13 @@ def _quieten_pillow() -> None:
 
 
 def _orientation(picture: Image.Image) -> int:
-  # PNG's own method decodes the picture first.
-  exif = Image.Image.getexif(picture)
-  return exif.get(ExifTags.Base.Orientation, 1)
+  """EXIF's, 1 where there is none or it is broken."""
+  try:
+    # PNG's own method decodes the picture first.
+    exif = Image.Image.getexif(picture)
+    return int(exif.get(ExifTags.Base.Orientation, 1))
+  except Exception:  # whatever a broken EXIF makes of Pillow
+    return 1
 
 
 def _mend_transparency(picture: Image.Image) -> None:

@@ -221,7 +221,8 @@ class TfdsSource:
   @property
   def class_names(self) -> tuple[str, ...]:
     """Those of the feature `label`."""
-    return tuple(map(shown, getattr(self._label, "names", None) or ()))
+    is_named = getattr(self._label, "num_classes", None)
+    return tuple(map(shown, self._label.names)) if is_named else ()
 
   def other_splits(self) -> dict[str, int]:
     """All that the dataset has."""

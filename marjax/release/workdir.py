@@ -91,11 +91,10 @@ def class_names(directory: AnyPath) -> tuple[str, ...]:
     ValueError: their file is damaged.
   """
   path = directory / DATA
-  try:
-    with outputs.reading(path):
-      content = path.read_bytes()
-  except FileNotFoundError:
-    return ()
+  with outputs.reading(path):
+    if not is_file(path):
+      return ()
+    content = path.read_bytes()
   mapping = read_json(content, str(path))
   try:
     return tuple(str(part["name"]) for part in mapping["classes"])
@@ -104,6 +103,11 @@ def class_names(directory: AnyPath) -> tuple[str, ...]:
       f"{path} has no list of classes; restore it, or delete it to name classes"
       " by their numbers."
     ) from None
+
+
+def is_file(path: AnyPath) -> bool:
+  """Whether there is a file to read; reading a pipe would wait for ever."""
+  return path.exists() if outputs.is_remote(path) else path.is_file()
 
 
 def _one_each(names: tuple[str, ...], num_classes: int) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 import struct
 import time
 import warnings
@@ -389,6 +390,30 @@ def test_pillow_does_not_warn(tmp_path):
   decoding.read(tmp_path / "x.jpg", "RGB")
   decoding.read(tmp_path / "x.jpg", "RGB")
   assert len(warnings.filters) <= len(filters) + 1
+
+
+@pytest.mark.parametrize(
+  "exif",
+  [
+    b"Exif\0\0garbage and more",
+    b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x04six\0\0\0\0\0",
+    b"Exif\0\0II*\0\xff\xff\xff\xff",
+  ],
+)
+def test_a_broken_exif_turns_nothing(tmp_path, exif):
+  flat = np.full((16, 32, 3), 90, np.uint8)
+  assert read(tmp_path, saved(flat, "JPEG", exif=exif)).shape == (16, 32, 3)
+
+
+def test_no_other_module_opens_images():
+  """All that read pictures go through the one decoder."""
+  package = pathlib.Path(decoding.__file__).parents[1]
+  opening = [
+    path.name
+    for path in package.rglob("*.py")
+    if "Image.open" in path.read_text()
+  ]
+  assert opening == ["decoding.py"]
 
 
 def test_contents_count_frames_and_turns(tmp_path):
