@@ -24,17 +24,18 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from benchmarks import needed, timing
-from marjax import batching, flops, keys
+from marjax import batching, compiled, flops, keys
+from marjax.compiled import Program
 from marjax.experiment import Experiment
 from marjax.generate import masked
 from marjax.generate.draws import Draws, cut, pad
 from marjax.generate.masked import Static
 from marjax.head.regression import RegressionHeadConfig
+from marjax.head.reverse import Walk
 from marjax.model import ModelConfig, in_matmul_dtype, init_params
 from marjax.parallel.compiler import compiler_options
-from marjax.parallel.hosts import spread
 from marjax.parallel.mesh import make_mesh
-from marjax.parallel.rules import replicated, shardings
+from marjax.parallel.rules import shardings
 
 IN_LOOP = ("embed_x", "norm", "linear_in", "linear_out", "final_linear")
 """Layers of the head that wait for x: each pass reads their weights anew."""
@@ -49,6 +50,7 @@ class Inputs:
   draws: Draws
   scales: jax.Array
   temperature: jax.Array
+  walks: list[Walk]
 
 
 @dataclass(frozen=True)
@@ -100,16 +102,13 @@ def make_inputs(static: Static, experiment: Experiment, mesh: Mesh) -> Inputs:
   config, settings = experiment.model, experiment.sampling
   batch = experiment.training.batch_size
   labels = np.arange(batch, dtype=np.int32) % config.backbone.num_classes
-  draws = batching.draw(keys.root(0), batch, config.backbone.num_tokens)
-  labels, draws = batching.place(mesh, (labels, draws))
-  everywhere = replicated(mesh)
-  return Inputs(
-    make_params(config, mesh),
-    labels,
-    draws,
-    spread(masked.step_scales(static.plan, settings), everywhere),
-    spread(np.asarray(settings.temperature, np.float32), everywhere),
+  draws = batching.draw(
+    *(compiled.Programs(), mesh, keys.root(0), batch),
+    config.backbone.num_tokens,
   )
+  labels, draws = batching.place(mesh, (labels, draws))
+  values = batching.numbers(mesh, static, settings)
+  return Inputs(make_params(config, mesh), labels, draws, *values)
 
 
 def make_params(config: ModelConfig, mesh: Mesh) -> PyTree:
@@ -125,26 +124,31 @@ def make_params(config: ModelConfig, mesh: Mesh) -> PyTree:
 
 def compile_generation(static: Static, inputs: Inputs) -> Programs:
   """Traces, lowers and compiles every program of a generation."""
-  mesh = inputs.labels.sharding.mesh
-  begin = batching.begin.lower(
-    static, inputs.labels, inputs.draws, None
-  ).compile()
-  carry, fixed = begin(inputs.labels, inputs.draws, None)
-  segments = batching.compiled(
-    *(mesh, static, 0, False, carry),
-    *(inputs.params, fixed, inputs.scales, inputs.temperature),
+  mesh, owner = inputs.labels.sharding.mesh, compiled.Programs()
+  first = (inputs.labels, inputs.draws, None)
+  (begin,) = owner.of(mesh, [Program(batching.begin, (static,), first)])
+  carry, fixed = begin(*first)
+  rest = (fixed, inputs.scales, inputs.temperature)
+  segments = owner.of(
+    mesh,
+    [
+      batching.segment_program(
+        *(static, index, False, inputs.params, carry, *rest, walk)
+      )
+      for index, walk in enumerate(inputs.walks)
+    ],
   )
-  finish = batching.finish.lower(static, carry, fixed, None).compile()
+  last = (carry, fixed, None)
+  (finish,) = owner.of(mesh, [Program(batching.finish, (static,), last)])
   return Programs(begin, segments, finish)
 
 
 def generate(programs: Programs, inputs: Inputs) -> jax.Array:
   """One batch: tokens in raster order, still on the device."""
   carry, fixed = programs.begin(inputs.labels, inputs.draws, None)
-  for segment in programs.segments:
-    carry, _ = segment(
-      inputs.params, carry, fixed, inputs.scales, inputs.temperature
-    )
+  rest = (fixed, inputs.scales, inputs.temperature)
+  for segment, walk in zip(programs.segments, inputs.walks, strict=True):
+    carry, _ = segment(inputs.params, carry, *rest, walk)
   return programs.finish(carry, fixed, None)[0]
 
 
@@ -156,9 +160,9 @@ def count_flops(static: Static, inputs: Inputs) -> int:
   return sum(
     flops.count(
       functools.partial(batching.run_segment, static, index, False),
-      *(inputs.params, *rest),
+      *(inputs.params, *rest, walk),
     )
-    for index in range(len(static.plan.segments))
+    for index, walk in enumerate(inputs.walks)
   )
 
 

@@ -5,6 +5,7 @@
 2. A generation runs segment after segment of its plan; what is shown of its
    progress is known between segments. Nothing comes to the host before the end.
    All segments are traced first, then compiled at the same time in threads.
+   Settings that change no shape are arrays, and change no program.
 3. Encoding and decoding go batch by batch, so that their memory does not grow
    with the number of images.
 
@@ -12,10 +13,8 @@ Random numbers are addressed by image and position, so none of this changes an
 image.
 """
 
-import functools
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import flax.linen as nn
@@ -26,12 +25,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from marjax.arrays import RootKey
+from marjax.compiled import Program, Programs
 from marjax.generate import masked
 from marjax.generate.draws import Draws, draw_batch
 from marjax.generate.masked import Given, Static
 from marjax.head.noise import KeyedNoise, RecordedNoise
 from marjax.latents.images import to_float, to_uint8
-from marjax.parallel.compiler import compiler_options
 from marjax.parallel.hosts import fetch, spread
 from marjax.parallel.rules import RULES, batch_sharding, replicated
 from marjax.release.card import Codec
@@ -45,18 +44,35 @@ LARGEST_BATCH = 64
 CODEC_BATCH = 8
 """Images that an autoencoder works on at a time, on each device."""
 
+DRAWN_AT_ONCE = 1024
+"""Images whose order and keys are drawn at a time."""
+
 
 def batch_size(mesh: Mesh, count: int, asked: int | None, largest: int) -> int:
   """Images per device call: a multiple of the devices that share a batch.
+
+  Untold, the smallest `padded` number of images on each device that makes as
+  few batches as `largest` on each would.
 
   Raises:
     ValueError: fewer than one was asked for.
   """
   devices = math.prod(mesh.shape[axis] for axis in ("data", "fsdp"))
-  if asked is not None and asked < 1:
+  if asked is None:
+    num_batches = math.ceil(count / (largest * devices))
+    return padded(math.ceil(count / num_batches / devices)) * devices
+  if asked < 1:
     raise ValueError(f"batch_size is {asked}; expected 1 or more.")
-  size = min(count, asked or largest * devices)
-  return math.ceil(size / devices) * devices
+  return math.ceil(min(padded(count), asked) / devices) * devices
+
+
+def padded(count: int) -> int:
+  """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ..., at most half as much more.
+
+  So there are few programs, however many numbers of images are asked for.
+  """
+  power = 1 << (count - 1).bit_length()
+  return 3 * power // 4 if power >= 4 and 3 * power // 4 >= count else power
 
 
 def batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -98,11 +114,17 @@ class Request:
 
 
 def generate(
-  mesh: Mesh, params: PyTree, request: Request, size: int, progress: bool
+  programs: Programs,
+  mesh: Mesh,
+  params: PyTree,
+  request: Request,
+  size: int,
+  progress: bool,
 ) -> tuple[np.ndarray, np.ndarray | None]:
   """Tokens [N, L, D] and, if kept, those after each step [S, N, L, D].
 
   Args:
+    programs: those compiled so far.
     mesh: the devices. params: of the model, on them.
     request: what to generate.
     size: images per device call, from `batch_size`.
@@ -112,11 +134,14 @@ def generate(
   first = _first_segment(request)
   segments = request.static.plan.segments
   steps = sum(len(segment.num_known) for segment in segments[first:])
+  values = numbers(mesh, request.static, request.settings)
   tokens, kept = [], []
   with _bar(math.ceil(count / size) * steps, progress) as bar:
     for index, keep in batches(count, size):
-      made, after = _generate_batch(mesh, params, request, index, first, bar)
-      tokens.append(fetch(made)[:keep])
+      drawn, after = _generate_batch(
+        programs, mesh, params, request, values, index, first, bar
+      )
+      tokens.append(fetch(drawn)[:keep])
       if request.keep_steps:
         kept.append(fetch(after)[:, :keep])
   if not request.keep_steps:
@@ -132,90 +157,77 @@ def _first_segment(request: Request) -> int:
   return request.static.plan.first_segment(fewest)
 
 
-def _generate_batch(mesh, params, request: Request, index, first: int, bar):
-  static, settings = request.static, request.settings
+def _generate_batch(
+  programs: Programs, mesh, params, request, values, index, first: int, bar
+):
+  static, keep_steps = request.static.without_numbers(), request.keep_steps
   labels = np.asarray(request.labels, np.int32)[index]
   draws = take(request.draws, index)
   given = request.given and jax.tree.map(lambda a: a[index], request.given)
   labels, draws, given = place(mesh, (labels, draws, given))
-  everywhere = replicated(mesh)
-  scales, temperature = (
-    spread(masked.step_scales(static.plan, settings), everywhere),
-    spread(np.asarray(settings.temperature, np.float32), everywhere),
-  )
+  scales, temperature, walks = values
   kept = []
   with jax.set_mesh(mesh):
-    carry, fixed = begin(static, labels, draws, given)
-    rest = (params, fixed, scales, temperature)
+    carry, fixed = programs.run(mesh, begin, (static,), labels, draws, given)
+    rest = (fixed, scales, temperature)
     bar.set_description("compiling")
-    programs = compiled(mesh, static, first, request.keep_steps, carry, *rest)
+    compiled = programs.of(
+      mesh,
+      [
+        segment_program(static, index, keep_steps, params, carry, *rest, walk)
+        for index, walk in enumerate(walks)
+        if index >= first
+      ],
+    )
     bar.set_description()
-    for run, segment in zip(
-      programs, static.plan.segments[first:], strict=True
+    segments = static.plan.segments[first:]
+    for run, walk, segment in zip(
+      compiled, walks[first:], segments, strict=True
     ):
-      carry, after = run(params, carry, *rest[1:])
+      carry, after = run(params, carry, *rest, walk)
       kept.append(after)
       if not bar.disable:
         jax.block_until_ready(carry)
         bar.update(len(segment.num_known))
-    return finish(static, carry, fixed, kept if request.keep_steps else None)
+    ends = (carry, fixed, kept if keep_steps else None)
+    return programs.run(mesh, finish, (static,), *ends)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+def numbers(mesh: Mesh, static: Static, settings: Settings) -> tuple:
+  """Guidance scales, temperature and each segment's `Walk`, on the mesh."""
+  steps = [segment.num_diffusion_steps for segment in static.plan.segments]
+  scales, temperature, walks = jax.tree.map(
+    lambda array: spread(array, replicated(mesh)),
+    (
+      masked.step_scales(static.plan, settings),
+      np.asarray(settings.temperature, np.float32),
+      {number: static.walk(steps.index(number)) for number in set(steps)},
+    ),
+  )
+  return scales, temperature, [walks[number] for number in steps]
+
+
 def begin(static: Static, labels, draws: Draws, given: Given | None):
-  """`masked.begin`, compiled."""
+  """`masked.begin`, to be compiled."""
   with nn.logical_axis_rules(RULES):
     return masked.begin(static, labels, draws, given)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
 def run_segment(
-  static: Static, index: int, keep_steps: bool, params, carry, *fixed
+  static: Static, index: int, keep_steps: bool, params, carry, *rest
 ):
-  """`masked.run_segment`, compiled."""
+  """`masked.run_segment`, to be compiled."""
   with nn.logical_axis_rules(RULES):
-    return masked.run_segment(static, index, keep_steps, params, carry, *fixed)
+    return masked.run_segment(static, index, keep_steps, params, carry, *rest)
 
 
-_COMPILED = {}
+def segment_program(
+  static: Static, index: int, keep_steps: bool, *args
+) -> Program:
+  """A segment to be compiled, for (params, carry, fixed, *numbers)."""
+  return Program(run_segment, (static, index, keep_steps), args, donated=(1,))
 
 
-def compiled(
-  mesh: Mesh, static: Static, first: int, keep_steps: bool, carry, params, *rest
-) -> list[Callable]:
-  """The programs of all segments from `first` on: (params, carry, *rest).
-
-  Those that are new are compiled at the same time: XLA works on each with one
-  core, most of the time. All are kept for the life of the process.
-  """
-  shapes = jax.tree.map(_abstract, (params, carry, *rest))
-  leaves, structure = jax.tree.flatten(shapes)
-
-  precision = jax.config.jax_default_matmul_precision
-
-  def key(index):
-    traced = (mesh, static, index, keep_steps, precision)
-    return (*traced, tuple(leaves), structure)
-
-  indices = range(first, len(static.plan.segments))
-  missing = [index for index in indices if key(index) not in _COMPILED]
-  lowered = [
-    run_segment.lower(static, index, keep_steps, *shapes) for index in missing
-  ]
-  options = compiler_options(mesh)
-  with ThreadPoolExecutor() as pool:
-    made = pool.map(lambda one: one.compile(options), lowered)
-    _COMPILED.update(zip(map(key, missing), made, strict=True))
-  return [_COMPILED[key(index)] for index in indices]
-
-
-def _abstract(array):
-  """Shape, dtype and, unless it may go anywhere, place of an array."""
-  place = array.sharding if array.committed else None
-  return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place)
-
-
-@functools.partial(jax.jit, static_argnums=0)
 def finish(static: Static, carry, fixed, kept: list | None):
   """Tokens in raster order and, if kept, those after each step."""
   tokens = masked.finish(carry, fixed)
@@ -226,25 +238,36 @@ def finish(static: Static, carry, fixed, kept: list | None):
 
 
 def encode(
-  mesh: Mesh, codec: Codec, codec_params: PyTree, images: np.ndarray, size: int
+  programs: Programs,
+  mesh: Mesh,
+  codec: Codec,
+  codec_params: PyTree,
+  images: np.ndarray,
+  size: int,
 ) -> np.ndarray:
   """Checked images [N, H, W, C] to latents float32 [N, rows, columns, C]."""
   outputs = []
   for index, keep in batches(len(images), size):
     batch = spread(to_float(images[index]), batch_sharding(mesh))
-    outputs.append(fetch(_encode(codec, codec_params, batch))[:keep])
+    latents = programs.run(mesh, _encode, (codec,), codec_params, batch)
+    outputs.append(fetch(latents)[:keep])
   return np.concatenate(outputs)
 
 
 def decode(
-  mesh: Mesh, codec: Codec, codec_params: PyTree, latents: np.ndarray, size: int
+  programs: Programs,
+  mesh: Mesh,
+  codec: Codec,
+  codec_params: PyTree,
+  latents: np.ndarray,
+  size: int,
 ) -> np.ndarray:
   """Latents [N, rows, columns, C] to images uint8 [N, H, W, C]."""
   outputs = []
   for index, keep in batches(len(latents), size):
     batch = spread(latents[index], batch_sharding(mesh))
-    made = fetch(_decode(codec, codec_params, batch))
-    outputs.append(to_uint8(made)[:keep])
+    images = programs.run(mesh, _decode, (codec,), codec_params, batch)
+    outputs.append(to_uint8(fetch(images)[:keep]))
   return np.concatenate(outputs)
 
 
@@ -253,34 +276,46 @@ def latents_of(codec: Codec, tokens: np.ndarray) -> np.ndarray:
   return np.asarray(unpatchify(tokens, codec.latent_shape, codec.patch))
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _encode(codec: Codec, codec_params, images):
   return codec.encode(codec_params, images)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _decode(codec: Codec, codec_params, latents):
   return codec.decode(codec_params, latents)
 
 
-def draw(key: RootKey, num_images: int, num_tokens: int) -> Draws:
+def draw(
+  programs: Programs, mesh: Mesh, key: RootKey, num_images: int, num_tokens: int
+) -> Draws:
   """`draw_batch` for images 0 .. num_images - 1, compiled."""
-  return _draw(key, jnp.arange(num_images), num_tokens)
+  size = padded(min(num_images, DRAWN_AT_ONCE))
+  orders, bits = [], []
+  for index, keep in batches(num_images, size):
+    drawn = programs.run(mesh, _draw, (num_tokens,), key, index)
+    orders.append(np.asarray(drawn.order)[:keep])
+    bits.append(np.asarray(jax.random.key_data(drawn.noise.row_keys))[:keep])
+  row_keys = _keys(np.concatenate(bits), like=key)
+  return Draws(jnp.asarray(np.concatenate(orders)), KeyedNoise(row_keys))
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _draw(key, image_ids, num_tokens: int) -> Draws:
+def _draw(num_tokens: int, key, image_ids) -> Draws:
   return draw_batch(key, image_ids, num_tokens)
 
 
 def take(draws: Draws, index: np.ndarray) -> Draws:
-  """The draws of some of the images."""
+  """The draws of some of the images; nothing is compiled for it."""
   noise = draws.noise
   if isinstance(noise, RecordedNoise):
-    noise = RecordedNoise(noise.start[index], noise.steps[:, index])
+    start, steps = np.asarray(noise.start), np.asarray(noise.steps)
+    noise = RecordedNoise(start[index], steps[:, index])
   else:
-    noise = KeyedNoise(noise.row_keys[index])
-  return Draws(draws.order[index], noise)
+    bits = np.asarray(jax.random.key_data(noise.row_keys))
+    noise = KeyedNoise(_keys(bits[index], like=noise.row_keys))
+  return Draws(np.asarray(draws.order)[index], noise)
+
+
+def _keys(bits: np.ndarray, like) -> jax.Array:
+  return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(like))
 
 
 def place(mesh: Mesh, tree):

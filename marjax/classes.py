@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Any
 
+from marjax.arguments import count
 from marjax.schema import check
 
 NO_CLASS = -1
@@ -70,7 +71,7 @@ def resolve(
 
 def one_each(
   labels: Any,
-  num_images: int | None,
+  num_images: Any,
   class_names: Sequence[str],
   num_classes: int,
 ) -> list[int]:
@@ -83,9 +84,10 @@ def one_each(
   Raises:
     ValueError: as `resolve`; or the counts do not fit.
   """
+  num_images = count(num_images, "num_images")
   if labels is None:
     check(
-      bool(num_images) and num_images >= 1,
+      num_images is not None,
       "labels is None; give num_images, 1 or more, to generate without"
       " classes.",
     )

@@ -20,7 +20,6 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 from marjax.generate.draws import Draws
 from marjax.generate.masked import Given
 from marjax.latents.images import as_uint8
-from marjax.schema import check
 from marjax.tokens import regions
 
 
@@ -86,12 +85,8 @@ def count_of(
   """How many images an edit makes: one of several counts, or 1.
 
   Raises:
-    ValueError: two counts that differ, or fewer than one image.
+    ValueError: two counts that differ.
   """
-  check(
-    num_images is None or num_images >= 1,
-    f"num_images is {num_images}; expected 1 or more.",
-  )
   counts = {
     "images": len(images),
     "labels": len(labels),

@@ -8,19 +8,62 @@
 """
 
 import zlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from marjax.arguments import as_int, checked, shown
 from marjax.arrays import RootKey
+from marjax.schema import check
 
 
+def check_seed(seed: Any, name: str = "seed") -> int:
+  """The integer in 0 .. 2**32 - 1 that a seed is.
+
+  Raises:
+    ValueError: it is none.
+  """
+  number = as_int(seed)
+  check(
+    number is not None and 0 <= number < 2**32,
+    f"{name} is {shown(seed)}; expected an integer in 0 .. 2**32 - 1.",
+  )
+  return number
+
+
+@checked(seed=check_seed)
 def root(seed: int) -> RootKey:
   """The key all streams of one run hang from. `seed`: 0 .. 2**32 - 1."""
-  if not 0 <= seed < 2**32:
-    raise ValueError(f"seed is {seed}; expected an integer in 0 .. 2**32 - 1.")
   return jax.random.key(np.uint32(seed))
+
+
+def check_key(key: Any, batch: tuple[int, ...], instead: str) -> None:
+  """Refuses what is neither one typed key nor one for each of a batch.
+
+  Args:
+    key: as it was given. batch: shape of the batch.
+    instead: what could be given instead, for the message.
+
+  Raises:
+    ValueError: it is None, of an old style, no key at all, or of another shape.
+  """
+  good = "a typed key, as jax.random.key(0) makes"
+  if key is None:
+    raise ValueError(f"key is missing; expected {good}, or {instead}.")
+  dtype = getattr(key, "dtype", None)
+  if dtype is None or not jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    is_old = dtype == jnp.uint32
+    raise ValueError(
+      f"key is {shown(key)}{', of the old style' if is_old else ''}; expected"
+      f" {good}{', or jax.random.wrap_key_data(key)' if is_old else ''}."
+    )
+  check(
+    key.shape in ((), batch),
+    f"key has shape {key.shape}; expected one key, or one for each vector,"
+    f" {batch}.",
+  )
 
 
 def stream(key: RootKey, name: str) -> RootKey:

@@ -22,6 +22,7 @@ from jaxtyping import PyTree
 from marjax import batching, classes, editing, keys
 from marjax.arrays import NO_LABEL, Tokens
 from marjax.batching import CODEC_BATCH, LARGEST_BATCH, Request
+from marjax.compiled import Programs
 from marjax.convert import fetching
 from marjax.editing import Edited
 from marjax.experiment import Experiment
@@ -82,6 +83,8 @@ class Pipeline:
     codec_params: the autoencoder's; {} where the codec has none, None where
       the release's autoencoder was not found.
     autoencoder: where that was looked for.
+    programs: what was compiled; `dataclasses.replace` with other parameters
+      uses the same.
   """
 
   card: Card
@@ -89,6 +92,7 @@ class Pipeline:
   mesh: Mesh
   codec_params: PyTree | None = field(default_factory=dict)
   autoencoder: AnyPath | None = None
+  programs: Programs = field(default_factory=Programs)
 
   @classmethod
   def of_experiment(
@@ -259,7 +263,7 @@ class Pipeline:
     side = None if self.card.model is None else codec.image_size
     found = check_images(images, codec.channels, side, codec.stride)
     size = self._codec_batch(len(found), batch_size)
-    return batching.encode(self.mesh, codec, params, found, size)
+    return batching.encode(self.programs, self.mesh, codec, params, found, size)
 
   def decode(
     self, latents: np.ndarray, batch_size: int | None = None
@@ -273,7 +277,7 @@ class Pipeline:
     codec, params = self.card.codec, self._codec_params()
     found = check_latents(latents, codec.latent_shape)
     size = self._codec_batch(len(found), batch_size)
-    return batching.decode(self.mesh, codec, params, found, size)
+    return batching.decode(self.programs, self.mesh, codec, params, found, size)
 
   def reconstruct(self, images: Any) -> np.ndarray:
     """Images encoded and decoded again, uint8 [N, H, W, C]; see `encode`."""
@@ -281,17 +285,20 @@ class Pipeline:
 
   def tokenise(self, images: Any) -> Tokens:
     """Images, as `encode` takes them, to tokens [N, L, D]."""
-    return patchify(jnp.asarray(self.encode(images)), self.card.codec.patch)
+    return jnp.asarray(patchify(self.encode(images), self.card.codec.patch))
 
   def draws(self, seed: int, num_images: int) -> Draws:
     """Order and noise that `generate` uses for a seed; pass it to replay."""
     num_tokens = self._model().backbone.num_tokens
-    return batching.draw(keys.root(seed), num_images, num_tokens)
+    root = keys.root(seed)
+    return batching.draw(self.programs, self.mesh, root, num_images, num_tokens)
 
   def _run(self, request: Request, asked: int | None, progress: bool):
     count, largest = len(request.labels), LARGEST_BATCH
     size = batching.batch_size(self.mesh, count, asked, largest)
-    return batching.generate(self.mesh, self.params, request, size, progress)
+    return batching.generate(
+      self.programs, self.mesh, self.params, request, size, progress
+    )
 
   def _model(self) -> ModelConfig:
     if self.card.model is None:

@@ -36,7 +36,7 @@ from marjax.arrays import NO_LABEL, Labels, Leaf, Tokens
 from marjax.generate import guidance
 from marjax.generate.draws import Draws, cut, noise_in_order, pad
 from marjax.generate.plan import Plan, make_plan
-from marjax.head.reverse import ReverseSettings
+from marjax.head.reverse import ReverseSettings, Walk
 from marjax.linear import constrained
 from marjax.model import ModelConfig, in_matmul_dtype
 from marjax.settings import Settings
@@ -109,6 +109,16 @@ class Static:
   reverse: ReverseSettings
   is_guided: bool
   is_edit: bool = False
+
+  def walk(self, index: int) -> Walk:
+    """The reverse process of a segment's tokens, as arrays."""
+    steps = self.plan.segments[index].num_diffusion_steps
+    return dataclasses.replace(self.reverse, num_steps=steps).walk()
+
+  def without_numbers(self) -> "Static":
+    """What a program is traced for that is given every `walk`."""
+    sampler = ReverseSettings(sampler=self.reverse.sampler)
+    return dataclasses.replace(self, reverse=sampler)
 
 
 def static_for(
@@ -208,6 +218,7 @@ def run_segment(
   fixed: Fixed,
   scales: Float[Array, " S"],
   temperature: Float[Array, ""],
+  walk: Walk | None = None,
 ) -> tuple[Carry, Float[Array, "steps B L D"] | None]:
   """The steps of one segment; if kept, the tokens after each, in order space.
 
@@ -215,12 +226,11 @@ def run_segment(
     static, params, scales, temperature: as in `generate`.
     index: of the segment. keep_steps: whether to return tokens of each step.
     carry, fixed: from `begin`, and the carry of the segment before.
+    walk: `static.walk(index)`; None makes its numbers part of the program.
   """
   segment = static.plan.segments[index]
   params = in_matmul_dtype(static.config, params)
-  reverse = dataclasses.replace(
-    static.reverse, num_steps=segment.num_diffusion_steps
-  )
+  walk = static.walk(index) if walk is None else walk
   steps = Step(
     jnp.asarray(segment.num_known, jnp.int32),
     scales[segment.first_step : segment.end],
@@ -232,7 +242,7 @@ def run_segment(
     new = static.config.build().apply(
       {"params": params},
       z,
-      reverse,
+      walk,
       noise=cut(fixed.noise, step.num_known, segment.head_width),
       temperature=temperature,
       guidance=(z_uncond, step.guidance_scale) if static.is_guided else None,

@@ -22,9 +22,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from marjax import schema
+from marjax.arguments import checked
 from marjax.arrays import Conditions, Scalar, TokenRows
+from marjax.head import calls, reverse
 from marjax.head import process as diffusion
-from marjax.head import reverse
 from marjax.head.denoiser import Denoiser
 from marjax.head.noise import (
   KeyedNoise,
@@ -34,7 +35,7 @@ from marjax.head.noise import (
   keys_of_rows,
 )
 from marjax.head.process import Process
-from marjax.head.reverse import ReverseSettings
+from marjax.head.reverse import ReverseSettings, Walk
 from marjax.head.timesteps import NUM_TIMESTEPS
 from marjax.linear import platform
 from marjax.schema import Range, Size, check
@@ -93,6 +94,12 @@ class DiffusionHead(nn.Module):
     """Same as `loss`; initialises all parameters."""
     return self.loss(*args, **kwargs)
 
+  @checked(
+    z=calls.vectors,
+    target=calls.tokens,
+    weights=calls.token_weights,
+    draws=calls.loss_draws,
+  )
   def loss(
     self,
     z: Conditions,
@@ -115,9 +122,16 @@ class DiffusionHead(nn.Module):
       Weighted means over tokens and repeats: loss = mse + vlb.
 
     Raises:
-      ValueError: the last axis of target is not token_dim.
+      ValueError: one of them, or the parameters, of another type or shape;
+        NaN; no key and no draws.
     """
+    batch, dim = z.shape[:-1], self.config.token_dim
+    self._check_z(z)
     self._check_target(target)
+    calls.check_batch(target, "target", (*batch, dim))
+    if weights is not None:
+      calls.check_batch(weights, "weights", batch)
+    calls.check_random(key, draws, "draws", batch)
     if draws is None:
       draws = draw_for_loss(
         keys_of_rows(key, target.shape[:-1]),
@@ -125,6 +139,8 @@ class DiffusionHead(nn.Module):
         self.config.token_dim,
         NUM_TIMESTEPS,
       )
+    shape = (*batch, draws.timesteps.shape[-1], dim)
+    calls.check_loss_draws(draws, shape)
     terms = self.loss_terms(z, target, draws)
     mse, vlb = (jnp.mean(term, axis=-1) for term in terms)
     if weights is None:
@@ -149,10 +165,17 @@ class DiffusionHead(nn.Module):
     output = self.net.denoise(xt, self.net.modulation()(y))
     return diffusion.loss_terms(c, t, x0, draws.noise, output)
 
+  @checked(
+    z=calls.vectors,
+    settings=calls.reverse_settings,
+    noise=calls.noise,
+    temperature=calls.temperature,
+    guidance=calls.guidance,
+  )
   def sample(
     self,
     z: Conditions,
-    settings: ReverseSettings | None = None,
+    settings: ReverseSettings | Walk | None = None,
     *,
     key: Key[Array, "*any"] | None = None,
     noise: Noise | None = None,
@@ -163,7 +186,7 @@ class DiffusionHead(nn.Module):
 
     Args:
       z: [*batch, W].
-      settings: steps, start and kind of the reverse process.
+      settings: steps, start and kind of the reverse process, also as arrays.
       key: one key, or one per token ([*batch]); or `noise` instead.
       noise: keyed or recorded noise.
       temperature: >= 0, scales the noise of every step.
@@ -173,10 +196,20 @@ class DiffusionHead(nn.Module):
 
     Returns:
       [*batch, D] float32.
+
+    Raises:
+      ValueError: one of them, or the parameters, of another type or shape;
+        NaN; no key and no noise.
     """
-    settings = settings or ReverseSettings()
+    walk, batch = (settings or ReverseSettings()).walk(), z.shape[:-1]
+    self._check_z(z)
+    calls.check_random(key, noise, "noise", batch)
+    if guidance is not None:
+      calls.check_batch(guidance[0], "guidance[0]", z.shape)
     if noise is None:
       noise = KeyedNoise(keys_of_rows(key, z.shape[:-1]))
+    dim = self.config.token_dim
+    calls.check_noise(noise, batch, len(walk.timesteps), dim)
     z_embedded = [self.net.embed_z(z)]
     if guidance is not None:
       z_embedded.append(self.net.embed_z(guidance[0]))
@@ -190,17 +223,17 @@ class DiffusionHead(nn.Module):
       shape = (-1, *(1,) * (z_embedded.ndim - 1), time_embedding.shape[-1])
       return product(z_embedded + time_embedding.reshape(shape), before=1)
 
-    timesteps = jnp.asarray(settings.process().timesteps, jnp.int32)
+    timesteps = jnp.asarray(walk.timesteps)
     rows = math.prod(z_embedded.shape[:-1])
     return reverse.sample(
       self._denoise(guidance and guidance[1]),
       noise,
-      settings,
-      token_dim=self.config.token_dim,
+      walk,
+      token_dim=dim,
       temperature=temperature,
       per_step=self.net.embed_time(timesteps),
       prepare=modulations,
-      steps_at_once=steps_at_once(settings.num_steps, rows),
+      steps_at_once=steps_at_once(len(timesteps), rows),
     )
 
   def _denoise(self, scale):
@@ -220,12 +253,16 @@ class DiffusionHead(nn.Module):
 
     return denoise
 
+  def _check_z(self, z):
+    params = {} if self.is_initializing() else self.variables.get("params", 0)
+    calls.check_z(z, "z", params, self.config)
+
   def _check_target(self, target):
     dim = self.config.token_dim
     check(
-      target.shape[-1] == dim,
-      f"target has {target.shape[-1]} numbers per token; this head was built"
-      f" with token_dim={dim}.",
+      target.ndim >= 1 and target.shape[-1] == dim,
+      f"target has shape {target.shape}; this head was built with"
+      f" token_dim={dim}: expected {dim} numbers in the last axis.",
     )
 
 

@@ -76,7 +76,7 @@ def cosine_alpha_bar() -> np.ndarray:
   return np.cumprod(1 - np.array(betas))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=32)
 def _tables(timesteps: tuple[int, ...]) -> dict[str, np.ndarray]:
   kept = cosine_alpha_bar()[list(timesteps)]
   beta = 1 - kept / np.append(1.0, kept[:-1])

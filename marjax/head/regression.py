@@ -16,7 +16,7 @@ from marjax.arrays import Conditions, TokenRows
 from marjax.head.denoiser import Denoiser
 from marjax.head.diffusion import Guidance, HeadLoss
 from marjax.head.process import split_output
-from marjax.head.reverse import ReverseSettings
+from marjax.head.reverse import ReverseSettings, Walk
 from marjax.schema import Range, Size
 
 
@@ -75,7 +75,7 @@ class RegressionHead(nn.Module):
   def sample(
     self,
     z: Conditions,
-    settings: ReverseSettings | None = None,
+    settings: ReverseSettings | Walk | None = None,
     *,
     key=None,
     noise=None,

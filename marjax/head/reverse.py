@@ -23,14 +23,16 @@ DIFFERS: ddim-temperature. The published program's DDIM ignores temperature.
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from marjax import schema
-from marjax.arrays import TokenRows
+from marjax.arrays import Leaf, TokenRows
 from marjax.head import process as diffusion
 from marjax.head.noise import Noise
 from marjax.head.process import Coefficients, Process
@@ -74,11 +76,41 @@ class ReverseSettings:
     """The diffusion over the visited timesteps."""
     return Process(spaced(self.num_steps, self.start, self.spacing))
 
+  def walk(self) -> "Walk":
+    """The same as arrays."""
+    process = self.process()
+    return Walk(
+      np.asarray(process.timesteps, np.int32),
+      process.coefficients(),
+      np.asarray(self.ddim_eta, np.float32),
+      self.sampler,
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Walk:
+  """`ReverseSettings` as arrays: other numbers need no other program.
+
+  Attributes:
+    timesteps: int32 [T], original indices, ascending. coefficients: [T] each.
+    ddim_eta: float32 []. sampler: is fixed when a program is traced.
+  """
+
+  timesteps: Leaf
+  coefficients: Leaf
+  ddim_eta: Leaf
+  sampler: str = field(metadata={"static": True})
+
+  def walk(self) -> "Walk":
+    """Itself."""
+    return self
+
 
 def sample(
   denoise: Denoise,
   noise: Noise,
-  settings: ReverseSettings,
+  settings: ReverseSettings | Walk,
   *,
   token_dim: int,
   temperature: float | Float[Array, ""] = 1.0,
@@ -92,7 +124,7 @@ def sample(
     denoise: (x [*batch, D], entries, index) to (eps, v), each [*batch, D];
       entries[index] is the step's, which it takes as it can do best.
     noise: keyed or recorded draws.
-    settings: number, spacing and kind of steps.
+    settings: number, spacing and kind of steps, also as arrays.
     token_dim: D.
     temperature: scales the noise of every step, not the initial noise.
     per_step: pytree with leading axis T, ascending in time, of which `denoise`
@@ -104,15 +136,15 @@ def sample(
   Returns:
     x_0, [*batch, D] float32.
   """
-  process = settings.process()
+  walk = settings.walk()
   if per_step is None:
-    per_step = jnp.asarray(process.timesteps, jnp.int32)
-  xs = (jnp.arange(settings.num_steps), process.coefficients(), per_step)
+    per_step = walk.timesteps
+  xs = (jnp.arange(len(walk.timesteps)), walk.coefficients, per_step)
 
   def step(entries, x, scanned):
     """x holds the tokens at the noise level of the scanned timestep."""
     index, place, c, drawn = scanned
-    mean, spread = _step(settings, c, x, *denoise(x, entries, place))
+    mean, spread = _step(walk, c, x, *denoise(x, entries, place))
     amount = jnp.where(index > 0, temperature, 0.0) * spread
     return mean + amount * drawn, None
 
@@ -134,10 +166,10 @@ def sample(
     return jax.lax.scan(steps, start, grouped, reverse=True)[0]
 
 
-def _step(settings, c, x, eps, v):
-  if settings.sampler == "ancestral":
+def _step(walk, c, x, eps, v):
+  if walk.sampler == "ancestral":
     return ancestral_step(c, x, eps, v)
-  return ddim_step(c, x, eps, settings.ddim_eta)
+  return ddim_step(c, x, eps, jnp.asarray(walk.ddim_eta))
 
 
 def ancestral_step(
@@ -149,7 +181,7 @@ def ancestral_step(
 
 
 def ddim_step(
-  c: Coefficients, x: TokenRows, eps: TokenRows, eta: float
+  c: Coefficients, x: TokenRows, eps: TokenRows, eta: float | Float[Array, ""]
 ) -> tuple[TokenRows, Float[Array, "..."]]:
   """Mean and standard deviation of the DDIM step."""
   x0 = diffusion.predict_x0(c, x, eps)

@@ -4,17 +4,31 @@ uint8 v in 0 .. 255      v / 127.5 - 1      ─▶ float32 in [-1, 1]
 float32, clipped         round((v + 1) · 127.5) ─▶ uint8
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
+
+from marjax.arguments import numbers
+from marjax.schema import check
 
 SLACK = 1e-3
 """How far a float may leave [-1, 1]: an autoencoder's output does, slightly."""
 
 
 def to_uint8(images) -> np.ndarray:
-  """Images in [-1, 1], clipped, to uint8 on the host."""
+  """Images in [-1, 1], clipped, to uint8 on the host.
+
+  Raises:
+    ValueError: they have NaN, which would be shown as black, or infinity.
+  """
   scaled = (np.asarray(images, np.float32) + 1.0) * 127.5
+  check(
+    bool(np.isfinite(scaled).all()),
+    "the decoded images have NaN or infinity; expected finite pixels: in"
+    ' bfloat16 an autoencoder can overflow (codec_dtype="float32" helps), else'
+    " its weights or these latents are not those of this model.",
+  )
   return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
 
 
@@ -35,28 +49,35 @@ def check_images(
 ) -> np.ndarray:
   """One image or several to [N, H, W, C]: uint8, or float32 in [-1, 1].
 
+  Floats of which none is below 0 are taken as they are, with a warning: they
+  may be bright pictures, or pictures scaled to [0, 1].
+
   Args:
-    images: uint8, or floats in [-1, 1]; [H, W, C] or [N, H, W, C], as numpy,
-      jax or PIL have it.
+    images: uint8, or floats in [-1, 1]; [H, W, C] or [N, H, W, C], as numpy or
+      jax have it; or PIL images of mode RGB, or L where C is 1.
     channels: C. size: H = W, None for any size.
     multiple: of which H and W must be.
 
   Raises:
-    ValueError: another type, shape, size, number of channels or range.
+    ValueError: another type, shape, size, number of channels or range, NaN.
   """
-  array = np.asarray(images)
-  shown = f"images are {array.dtype} of shape {array.shape}"
   side = "any size" if size is None else f"H = W = {size}"
   expected = (
-    f"expected uint8, or floats in [-1, 1], [H, W, {channels}] or"
-    f" [N, H, W, {channels}] with {side}"
+    f"uint8, or floats in [-1, 1], [H, W, {channels}] or [N, H, W, {channels}]"
+    f" with {side}"
   )
+  array = numbers(_from_pil(images, channels), "images", expected)
+  shown = f"images are {array.dtype} of shape {array.shape}"
+  expected = f"expected {expected}"
   if array.ndim not in (3, 4) or not array.size:
     raise ValueError(f"{shown}; {expected}.")
-  *_, height, width, found = array.shape
-  if found != channels:
+  *_, height, width, last = array.shape
+  if last != channels:
+    is_first = array.shape[-3] == channels
+    advice = "np.moveaxis(images, -3, -1) puts the channels last"
     raise ValueError(
-      f"{shown}, with {found} channels; {expected}: convert them first."
+      f"{shown}, with {last} channels; {expected}:"
+      f" {advice if is_first else 'convert them first'}."
     )
   if size is not None and (height, width) != (size, size):
     raise ValueError(f"{shown}; {expected}: crop or resize them first.")
@@ -70,13 +91,43 @@ def check_images(
     return array
   if not np.issubdtype(array.dtype, np.floating):
     raise ValueError(f"{shown}; {expected}: convert them first.")
-  lowest, highest = float(array.min()), float(array.max())
+  _check_range(float(array.min()), float(array.max()))
+  return array.astype(np.float32, copy=False)
+
+
+def _check_range(lowest: float, highest: float) -> None:
   if not (lowest >= -1.0 - SLACK and highest <= 1.0 + SLACK):
     raise ValueError(
       f"images hold floats from {lowest:g} to {highest:g}; expected -1 to 1, or"
       " uint8 from 0 to 255: rescale or convert them first."
     )
-  return array.astype(np.float32, copy=False)
+  if lowest >= 0:
+    warnings.warn(
+      f"images hold floats from {lowest:g} to {highest:g}, and are taken as"
+      " -1 for black to 1 for white; if 0 is black in them, give 2 * images - 1"
+      " instead, or uint8.",
+      stacklevel=2,
+    )
+
+
+def _from_pil(images: Any, channels: int) -> Any:
+  """PIL images of the right mode to arrays; all else as it is.
+
+  Raises:
+    ValueError: a PIL image of another mode.
+  """
+  if isinstance(images, list | tuple):
+    return [_from_pil(image, channels) for image in images]
+  if not (hasattr(images, "getbands") and hasattr(images, "mode")):
+    return images
+  mode = "L" if channels == 1 else "RGB"
+  check(
+    images.mode == mode,
+    f"images are of PIL's mode {images.mode}; expected {mode}, as"
+    f' image.convert("{mode}") gives.',
+  )
+  pixels = np.asarray(images)
+  return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def check_latents(latents: Any, shape: tuple[int, int, int]) -> np.ndarray:
@@ -86,12 +137,19 @@ def check_latents(latents: Any, shape: tuple[int, int, int]) -> np.ndarray:
     latents: what `encode` gave. shape: rows, columns and C of a model's image.
 
   Raises:
-    ValueError: another number of axes or channels, or no latents.
+    ValueError: no floats, NaN, another number of axes or channels.
   """
-  array = np.asarray(latents, np.float32)
-  if array.ndim != 4 or array.shape[-1] != shape[-1] or not array.size:
-    raise ValueError(
-      f"latents have shape {array.shape}; expected [N, {shape[0]}, {shape[1]},"
-      f" {shape[2]}], as encode gives them."
-    )
-  return array
+  expected = (
+    f"floats [N, {shape[0]}, {shape[1]}, {shape[2]}], as encode gives them"
+  )
+  array = numbers(latents, "latents", expected)
+  if array.dtype.kind in "biu" or array.ndim != 4 or not array.size:
+    is_latents = False
+  else:
+    is_latents = array.shape[-1] == shape[-1]
+  check(
+    is_latents,
+    f"latents have shape {array.shape} and type {array.dtype}; expected"
+    f" {expected}.",
+  )
+  return array.astype(np.float32, copy=False)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
-from marjax import batching, flops, keys
+from marjax import batching, compiled, flops, keys
 from marjax.experiment import Experiment
 from marjax.generate import masked
 from marjax.model import training_flops
@@ -83,22 +83,23 @@ def generate_programs(
   kept = held(experiment, mesh, "generate")
   labels, draws, scales, temperature = _inputs(static, mesh, size)
   with jax.set_mesh(mesh):
-    started = batching.begin.lower(static, labels, draws, None)
-    shapes = started.out_info
-    compiled = started.compile()
-    yield Program("begin", compiled, {})
-    carry, fixed = _placed(shapes, compiled)
+    first = compiled.Program(batching.begin, (static,), (labels, draws, None))
+    started = first.lowered()
+    program = started.compile()
+    yield Program("begin", program, {})
+    carry, fixed = _placed(started.out_info, program)
     for index, segment in enumerate(static.plan.segments):
-      lowered = batching.run_segment.lower(
-        static, index, False, params, carry, fixed, scales, temperature
-      )
-      compiled = lowered.compile(compiler_options(mesh))
+      walk = _with(static.walk(index), replicated(mesh))
+      lowered = batching.segment_program(
+        *(static, index, False, params, carry, fixed, scales, temperature, walk)
+      ).lowered()
+      program = lowered.compile(compiler_options(mesh))
       yield Program(
-        f"steps {segment.first_step} to {segment.end - 1}", compiled, kept
+        f"steps {segment.first_step} to {segment.end - 1}", program, kept
       )
-      carry, _ = _placed(lowered.out_info, compiled)
-    lowered = batching.finish.lower(static, carry, fixed, None)
-    yield Program("finish", lowered.compile(), {})
+      carry, _ = _placed(lowered.out_info, program)
+    last = compiled.Program(batching.finish, (static,), (carry, fixed, None))
+    yield Program("finish", last.lowered().compile(), {})
 
 
 def plan_padding(experiment: Experiment) -> tuple[parts.Padding, ...]:
@@ -145,7 +146,9 @@ def _shapes(static: masked.Static, size: int) -> tuple:
   """Labels, draws, scales and temperature of a batch."""
   labels = jax.ShapeDtypeStruct((size,), jnp.int32)
   length = static.config.backbone.num_tokens
-  draws = jax.eval_shape(lambda: batching.draw(keys.root(0), size, length))
+  draws = jax.eval_shape(
+    lambda: draw_batch(keys.root(0), jnp.arange(size), length)
+  )
   scales = jax.ShapeDtypeStruct((static.plan.num_ar_steps,), jnp.float32)
   return labels, draws, scales, jax.ShapeDtypeStruct((), jnp.float32)
 

@@ -13,8 +13,6 @@ column inside the patch, as the published weights expect.
 import numpy as np
 from jaxtyping import Array, Shaped
 
-from marjax.arrays import Latents, Tokens
-
 
 def num_tokens(latent_shape: tuple[int, int, int], patch: int) -> int:
   """Tokens of one image with latents of shape (rows, columns, channels)."""
@@ -27,7 +25,9 @@ def num_tokens(latent_shape: tuple[int, int, int], patch: int) -> int:
   return (rows // patch) * (columns // patch)
 
 
-def patchify(latents: Latents, patch: int) -> Tokens:
+def patchify(
+  latents: Shaped[Array | np.ndarray, "B rows columns C"], patch: int
+) -> Shaped[Array | np.ndarray, "B L D"]:
   """Latents [B, rows, columns, C] to tokens [B, L, C·patch²]."""
   batch, rows, columns, channels = latents.shape
   length = num_tokens((rows, columns, channels), patch)

@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from marjax.arguments import checked, integer, numbers, real
+from marjax.keys import check_seed
 from marjax.schema import check
 
 ImageMasks = Bool[np.ndarray, "B height width"]
@@ -123,6 +125,7 @@ def check_covers(is_masked: TokenMasks, cell: int) -> None:
     )
 
 
+@checked(top=integer, left=integer, height=integer, width=integer)
 def box(size: Size, top: int, left: int, height: int, width: int) -> ImageMask:
   """A rectangle to draw anew, booleans [height, width] of the image.
 
@@ -164,6 +167,7 @@ def half(size: Size, side: str) -> ImageMask:
   return mask if side in ("left", "top") else outside(mask)
 
 
+@checked(cell=integer, share=real, seed=check_seed)
 def scattered(size: Size, cell: int, share: float, seed: int) -> ImageMask:
   """Random tokens to draw anew, booleans [height, width]: a variation.
 
@@ -182,16 +186,13 @@ def scattered(size: Size, cell: int, share: float, seed: int) -> ImageMask:
     " expected two tokens or more.",
   )
   check(0 < share < 1, f"share is {share}; expected more than 0, less than 1.")
-  check(
-    0 <= seed < 2**32,
-    f"seed is {seed}; expected an integer in 0 .. 2**32 - 1.",
-  )
   count = min(max(round(share * length), 1), length - 1)
   # Ranks of uniform draws: numpy keeps those of a seed, not its shuffles.
   rank = np.random.RandomState(seed).random_sample(length).argsort().argsort()
   return pixel_mask((rank < count)[None], rows, columns, cell)[0]
 
 
+@checked(top=integer, left=integer)
 def place(
   image: Any, size: Size, top: int, left: int, fill: Any = 128
 ) -> tuple[UInt8[np.ndarray, "height width C"], ImageMask]:
@@ -285,16 +286,8 @@ def _fill(fill: Any, channels: int) -> np.ndarray:
 
 
 def _as_array(mask: Any) -> np.ndarray:
-  try:
-    array = np.asarray(mask)
-  except ValueError:  # rows of different lengths
-    array = np.array(None)
-  check(
-    array.dtype.kind in "biuf",
-    f"mask of type {type(mask).__name__} is no array of booleans or numbers;"
-    " expected one value per pixel, True where the image is to be drawn anew.",
-  )
-  return array
+  expected = "one value per pixel, True where the image is to be drawn anew"
+  return numbers(mask, "mask", expected)
 
 
 def _as_bool(mask: np.ndarray) -> np.ndarray:

@@ -6,12 +6,15 @@
 3. With several processes all generate, each on its devices; the first writes.
 """
 
+import dataclasses
+
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from marjax import outputs
+from marjax.compiled import Programs
 from marjax.data.latent_cache import CachedLatents
 from marjax.experiment import Experiment
 from marjax.pipeline import Pipeline
@@ -35,7 +38,7 @@ class Sampler:
     """`cache`: the latents that are trained on; its autoencoder decodes."""
     self._experiment, self._mesh, self._cache = experiment, mesh, cache
     self._folder, self._writer = workdir / "samples", writer
-    self._codec_params = None
+    self._codec_params, self._programs = None, Programs()
 
   def draw(self, step: int, ema_params: PyTree) -> None:
     """Generates and writes; blocks until both are done."""
@@ -46,6 +49,7 @@ class Sampler:
     pipe = Pipeline.of_experiment(
       self._experiment, ema_params, self._mesh, step, self._codec_params
     )
+    pipe = dataclasses.replace(pipe, programs=self._programs)
     classes = self._experiment.model.backbone.num_classes
     # Moving labels and images is the purpose here, not an accident.
     with jax.transfer_guard("allow"):

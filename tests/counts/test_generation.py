@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import small
 
 from marjax import batching, flops
+from marjax.compiled import Program
 from marjax.generate import masked
 from marjax.generate.draws import draw_batch
 from marjax.parallel.mesh import make_mesh
-from marjax.parallel.rules import replicated
 from marjax.pipeline import Pipeline
 from marjax.settings import Settings
 
@@ -39,19 +39,21 @@ def test_one_trace_per_segment_and_none_on_a_second_call(monkeypatch):
     return original(static, params, segment, *args)
 
   monkeypatch.setattr(masked, "_next_z", counted)
-  jax.clear_caches()
-  batching._COMPILED.clear()
-  pipe = Pipeline.of_experiment(
-    small.EXPERIMENT, small.params(), make_mesh(devices=jax.devices()[:1])
-  )
+  pipe = one_device()
   pipe.generate([0, 1], settings=SETTINGS)
-  plan = pipe.plan(SETTINGS)
+  plan, programs = pipe.plan(SETTINGS), len(pipe.programs)
   assert traced == list(plan.segments)
-  assert len(batching._COMPILED) == len(plan.segments)
+  # And one each to draw, begin, finish and decode.
+  assert programs == len(plan.segments) + 4
   other = Settings(guidance_scale=3.0, temperature=0.9).over(SETTINGS)
   pipe.generate([2, 3], seed=9, settings=other)
   assert traced == list(plan.segments)
-  assert len(batching._COMPILED) == len(plan.segments)
+  assert len(pipe.programs) == programs
+
+
+def one_device() -> Pipeline:
+  mesh = make_mesh(devices=jax.devices()[:1])
+  return Pipeline.of_experiment(small.EXPERIMENT, small.params(), mesh)
 
 
 def scans(jaxpr, inside=False):
@@ -102,18 +104,19 @@ def compiled_text(pipe: Pipeline) -> str:
   """The HLO of every segment that the pipeline runs on its mesh."""
   static = masked.static_for(small.MODEL, SETTINGS)
   labels, draws = batching.place(pipe.mesh, (jnp.arange(8), pipe.draws(0, 8)))
-  scales = jnp.asarray(masked.step_scales(static.plan, SETTINGS))
-  numbers = jax.device_put((scales, jnp.asarray(1.0)), replicated(pipe.mesh))
+  *numbers, walks = batching.numbers(pipe.mesh, static, SETTINGS)
   texts = []
   with jax.set_mesh(pipe.mesh):
-    begun = batching.begin.lower(static, labels, draws, None).compile()
+    first = (labels, draws, None)
+    begun = Program(batching.begin, (static,), first).lowered().compile()
     texts.append(begun.as_text())
-    carry, fixed = begun(labels, draws, None)
-    for index in range(len(static.plan.segments)):
-      lowered = batching.run_segment.lower(
-        *(static, index, False), *(pipe.params, carry, fixed, *numbers)
+    carry, fixed = begun(*first)
+    for index, walk in enumerate(walks):
+      program = batching.segment_program(
+        *(static, index, False), *(pipe.params, carry, fixed, *numbers, walk)
       )
-      texts.append(lowered.compile().as_text())
-    ended = batching.finish.lower(static, carry, fixed, None).compile()
+      texts.append(program.lowered().compile().as_text())
+    last = (carry, fixed, None)
+    ended = Program(batching.finish, (static,), last).lowered().compile()
     texts.append(ended.as_text())
   return "\n".join(texts)

@@ -10,8 +10,9 @@ import pytest
 import small
 
 from benchmarks import generation, needed, sizes, timing, training
-from marjax import batching, flops, keys
+from marjax import flops, keys
 from marjax.generate import masked
+from marjax.generate.draws import draw_batch
 from marjax.settings import Settings
 from marjax.tokens.masking import MaskConfig
 
@@ -31,9 +32,10 @@ def inputs_of(static, batch=2):
   return generation.Inputs(
     needed.abstract_params(static.config),
     shaped((batch,), "int32"),
-    jax.eval_shape(lambda: batching.draw(keys.root(0), batch, 16)),
+    jax.eval_shape(lambda: draw_batch(keys.root(0), jnp.arange(batch), 16)),
     shaped((static.plan.num_ar_steps,), "float32"),
     shaped((), "float32"),
+    [static.walk(index) for index in range(len(static.plan.segments))],
   )
 
 

@@ -188,14 +188,12 @@ def test_pixels_can_be_kept(pipe):
 
 
 def test_no_mask_compiles_anew(pipe):
-  from marjax import batching
-
   image = pictures(1)
   pipe.edit(image, regions.half(8, "left"), 1, settings=SETTINGS)
-  before = len(batching._COMPILED)
+  before = len(pipe.programs)
   for mask in (regions.half(8, "top"), regions.box(8, 0, 0, 6, 4)):
     pipe.edit(image, mask, 2, settings=SETTINGS)
-  assert len(batching._COMPILED) == before
+  assert len(pipe.programs) == before
 
 
 GOOD = pictures(1)[0]

@@ -12,6 +12,7 @@ PACKAGE = ROOT / "marjax"
 ORDER = [
   "version",
   "schema",
+  "arguments",
   "classes",
   "outputs",
   "arrays",
@@ -35,6 +36,7 @@ ORDER = [
   "release",
   "convert",
   "generate",
+  "compiled",
   "batching",
   "trajectory",
   "editing",
