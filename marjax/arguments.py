@@ -28,12 +28,20 @@ Check = Callable[[Any, str], Any]
 """(value, name of the argument) → what the function gets."""
 
 
-def checked(**checks: Check) -> Callable:
-  """Decorates a function: its arguments of these names are checked first."""
+def checked(
+  together: Callable[[dict[str, Any]], None] | None = None, **checks: Check
+) -> Callable:
+  """Decorates a function: its arguments of these names are checked first.
+
+  Args:
+    together: then called with all arguments by name, to compare them.
+    checks: one for each name.
+  """
 
   def decorate(function):
     signature = inspect.signature(function)
     names = [name for name in signature.parameters if name != "self"]
+    defaults = {name: signature.parameters[name].default for name in names}
 
     @functools.wraps(function)
     def call(*args, **named):
@@ -46,6 +54,8 @@ def checked(**checks: Check) -> Callable:
       for name, value in bound.arguments.items():
         if name in checks:
           bound.arguments[name] = checks[name](value, name)
+      if together:
+        together({**defaults, **bound.arguments})
       return function(*bound.args, **bound.kwargs)
 
     return call
@@ -96,6 +106,21 @@ def as_int(value: Any) -> int | None:
     return None
 
 
+def one_of(*allowed: str | None) -> Check:
+  """The check that a value is one of these words, or None if that is one."""
+
+  def check_word(value: Any, name: str) -> str | None:
+    is_word = value is None or isinstance(value, str)
+    words = ", ".join(map(repr, allowed))
+    check(
+      is_word and value in allowed,
+      f"{name} is {shown(value)}; expected one of {words}.",
+    )
+    return value
+
+  return check_word
+
+
 def path(value: Any, name: str) -> str | os.PathLike:
   """The path of a file or folder, that is not empty."""
   is_path = isinstance(value, str | os.PathLike)
@@ -138,8 +163,8 @@ def check_finite(array: np.ndarray, name: str, expected: str) -> None:
   if not is_finite.all():
     at = np.argwhere(~is_finite)[0].tolist()
     raise ValueError(
-      f"{name}{at or ''} is {array[tuple(at)]}; expected {expected}, all of them"
-      " finite."
+      f"{name}{at or ''} is {array[tuple(at)]}; expected {expected}, all of"
+      " them finite."
     )
 
 

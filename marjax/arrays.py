@@ -95,6 +95,38 @@ def _is_finite(array: Any) -> bool:
   return all(np.isfinite(np.asarray(part)).all() for part in parts)
 
 
+def shapes_of(arrays: PyTree) -> dict[str, tuple[int, ...]]:
+  """The shape of every array by its name, such as "head/net/blocks_0"."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="/"): np.shape(leaf)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)
+  }
+
+
+def check_shapes(
+  arrays: PyTree, expected: dict[str, tuple[int, ...]], where: str
+) -> None:
+  """Refuses arrays that are missing, too many, or of other shapes.
+
+  Args:
+    arrays: a tree of them. expected: what `shapes_of` should say of it.
+    where: whose they should be, for the message.
+
+  Raises:
+    ValueError: names the first difference.
+  """
+  shapes = shapes_of(arrays)
+  for name in sorted(expected.keys() | shapes.keys()):
+    ours, theirs = expected.get(name), shapes.get(name)
+    if ours != theirs:
+      raise ValueError(
+        f"the parameters are not those of {where}: {name} is"
+        f" {'not there' if theirs is None else f'of shape {theirs}'}; expected"
+        f" {'no such array' if ours is None else f'shape {ours}'}: give those"
+        " that were made for this configuration."
+      )
+
+
 @jax.jit
 def _are_finite(arrays: PyTree) -> PyTree:
   return jax.tree.map(lambda array: jnp.isfinite(array).all(), arrays)

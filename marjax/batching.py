@@ -24,10 +24,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from marjax.arrays import RootKey
+from marjax.arrays import RootKey, check_finite
 from marjax.compiled import Program, Programs
 from marjax.generate import masked
-from marjax.generate.draws import Draws, draw_batch
+from marjax.generate.draws import Draws, check_draws, draw_batch
 from marjax.generate.masked import Given, Static
 from marjax.head.noise import KeyedNoise, RecordedNoise
 from marjax.latents.images import to_float, to_uint8
@@ -105,11 +105,11 @@ class Request:
       self.given is None or not self.keep_steps,
       "an edit keeps no steps; leave keep_steps out.",
     )
-    recorded = self.draws.order.shape[0]
-    check(
-      recorded == len(self.labels),
-      f"draws were recorded for {recorded} images; expected"
-      f" {len(self.labels)}, one for each label.",
+    backbone = self.static.config.backbone
+    segments = self.static.plan.segments
+    check_draws(
+      *(self.draws, len(self.labels), backbone.num_tokens, backbone.token_dim),
+      max(segment.num_diffusion_steps for segment in segments),
     )
 
 
@@ -142,11 +142,33 @@ def generate(
         programs, mesh, params, request, values, index, first, bar
       )
       tokens.append(fetch(drawn)[:keep])
+      _check_drawn(tokens[-1], int(index[0]), params, request)
       if request.keep_steps:
         kept.append(fetch(after)[:, :keep])
   if not request.keep_steps:
     return np.concatenate(tokens), None
   return np.concatenate(tokens), np.concatenate(kept, axis=1)
+
+
+def _check_drawn(tokens: np.ndarray, first: int, params, request) -> None:
+  """Refuses NaN and infinity, which would be shown as black or white."""
+  is_fine = np.isfinite(tokens).all((1, 2))
+  if is_fine.all():
+    return
+  check_finite(params, "the parameters of the model")
+  settings, head = request.settings, request.static.config.head
+  causes = [
+    f"temperature {settings.temperature:g} or guidance_scale"
+    f" {settings.guidance_scale:g} is too large"
+  ]
+  if "bfloat16" in (head.dtype, request.static.config.backbone.dtype):
+    causes.append('a matmul overflows in bfloat16 (try dtype="float32")')
+  raise ValueError(
+    f"{np.sum(~is_fine)} generated images, the first of them image"
+    f" {first + np.argmin(is_fine)}, have NaN or infinity, though the"
+    f" parameters have none; probably {', or '.join(causes)}, or the checkpoint"
+    " is one of a run that diverged."
+  )
 
 
 def _first_segment(request: Request) -> int:
@@ -245,12 +267,22 @@ def encode(
   images: np.ndarray,
   size: int,
 ) -> np.ndarray:
-  """Checked images [N, H, W, C] to latents float32 [N, rows, columns, C]."""
+  """Checked images [N, H, W, C] to latents float32 [N, rows, columns, C].
+
+  Raises:
+    ValueError: the latents have NaN or infinity.
+  """
   outputs = []
   for index, keep in batches(len(images), size):
     batch = spread(to_float(images[index]), batch_sharding(mesh))
     latents = programs.run(mesh, _encode, (codec,), codec_params, batch)
     outputs.append(fetch(latents)[:keep])
+    check(
+      bool(np.isfinite(outputs[-1]).all()),
+      "the encoded latents have NaN or infinity; expected finite numbers: an"
+      ' autoencoder can overflow in bfloat16 (codec_dtype="float32" helps), or'
+      " its weights are damaged.",
+    )
   return np.concatenate(outputs)
 
 

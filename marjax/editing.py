@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
 
+from marjax.arguments import shown
 from marjax.generate.draws import Draws
 from marjax.generate.masked import Given
 from marjax.latents.images import as_uint8
 from marjax.tokens import regions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Edited:
   """What an edit gives.
 
@@ -38,6 +39,11 @@ class Edited:
   images: UInt8[np.ndarray, "N height width C"]
   mask: Bool[np.ndarray, "N height width"]
   latents: Float[np.ndarray, "N rows columns latent"]
+
+  def __repr__(self) -> str:
+    return (
+      f"Edited(images {shown(self.images)}, {self.mask.mean():.0%} drawn anew)"
+    )
 
 
 def token_mask(mask, num_images: int, size: int, cell: int) -> np.ndarray:

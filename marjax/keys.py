@@ -39,30 +39,20 @@ def root(seed: int) -> RootKey:
   return jax.random.key(np.uint32(seed))
 
 
-def check_key(key: Any, batch: tuple[int, ...], instead: str) -> None:
-  """Refuses what is neither one typed key nor one for each of a batch.
-
-  Args:
-    key: as it was given. batch: shape of the batch.
-    instead: what could be given instead, for the message.
+def check_key(key: Any, name: str = "key") -> Any:
+  """One typed key, several, or None.
 
   Raises:
-    ValueError: it is None, of an old style, no key at all, or of another shape.
+    ValueError: a key of the old style, or none at all.
   """
-  good = "a typed key, as jax.random.key(0) makes"
-  if key is None:
-    raise ValueError(f"key is missing; expected {good}, or {instead}.")
   dtype = getattr(key, "dtype", None)
-  if dtype is None or not jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
-    is_old = dtype == jnp.uint32
-    raise ValueError(
-      f"key is {shown(key)}{', of the old style' if is_old else ''}; expected"
-      f" {good}{', or jax.random.wrap_key_data(key)' if is_old else ''}."
-    )
-  check(
-    key.shape in ((), batch),
-    f"key has shape {key.shape}; expected one key, or one for each vector,"
-    f" {batch}.",
+  if key is None or jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    return key
+  is_old = dtype == jnp.uint32
+  raise ValueError(
+    f"{name} is {shown(key)}{', of the old style' if is_old else ''}; expected"
+    " a typed key, as jax.random.key(0) makes"
+    f"{', or jax.random.wrap_key_data(key)' if is_old else ''}."
   )
 
 

@@ -177,14 +177,16 @@ def reveal_strip(
 def save_png(
   path: str | outputs.AnyPath, image: np.ndarray, overwrite: bool = False
 ) -> None:
-  """Writes uint8 [H, W, 3] as PNG, whole or not at all.
+  """Writes uint8 [H, W, C], C = 1 or 3, as PNG, whole or not at all.
 
   Raises:
     FileExistsError: the path exists and `overwrite` is false.
     OSError: the path cannot be written.
   """
   buffer = io.BytesIO()
-  Image.fromarray(image).save(buffer, format="PNG")
+  is_grey = image.ndim == 3 and image.shape[-1] == 1
+  pixels = image[..., 0] if is_grey else image
+  Image.fromarray(pixels).save(buffer, format="PNG")
   outputs.write(path, buffer.getvalue(), overwrite)
 
 

@@ -10,37 +10,60 @@
    does not depend on the batch it was in, nor on the devices.
 """
 
+import functools
 import os
 from dataclasses import dataclass, field
 from typing import Any
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from marjax import batching, classes, editing, keys
-from marjax.arrays import NO_LABEL, Tokens
+from marjax.arguments import checked, count, flag, one_of, path, shown
+from marjax.arrays import NO_LABEL, Tokens, check_shapes, shapes_of
 from marjax.batching import CODEC_BATCH, LARGEST_BATCH, Request
 from marjax.compiled import Programs
 from marjax.convert import fetching
 from marjax.editing import Edited
 from marjax.experiment import Experiment
 from marjax.generate import masked
-from marjax.generate.draws import Draws
+from marjax.generate.draws import Draws, as_draws
 from marjax.generate.plan import Plan
 from marjax.latents.images import check_images, check_latents
-from marjax.model import ModelConfig
+from marjax.model import ModelConfig, init_params
 from marjax.outputs import AnyPath
-from marjax.parallel.mesh import make_mesh
+from marjax.parallel.mesh import check_mesh, make_mesh
 from marjax.release import loading, workdir
-from marjax.release.card import Card
+from marjax.release.card import Card, Codec
+from marjax.schema import check
 from marjax.settings import PRESETS, Settings
 from marjax.tokens import regions
 from marjax.tokens.patches import patchify
 from marjax.trajectory import Trajectory
 
+DTYPE = one_of("float32", "bfloat16", None)
 
+
+def _settings(value: Any, name: str) -> Settings | str | None:
+  check(
+    value is None or isinstance(value, Settings | str),
+    f"{name} is {shown(value)}; expected marjax.Settings, such as"
+    " Settings(guidance_scale=2.0), or the name of a preset.",
+  )
+  return value
+
+
+def _mesh(value: Any, name: str) -> Mesh:
+  return make_mesh() if value is None else check_mesh(value, name)
+
+
+@checked(
+  name_or_dir=path, mesh=_mesh, dtype=DTYPE, codec_dtype=DTYPE, verify=flag
+)
 def load(
   name_or_dir: str | os.PathLike,
   mesh: Mesh | None = None,
@@ -63,9 +86,10 @@ def load(
 
   Raises:
     FileNotFoundError: no such folder, or no checkpoint in it.
-    ValueError: an unknown name, a damaged or newer checkpoint.
+    ValueError: an unknown name, a damaged or newer checkpoint, an argument of
+      another type.
   """
-  mesh = make_mesh() if mesh is None else mesh
+  mesh = mesh or make_mesh()
   loaded = loading.load(fetching.find(name_or_dir), mesh, verify)
   card = loaded.card.in_dtype(dtype, codec_dtype)
   return Pipeline(
@@ -73,7 +97,19 @@ def load(
   )
 
 
-@dataclass(frozen=True, eq=False)
+@functools.lru_cache(maxsize=8)
+def _model_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+  return shapes_of(
+    nn.unbox(jax.eval_shape(lambda: init_params(config, keys.root(0))))
+  )
+
+
+@functools.lru_cache(maxsize=8)
+def _codec_shapes(codec: Codec) -> dict[str, tuple[int, ...]]:
+  return shapes_of(jax.eval_shape(lambda: codec.init_params(keys.root(0))))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Pipeline:
   """A model that generates, with its codec.
 
@@ -94,6 +130,9 @@ class Pipeline:
   autoencoder: AnyPath | None = None
   programs: Programs = field(default_factory=Programs)
 
+  def __post_init__(self):
+    check_mesh(self.mesh)
+
   @classmethod
   def of_experiment(
     cls,
@@ -107,6 +146,21 @@ class Pipeline:
     card = workdir.card_of(experiment, step)
     return cls(card, params, mesh, codec_params or {})
 
+  def __repr__(self) -> str:
+    card, devices = self.card, self.mesh.devices
+    sizes = [leaf.size for leaf in jax.tree.leaves(self.params)]
+    parts = [f"{sum(sizes):,} parameters"]
+    if card.model is not None:
+      parts += [f"{card.model.backbone.num_tokens} tokens"]
+    side, several = card.codec.image_size, "s" * (devices.size > 1)
+    parts += [
+      f"images of {side} x {side} x {card.codec.channels}",
+      f"{devices.size} {devices.flat[0].platform} device{several}",
+      f"step {card.step}",
+    ]
+    return f"Pipeline({card.name!r}: {', '.join(parts)})"
+
+  @checked(settings=_settings)
   def settings(self, settings: Settings | str | None = None) -> Settings:
     """Complete settings: those given, else the checkpoint's, else published.
 
@@ -126,10 +180,21 @@ class Pipeline:
       settings = presets[settings]
     return (settings or Settings()).over(self.card.sampling).resolved()
 
+  @checked(settings=_settings)
   def plan(self, settings: Settings | str | None = None) -> Plan:
     """The printable plan of a generation with these settings."""
     return masked.plan_for(self._model(), self.settings(settings))
 
+  @checked(
+    seed=keys.check_seed,
+    settings=_settings,
+    num_images=count,
+    batch_size=count,
+    draws=as_draws,
+    return_latents=flag,
+    return_trajectory=flag,
+    progress=flag,
+  )
   def generate(
     self,
     labels: Any = None,
@@ -190,6 +255,14 @@ class Pipeline:
       self.card.codec, static.plan, images, np.stack(frames), draws
     )
 
+  @checked(
+    seed=keys.check_seed,
+    settings=_settings,
+    num_images=count,
+    batch_size=count,
+    keep_pixels=flag,
+    progress=flag,
+  )
   def edit(
     self,
     image: Any,
@@ -228,25 +301,26 @@ class Pipeline:
     model, codec = self._model(), self.card.codec
     images = check_images(image, codec.channels, codec.image_size)
     labels = self.labels([NO_LABEL] if label is None else label)
-    count = editing.count_of(images, labels, num_images)
-    is_masked = editing.token_mask(mask, count, codec.image_size, codec.cell)
-    tokens = editing.repeated(np.asarray(self.tokenise(images)), count)
+    total = editing.count_of(images, labels, num_images)
+    is_masked = editing.token_mask(mask, total, codec.image_size, codec.cell)
+    tokens = editing.repeated(np.asarray(self.tokenise(images)), total)
     chosen = self.settings(settings)
     request = Request(
       masked.static_for(model, chosen, is_edit=True),
       chosen,
-      editing.repeated(labels, count),
-      editing.kept_first(self.draws(seed, count), is_masked),
+      editing.repeated(labels, total),
+      editing.kept_first(self.draws(seed, total), is_masked),
       editing.given(tokens, is_masked),
     )
     tokens = self._run(request, batch_size, progress)[0]
     latents = batching.latents_of(codec, tokens)
     edited, cells = self.decode(latents), codec.image_size // codec.cell
-    shown = regions.pixel_mask(is_masked, cells, cells, codec.cell)
+    drawn = regions.pixel_mask(is_masked, cells, cells, codec.cell)
     if keep_pixels:
-      edited = editing.pasted(edited, editing.repeated(images, count), shown)
-    return Edited(edited, shown, latents)
+      edited = editing.pasted(edited, editing.repeated(images, total), drawn)
+    return Edited(edited, drawn, latents)
 
+  @checked(batch_size=count)
   def encode(self, images: Any, batch_size: int | None = None) -> np.ndarray:
     """Images to latents float32 [N, rows, columns, C], the posterior mean.
 
@@ -265,9 +339,8 @@ class Pipeline:
     size = self._codec_batch(len(found), batch_size)
     return batching.encode(self.programs, self.mesh, codec, params, found, size)
 
-  def decode(
-    self, latents: np.ndarray, batch_size: int | None = None
-  ) -> np.ndarray:
+  @checked(batch_size=count)
+  def decode(self, latents: Any, batch_size: int | None = None) -> np.ndarray:
     """Latents [N, rows, columns, C] to images uint8 [N, H, W, C].
 
     Raises:
@@ -287,6 +360,7 @@ class Pipeline:
     """Images, as `encode` takes them, to tokens [N, L, D]."""
     return jnp.asarray(patchify(self.encode(images), self.card.codec.patch))
 
+  @checked(seed=keys.check_seed, num_images=count)
   def draws(self, seed: int, num_images: int) -> Draws:
     """Order and noise that `generate` uses for a seed; pass it to replay."""
     num_tokens = self._model().backbone.num_tokens
@@ -294,8 +368,9 @@ class Pipeline:
     return batching.draw(self.programs, self.mesh, root, num_images, num_tokens)
 
   def _run(self, request: Request, asked: int | None, progress: bool):
-    count, largest = len(request.labels), LARGEST_BATCH
-    size = batching.batch_size(self.mesh, count, asked, largest)
+    self._check_params()
+    number, largest = len(request.labels), LARGEST_BATCH
+    size = batching.batch_size(self.mesh, number, asked, largest)
     return batching.generate(
       self.programs, self.mesh, self.params, request, size, progress
     )
@@ -308,20 +383,27 @@ class Pipeline:
       )
     return self.card.model
 
+  def _check_params(self) -> None:
+    """Refuses parameters of another model: some would only be left out."""
+    expected = _model_shapes(self._model())
+    check_shapes(self.params, expected, self.card.name)
+
   def _codec_params(self) -> PyTree:
     if self.codec_params is None:
       raise FileNotFoundError(
         f"{self.autoencoder} is not there, and {self.card.name} needs that"
         " autoencoder: convert it to that folder, or return_latents=True."
       )
+    expected = _codec_shapes(self.card.codec)
+    check_shapes(self.codec_params, expected, "its autoencoder")
     return self.codec_params
 
-  def _codec_batch(self, count: int, asked: int | None) -> int:
+  def _codec_batch(self, number: int, asked: int | None) -> int:
     largest = CODEC_BATCH if self.codec_params else LARGEST_BATCH
-    return batching.batch_size(self.mesh, count, asked, largest)
+    return batching.batch_size(self.mesh, number, asked, largest)
 
   def labels(self, labels: Any, num_images: int | None = None) -> np.ndarray:
     """Numbers or names of classes to integers [N]; see `generate`."""
-    count, names = self._model().backbone.num_classes, self.card.class_names
-    found = classes.one_each(labels, num_images, names, count)
+    total, names = self._model().backbone.num_classes, self.card.class_names
+    found = classes.one_each(labels, num_images, names, total)
     return np.asarray(found, np.int32)

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from marjax.arguments import shown
 from marjax.generate.draws import Draws
 from marjax.generate.plan import Plan
 from marjax.release.card import Codec
 from marjax.tokens import regions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trajectory:
   """Images and how they were revealed.
 
@@ -32,6 +33,10 @@ class Trajectory:
   frames: UInt8[np.ndarray, "S N height width C"]
   is_known: Bool[np.ndarray, "S N height width"]
   num_known: tuple[int, ...]
+
+  def __repr__(self) -> str:
+    steps = len(self.num_known)
+    return f"Trajectory(images {shown(self.images)}, {steps} steps)"
 
   @classmethod
   def of(

@@ -75,7 +75,7 @@ class Segment:
     return max(self.num_revealed)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
   """All segments of a generation; `print(plan)` shows them.
 
@@ -108,6 +108,9 @@ class Plan:
     """Known tokens after each step, S integers."""
     before = [n for segment in self.segments for n in segment.num_known]
     return (*before[1:], self.num_tokens)
+
+  def __repr__(self) -> str:
+    return f"Plan({str(self).splitlines()[0]})"
 
   def __str__(self) -> str:
     varies = len({part.num_diffusion_steps for part in self.segments}) > 1

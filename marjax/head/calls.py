@@ -15,6 +15,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from marjax import keys
 from marjax.arguments import is_traced, real, shaped, shown
@@ -100,16 +101,52 @@ def guidance(value: Any, name: str) -> Any:
   )
 
 
-def check_z(z: Any, name: str, params: Mapping, config: Any) -> None:
-  """Compares the vectors with a head's parameters, and those with its config.
+def of_loss(given: Mapping[str, Any]) -> None:
+  """Compares the arguments of a head's `loss`."""
+  head, z = given["self"], given["z"]
+  _check_params(head, z)
+  batch, dim = z.shape[:-1], head.config.token_dim
+  _check_shape(given["target"], "target", (*batch, dim))
+  if given["weights"] is not None:
+    _check_shape(given["weights"], "weights", batch)
+  draws = given["draws"]
+  if head.is_random:
+    _check_random(given["key"], draws, "draws", batch)
+  if draws is not None:
+    repeats = np.shape(draws.timesteps)[-1:]
+    _check_shape(draws.timesteps, "draws.timesteps", (*batch, *repeats))
+    _check_shape(draws.noise, "draws.noise", (*batch, *repeats, dim))
 
-  Args:
-    z: [*batch, W]. name: for messages. params: of the head; {} while they are
-      being made. config: of the head.
-  """
-  if not params:
+
+def of_sample(given: Mapping[str, Any]) -> None:
+  """Compares the arguments of a head's `sample`."""
+  head, z, noise = given["self"], given["z"], given["noise"]
+  _check_params(head, z)
+  batch, dim = z.shape[:-1], head.config.token_dim
+  if given["guidance"] is not None:
+    _check_shape(given["guidance"][0], "guidance[0]", z.shape)
+  if head.is_random:
+    _check_random(given["key"], noise, "noise", batch)
+  if isinstance(noise, KeyedNoise):
+    keys.check_key(noise.row_keys, "noise.row_keys")
+    _check_shape(noise.row_keys, "noise.row_keys", batch)
+  if isinstance(noise, RecordedNoise):
+    _check_shape(noise.start, "noise.start", (*batch, dim))
+    most = len(noise.steps)
+    _check_shape(noise.steps, "noise.steps", (most, *batch, dim))
+    steps = len((given["settings"] or ReverseSettings()).walk().timesteps)
+    check(
+      most >= steps,
+      f"noise was recorded for {most} steps; expected {steps}, as the settings"
+      " ask for.",
+    )
+
+
+def _check_params(head: nn.Module, z: Any) -> None:
+  """Compares a head's parameters with its config, and z with them."""
+  if head.is_initializing():
     return
-  net = params.get("net", {})
+  net, config = head.variables.get("params", {}).get("net", {}), head.config
   try:
     width, out = (
       nn.unbox(net[layer]["kernel"]).shape
@@ -128,45 +165,31 @@ def check_z(z: Any, name: str, params: Mapping, config: Any) -> None:
   )
   check(
     z.shape[-1] == width[0],
-    f"{name} has shape {z.shape}; expected {width[0]} numbers in the last axis,"
-    " as in the z that these parameters were made for.",
+    f"z has shape {z.shape}; expected {width[0]} numbers in the last axis, as"
+    " in the z that these parameters were made for.",
   )
 
 
-def check_batch(value: Any, name: str, shape: tuple) -> None:
-  """Compares the shape of an argument with what z asks for."""
+def _check_shape(value: Any, name: str, shape: tuple) -> None:
   check(
-    value.shape == shape,
-    f"{name} has shape {value.shape}; expected {shape} beside this z.",
+    np.shape(value) == shape,
+    f"{name} has shape {np.shape(value)}; expected {shape} beside this z.",
   )
 
 
-def check_random(key: Any, recorded: Any, name: str, batch: tuple) -> None:
-  """Refuses no random numbers, and two kinds of them; see `keys.check_key`."""
-  if recorded is None:
-    keys.check_key(key, batch, f"{name}=")
-    return
-  check(key is None, f"key and {name} are both there; give one of them.")
-
-
-def check_loss_draws(draws: LossDraws, shape: tuple) -> None:
-  """Compares recorded draws with [*batch, R, D]."""
-  check_batch(draws.timesteps, "draws.timesteps", shape[:-1])
-  check_batch(draws.noise, "draws.noise", shape)
-
-
-def check_noise(value: Any, batch: tuple, steps: int, dim: int) -> None:
-  """Compares keyed or recorded noise with its tokens and steps."""
-  if isinstance(value, KeyedNoise):
-    row_keys = value.row_keys
-    keys.check_key(row_keys, batch, "recorded noise")
-    check_batch(row_keys, "noise.row_keys", batch)
-    return
-  check_batch(value.start, "noise.start", (*batch, dim))
-  most = value.steps.shape[0]
-  check_batch(value.steps, "noise.steps", (most, *batch, dim))
+def _check_random(key: Any, recorded: Any, name: str, batch: tuple) -> None:
+  """There is one key, or one for each vector, or a recording: one of them."""
   check(
-    most >= steps,
-    f"noise was recorded for {most} steps; expected {steps}, as the settings"
-    " ask for.",
+    key is not None or recorded is not None,
+    f"key is missing; expected a typed key, as jax.random.key(0) makes, or"
+    f" {name}=.",
+  )
+  check(
+    key is None or recorded is None,
+    f"key and {name} are both there; give one of them.",
+  )
+  check(
+    key is None or key.shape in ((), batch),
+    f"key has shape {np.shape(key)}; expected one key, or one for each vector,"
+    f" {batch}.",
   )

@@ -15,7 +15,7 @@ Source: arXiv 2406.11838, equations 1 and 2; spec section 4.
 """
 
 import math
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -37,8 +37,9 @@ from marjax.head.noise import (
 from marjax.head.process import Process
 from marjax.head.reverse import ReverseSettings, Walk
 from marjax.head.timesteps import NUM_TIMESTEPS
+from marjax.keys import check_key
 from marjax.linear import platform
-from marjax.schema import Range, Size, check
+from marjax.schema import Range, Size
 
 ROWS_AT_ONCE = 16384
 """Rows of one product of modulations, tokens times passes times timesteps."""
@@ -81,6 +82,7 @@ class DiffusionHead(nn.Module):
   """p(token | z) by diffusion; see the module docstring."""
 
   config: DiffusionHeadConfig
+  is_random: ClassVar[bool] = True
 
   def setup(self):
     self.net = Denoiser(
@@ -95,6 +97,8 @@ class DiffusionHead(nn.Module):
     return self.loss(*args, **kwargs)
 
   @checked(
+    calls.of_loss,
+    key=check_key,
     z=calls.vectors,
     target=calls.tokens,
     weights=calls.token_weights,
@@ -125,13 +129,6 @@ class DiffusionHead(nn.Module):
       ValueError: one of them, or the parameters, of another type or shape;
         NaN; no key and no draws.
     """
-    batch, dim = z.shape[:-1], self.config.token_dim
-    self._check_z(z)
-    self._check_target(target)
-    calls.check_batch(target, "target", (*batch, dim))
-    if weights is not None:
-      calls.check_batch(weights, "weights", batch)
-    calls.check_random(key, draws, "draws", batch)
     if draws is None:
       draws = draw_for_loss(
         keys_of_rows(key, target.shape[:-1]),
@@ -139,8 +136,6 @@ class DiffusionHead(nn.Module):
         self.config.token_dim,
         NUM_TIMESTEPS,
       )
-    shape = (*batch, draws.timesteps.shape[-1], dim)
-    calls.check_loss_draws(draws, shape)
     terms = self.loss_terms(z, target, draws)
     mse, vlb = (jnp.mean(term, axis=-1) for term in terms)
     if weights is None:
@@ -166,6 +161,8 @@ class DiffusionHead(nn.Module):
     return diffusion.loss_terms(c, t, x0, draws.noise, output)
 
   @checked(
+    calls.of_sample,
+    key=check_key,
     z=calls.vectors,
     settings=calls.reverse_settings,
     noise=calls.noise,
@@ -201,15 +198,9 @@ class DiffusionHead(nn.Module):
       ValueError: one of them, or the parameters, of another type or shape;
         NaN; no key and no noise.
     """
-    walk, batch = (settings or ReverseSettings()).walk(), z.shape[:-1]
-    self._check_z(z)
-    calls.check_random(key, noise, "noise", batch)
-    if guidance is not None:
-      calls.check_batch(guidance[0], "guidance[0]", z.shape)
+    walk = (settings or ReverseSettings()).walk()
     if noise is None:
       noise = KeyedNoise(keys_of_rows(key, z.shape[:-1]))
-    dim = self.config.token_dim
-    calls.check_noise(noise, batch, len(walk.timesteps), dim)
     z_embedded = [self.net.embed_z(z)]
     if guidance is not None:
       z_embedded.append(self.net.embed_z(guidance[0]))
@@ -229,7 +220,7 @@ class DiffusionHead(nn.Module):
       self._denoise(guidance and guidance[1]),
       noise,
       walk,
-      token_dim=dim,
+      token_dim=self.config.token_dim,
       temperature=temperature,
       per_step=self.net.embed_time(timesteps),
       prepare=modulations,
@@ -252,18 +243,6 @@ class DiffusionHead(nn.Module):
       return without + scale * (with_label - without), v[..., 0, :]
 
     return denoise
-
-  def _check_z(self, z):
-    params = {} if self.is_initializing() else self.variables.get("params", 0)
-    calls.check_z(z, "z", params, self.config)
-
-  def _check_target(self, target):
-    dim = self.config.token_dim
-    check(
-      target.ndim >= 1 and target.shape[-1] == dim,
-      f"target has shape {target.shape}; this head was built with"
-      f" token_dim={dim}: expected {dim} numbers in the last axis.",
-    )
 
 
 def steps_at_once(num_steps: int, rows: int) -> int:

@@ -5,14 +5,16 @@ token, so it draws blurred tokens (paper, section 5.1: FID above 100). Kept to
 show what Diffusion Loss brings; it has the same `loss` and `sample`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from marjax import schema
+from marjax.arguments import checked
 from marjax.arrays import Conditions, TokenRows
+from marjax.head import calls
 from marjax.head.denoiser import Denoiser
 from marjax.head.diffusion import Guidance, HeadLoss
 from marjax.head.process import split_output
@@ -40,6 +42,7 @@ class RegressionHead(nn.Module):
   """E[token | z] by regression; the arguments are those of DiffusionHead."""
 
   config: RegressionHeadConfig
+  is_random: ClassVar[bool] = False
 
   def setup(self):
     self.net = Denoiser(
@@ -56,6 +59,7 @@ class RegressionHead(nn.Module):
     t = jnp.zeros(z.shape[:-1], jnp.int32)
     return split_output(self.net(ones, t, z))[0]
 
+  @checked(z=calls.vectors, target=calls.tokens, weights=calls.token_weights)
   def loss(
     self,
     z: Conditions,
@@ -72,6 +76,7 @@ class RegressionHead(nn.Module):
     mse = jnp.sum(weights * error) / jnp.maximum(jnp.sum(weights), 1.0)
     return HeadLoss(mse, mse, jnp.zeros_like(mse))
 
+  @checked(calls.of_sample, z=calls.vectors, guidance=calls.guidance)
   def sample(
     self,
     z: Conditions,

@@ -25,9 +25,9 @@ def to_uint8(images) -> np.ndarray:
   scaled = (np.asarray(images, np.float32) + 1.0) * 127.5
   check(
     bool(np.isfinite(scaled).all()),
-    "the decoded images have NaN or infinity; expected finite pixels: in"
-    ' bfloat16 an autoencoder can overflow (codec_dtype="float32" helps), else'
-    " its weights or these latents are not those of this model.",
+    "the decoded images have NaN or infinity; expected finite pixels: an"
+    ' autoencoder can overflow in bfloat16 (codec_dtype="float32" helps), or'
+    " its weights are damaged.",
   )
   return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
 

@@ -13,12 +13,14 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from marjax.experiment import Experiment, MeshConfig
+from marjax.schema import check
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -91,6 +93,22 @@ def make_mesh(
     )
   arranged = _arranged(sizes, devices, num_slices)
   return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def check_mesh(mesh: Any, name: str = "mesh") -> Mesh:
+  """A mesh with the axes that everything here is split over.
+
+  Raises:
+    ValueError: it is none.
+  """
+  is_ours = isinstance(mesh, Mesh) and set(AXES) <= set(mesh.axis_names)
+  axes = f" with axes {mesh.axis_names}" if isinstance(mesh, Mesh) else ""
+  check(
+    is_ours,
+    f"{name} is of type {type(mesh).__name__}{axes}; expected a mesh with the"
+    f" axes {', '.join(AXES)}, as marjax.parallel.mesh.make_mesh makes.",
+  )
+  return mesh
 
 
 def host_mesh() -> Mesh:
