@@ -114,7 +114,8 @@ def one_of(*allowed: str | None) -> Check:
     words = ", ".join(map(repr, allowed))
     check(
       is_word and value in allowed,
-      f"{name} is {shown(value)}; expected one of {words}.",
+      f"{name} is {repr(value) if is_word else shown(value)}; expected one of"
+      f" {words}.",
     )
     return value
 

@@ -10,11 +10,11 @@
 All raise ValueError.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 
 from marjax import keys
@@ -80,7 +80,7 @@ def temperature(value: Any, name: str) -> Any:
   """A finite number, 0 or more; perhaps traced."""
   real(value, name)
   check(
-    is_traced(value) or 0 <= value < jnp.inf,
+    is_traced(value) or 0 <= float(np.asarray(value)) < math.inf,
     f"{name} is {shown(value)}; expected a finite number, 0 or more.",
   )
   return value
