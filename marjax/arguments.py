@@ -82,8 +82,8 @@ def integer(value: Any, name: str) -> int:
 def real(value: Any, name: str) -> Any:
   """A number of Python, numpy or jax, perhaps traced; no boolean."""
   dtype = getattr(value, "dtype", type(value))
-  is_number = dtype in (int, float) or jnp.issubdtype(dtype, jnp.number)
-  is_one = is_number and not getattr(value, "shape", ())
+  is_one = is_number(dtype) and not getattr(value, "shape", ())
+  is_one = is_one and not jnp.issubdtype(dtype, jnp.bool_)
   check(is_one, f"{name} is {shown(value)}; expected a number.")
   return value
 
@@ -154,7 +154,8 @@ def numbers(value: Any, name: str, expected: str) -> np.ndarray:
     f" expected"
     f" {expected}.",
   )
-  check_finite(array, name, expected)
+  if jnp.issubdtype(array.dtype, jnp.floating):
+    check_finite(array, name, expected)
   return array
 
 

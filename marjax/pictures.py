@@ -180,10 +180,16 @@ def save_png(
   """Writes uint8 [H, W, C], C = 1 or 3, as PNG, whole or not at all.
 
   Raises:
+    ValueError: another shape or type.
     FileExistsError: the path exists and `overwrite` is false.
     OSError: the path cannot be written.
   """
   buffer = io.BytesIO()
+  if image.dtype != np.uint8 or image.ndim not in (2, 3):
+    raise ValueError(
+      f"image is {image.dtype} of shape {image.shape}; expected uint8 [height,"
+      " width, channels]: one image of those that generate gives."
+    )
   is_grey = image.ndim == 3 and image.shape[-1] == 1
   pixels = image[..., 0] if is_grey else image
   Image.fromarray(pixels).save(buffer, format="PNG")

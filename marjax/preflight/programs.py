@@ -21,6 +21,7 @@ from jaxtyping import PyTree
 from marjax import batching, compiled, flops, keys
 from marjax.experiment import Experiment
 from marjax.generate import masked
+from marjax.generate.draws import draw_batch
 from marjax.model import training_flops
 from marjax.parallel.compiler import compiler_options
 from marjax.parallel.mesh import host_mesh

@@ -189,3 +189,13 @@ def test_loss_curve_draws_and_refuses_empty_files(tmp_path):
   colours = {tuple(colour) for colour in pixels.reshape(-1, 3)}
   assert {(0x1F, 0x3A, 0x68), (0x2A, 0x8C, 0x82)} <= colours
   assert (0xC8, 0x74, 0x2C) not in colours
+
+
+def test_save_png_takes_grey_images_as_they_are_generated(tmp_path):
+  image = np.arange(12, dtype=np.uint8).reshape(3, 4, 1)
+  pictures.save_png(tmp_path / "grey.png", image)
+  with Image.open(tmp_path / "grey.png") as saved:
+    np.testing.assert_array_equal(np.asarray(saved), image[..., 0])
+  for wrong in (image / 2, image[None], image[0, 0]):
+    with pytest.raises(ValueError, match=r"expected uint8 \[height, width"):
+      pictures.save_png(tmp_path / "wrong.png", wrong)
