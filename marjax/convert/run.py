@@ -26,7 +26,7 @@ from marjax import schema
 from marjax.convert import describe, kl, layouts, mar, read, recognise, table
 from marjax.latents.kl import KLConfig, LatentScale
 from marjax.parallel.mesh import host_mesh
-from marjax.release import directory, loading, single_file, workdir
+from marjax.release import directory, kinds, loading, single_file, workdir
 from marjax.release.card import MANIFEST, Card, Origin
 from marjax.schema import Size, check, printable
 
@@ -181,12 +181,14 @@ def _parts(
     source, choices, url, progress: as in `convert`.
     inner: the autoencoder that was chosen. codec: that of a model's images.
   """
-  if (source / MANIFEST).exists():
-    raise ValueError(
-      f"{source} is a released checkpoint already; load it, or write it as one"
-      " file with marjax export."
-    )
-  if source.is_dir():
+  kind = kinds.kind_of(source)
+  check(
+    kind != kinds.RELEASE,
+    f"{source} is a released checkpoint already; load it, or write it as one"
+    " file with marjax export.",
+  )
+  if kind not in (kinds.NOTHING, kinds.FILE):
+    kinds.check_kind(source, kinds.WORKDIR, kinds.FILE)
     check(
       choices.weights != "raw",
       f"{source} is a work directory, of which averaged weights are released;"

@@ -21,6 +21,7 @@ from pathlib import Path
 from marjax import outputs
 from marjax.data import latent_card
 from marjax.data.latent_card import CacheSettings, Index, Rounding, Shard
+from marjax.release import kinds
 from marjax.schema import check
 
 SETTINGS, INDEX, AUTOENCODER = "settings.json", "index.json", "autoencoder"
@@ -44,14 +45,14 @@ def begin(cache: Path, settings: CacheSettings) -> None:
     ValueError: the cache was begun with other settings.
     OSError: the folder cannot be written, or holds something else.
   """
-  path = cache / SETTINGS
-  others = [p.name for p in cache.iterdir()] if cache.is_dir() else []
+  path, kind = cache / SETTINGS, kinds.kind_of(cache)
+  begun = (kinds.CACHE, kinds.HALF_CACHE) if path.exists() else ()
+  if kind not in (kinds.NOTHING, kinds.EMPTY, *begun):
+    raise FileExistsError(
+      f"{cache} is {kind}; expected a new or empty folder, or a cache that was"
+      " begun: choose another --out."
+    )
   if not path.exists():
-    if any(not name.startswith(".") for name in others):
-      raise FileExistsError(
-        f"{cache} holds files that are no cache of latents; expected a new or"
-        " empty folder: choose another."
-      )
     # Another host may be quicker; then its settings are compared with ours.
     with contextlib.suppress(FileExistsError):
       latent_card.write(path, settings)
@@ -69,11 +70,12 @@ def begin(cache: Path, settings: CacheSettings) -> None:
 def read_settings(cache: Path) -> CacheSettings:
   """The settings of a cache, whole or not; errors as in `read_index`."""
   path = cache / SETTINGS
-  if not path.is_file():
-    raise FileNotFoundError(
-      f"{cache} is no cache of latents: it has no {SETTINGS}; name the folder"
-      " that marjax cache-latents wrote."
-    )
+  kinds.check_kind(cache, kinds.CACHE, kinds.HALF_CACHE)
+  check(
+    path.is_file(),
+    f"{path} is missing, and says what the latents are; copy the cache again,"
+    " whole, or make it anew.",
+  )
   return latent_card.read(CacheSettings, path)
 
 

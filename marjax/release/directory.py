@@ -29,7 +29,7 @@ from jaxtyping import PyTree
 
 from marjax.arrays import check_finite
 from marjax.release import card as cards
-from marjax.release import files
+from marjax.release import files, kinds
 from marjax.release.card import MANIFEST, Card, Manifest
 
 WEIGHTS = "weights"
@@ -105,16 +105,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
   """
   folder = Path(folder)
   path = folder / MANIFEST
-  if (folder / WEIGHTS).is_dir() and not path.is_file():
-    raise FileNotFoundError(
-      f"{folder} is a half-written release: it has weights but no {MANIFEST};"
-      " copy the release again, whole, or convert again."
-    )
-  if not path.is_file():
-    raise FileNotFoundError(
-      f"{folder} is no released checkpoint: it has no {MANIFEST}; name the"
-      " folder that marjax convert made."
-    )
+  kinds.check_kind(folder, kinds.RELEASE)
   return cards.from_mapping(files.read_json(path), str(path))
 
 

@@ -28,6 +28,15 @@ _SPECIAL = {
 }
 
 
+def special(path: str | os.PathLike) -> str:
+  """What a path is that is no regular file, else "".
+
+  Raises:
+    OSError: there is nothing, or it cannot be looked at.
+  """
+  return _SPECIAL.get(stat.S_IFMT(os.stat(path).st_mode), "")
+
+
 def check_regular(path: str | os.PathLike) -> int:
   """The bytes of a regular file.
 
@@ -35,13 +44,9 @@ def check_regular(path: str | os.PathLike) -> int:
     OSError: there is nothing, or it cannot be looked at.
     ValueError: a folder, a pipe, a device.
   """
-  found = os.stat(path)
-  special = _SPECIAL.get(stat.S_IFMT(found.st_mode))
-  check(
-    special is None,
-    f"{path} is {special}; expected a regular file: put one there.",
-  )
-  return found.st_size
+  what = special(path)
+  check(not what, f"{path} is {what}; expected a regular file: put one there.")
+  return os.stat(path).st_size
 
 
 def read_json(path: Path) -> dict[str, Any]:

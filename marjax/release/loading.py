@@ -1,7 +1,7 @@
 """Anything that can be generated from, loaded the same way.
 
-1. A folder with release.json is a released checkpoint, one with config.json a
-   work directory; a .safetensors file is a release in one file.
+1. A path is a released checkpoint, a work directory (see `kinds`), or a
+   .safetensors file: a release in one file.
 2. Hashes and shapes are checked, then the weights go to the mesh: the model's
    where the table of axes puts them, an autoencoder's to every device.
 3. The autoencoder is inside the release or a sibling named in it. A sibling
@@ -19,8 +19,8 @@ from marjax import outputs
 from marjax.parallel.mesh import host_mesh
 from marjax.parallel.rules import replicated
 from marjax.release import card as cards
-from marjax.release import directory, single_file, workdir
-from marjax.release.card import MANIFEST, Card, Codec, Manifest
+from marjax.release import directory, kinds, single_file, workdir
+from marjax.release.card import Card, Codec, Manifest
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,21 +60,11 @@ def load(
     card, params = workdir.load(path, mesh)
     beside = path / card.autoencoder if card.autoencoder else None
     return Release(card, params, None if beside else {}, beside)
-  if path.is_file():
+  kind = kinds.check_kind(path, kinds.RELEASE, kinds.WORKDIR, kinds.FILE)
+  if kind == kinds.FILE:
     return _from_file(path, mesh, verify)
-  if (path / MANIFEST).exists() or (path / directory.WEIGHTS).is_dir():
+  if kind == kinds.RELEASE:
     return _from_directory(path, mesh, verify)
-  if not path.is_dir():
-    raise FileNotFoundError(
-      f"{path} does not exist; expected a released checkpoint, a work directory"
-      " or a .safetensors file of marjax."
-    )
-  if not (path / workdir.CONFIG).is_file():
-    raise FileNotFoundError(
-      f"{path} is not a checkpoint: it has no {MANIFEST} and no"
-      f" {workdir.CONFIG}; name a released checkpoint or the work directory of"
-      " a training run."
-    )
   return _with_sibling(*workdir.load(path, mesh), path, mesh, verify)
 
 

@@ -89,7 +89,7 @@ def test_a_tfds_dataset(tfds_dir, tmp_path, autoencoder, capsys):
 def test_what_is_missing_is_told(fails, folder, tmp_path, autoencoder):
   cache = tmp_path / "cache"
   assert "--source is missing; expected folder or tfds" in fails("--out", cache)
-  assert "is no cache of latents" in fails("--out", cache, "--verify")
+  assert "expected a cache of latents" in fails("--out", cache, "--verify")
   flags = ["--out", cache, "--autoencoder", autoencoder, "--source"]
   said = fails(*flags, "tfds", "--data_dir", tmp_path)
   assert (

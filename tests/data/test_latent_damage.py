@@ -119,7 +119,7 @@ def test_a_half_written_cache(cache, read_all):
 
 def test_what_is_no_cache(cache, read_all, tmp_path):
   for folder in (tmp_path, tmp_path / "nothing"):
-    with pytest.raises(FileNotFoundError, match=r"is no cache of latents"):
+    with pytest.raises(FileNotFoundError, match=r"expected a cache of latents"):
       read_all(folder)
   settings = json.loads((cache / "settings.json").read_text())
   del settings[schema.HASH]
@@ -171,7 +171,7 @@ def test_another_command_does_not_touch_a_cache(cache, write_cache, tmp_path):
       write_cache(cache, **changes)
   (tmp_path / "full").mkdir()
   (tmp_path / "full" / "thesis.tex").touch()
-  with pytest.raises(FileExistsError, match=r"full holds files that are no ca"):
+  with pytest.raises(FileExistsError, match=r"full is a folder of someth"):
     write_cache(tmp_path / "full")
 
 
