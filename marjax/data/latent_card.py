@@ -207,10 +207,10 @@ def read(cls: type[T], path: Path) -> T:
     " cache-latents wrote: copy the cache again, or make it anew.",
   )
   version = settings.get("format_version", FORMAT_VERSION)
-  if not isinstance(version, int) or version > FORMAT_VERSION:
+  if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
     raise ValueError(
       f"{path} has format version {version!r}; this is marjax {__version__},"
-      f" which reads versions up to {FORMAT_VERSION}: upgrade marjax."
+      f" which reads versions 1 to {FORMAT_VERSION}: upgrade marjax."
     )
   try:
     return from_dict(cls, mapping, where=path.name)

@@ -183,11 +183,11 @@ def from_mapping(mapping: dict[str, Any], where: str) -> Manifest:
     f" {MANIFEST} that marjax wrote: restore it or convert again.",
   )
   version = mapping.get("format_version")
-  if not isinstance(version, int) or version > FORMAT_VERSION:
+  if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
     raise ValueError(
       f"{where} has format version {version!r}, written by marjax"
       f" {mapping.get('marjax_version')!r}; this is marjax {__version__}, which"
-      f" reads versions up to {FORMAT_VERSION}: upgrade marjax."
+      f" reads versions 1 to {FORMAT_VERSION}: upgrade marjax."
     )
   try:
     return from_dict(Manifest, mapping, where=MANIFEST)

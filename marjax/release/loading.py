@@ -20,7 +20,8 @@ from marjax.parallel.mesh import host_mesh
 from marjax.parallel.rules import replicated
 from marjax.release import card as cards
 from marjax.release import directory, kinds, single_file, workdir
-from marjax.release.card import Card, Codec, Manifest
+from marjax.release.card import MANIFEST, Card, Codec, Manifest
+from marjax.schema import check
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +127,13 @@ def _weights(path: Path, mesh, verify: bool) -> tuple[Card, PyTree]:
   card = manifest.card
   cards.check_layers(card.model or card.codec, len(manifest.files), str(path))
   abstract = abstract_weights(card, mesh)
+  count = sum(leaf.size for leaf in jax.tree.leaves(abstract))
+  check(
+    count == manifest.num_parameters,
+    f"{path / MANIFEST} says {manifest.num_parameters} parameters, and its"
+    f" configuration has {count}: weights and configuration are of two models;"
+    " convert again.",
+  )
   return card, directory.read_weights(path, abstract)
 
 

@@ -5,13 +5,19 @@ import json
 import re
 import shutil
 
+import flips
 import jax
 import numpy as np
 import pytest
 import small
 
 from marjax import schema
-from marjax.data import latent_cache, latent_records, latent_writer
+from marjax.data import (
+  latent_cache,
+  latent_index,
+  latent_records,
+  latent_writer,
+)
 from marjax.data.latent_index import read_index, read_settings
 from marjax.release import directory
 from marjax.release.card import Card
@@ -218,3 +224,24 @@ def test_moments_that_are_no_numbers(write_cache, loaded, tmp_path):
   finally:
     object.__setattr__(release, "codec_params", small.codec_params())
   assert not list((tmp_path / "cache").glob("*latents-*"))
+
+
+def test_a_flipped_bit_anywhere_in_a_cache_is_told(cache, latents_config):
+  """Or changes nothing, neither for readers nor for who finishes a cache."""
+
+  def use():
+    latents = latent_cache.CachedLatents(latents_config(cache))
+    joined = latent_index.join(cache, read_settings(cache))
+    arrays = latents.gather(EVERY, np.zeros(23, bool))
+    return latents.index, joined, *(array.tobytes() for array in arrays)
+
+  def verify():
+    latent_cache.digest_of.cache_clear()
+    latent_cache.CachedLatents(latents_config(cache)).verify()
+
+  files = [path for path in cache.rglob("*") if path.is_file()]
+  jsons = cache.glob("*.json")
+  for paths, do in ((jsons, use), (files, verify)):
+    seen = flips.outcomes(paths, do)
+    assert set(seen) <= {"told", "same"}, seen
+    assert seen["told"] >= 20
