@@ -10,13 +10,17 @@
 """
 
 import contextlib
+import functools
 import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 from etils import epath
+
+log = logging.getLogger(__name__)
 
 AnyPath = Path | epath.Path
 
@@ -134,6 +138,33 @@ def replacing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
     raise unwritable(path, error) from error
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def lock(file: IO, path: AnyPath, is_waiting: bool = False) -> bool:
+  """Takes the one lock on an open file, until it is closed.
+
+  Some file systems and operating systems have no locks, and one process needs
+  none: that is logged once, and the lock counts as taken.
+
+  Args:
+    file: open. path: what it keeps, for the log.
+    is_waiting: for another process to be done; else False says that there is
+      one.
+  """
+  try:
+    import fcntl
+
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if is_waiting else fcntl.LOCK_NB))
+  except BlockingIOError:
+    return False
+  except (ImportError, OSError) as error:
+    _say_unlocked(path, reason(error))
+  return True
+
+
+@functools.cache
+def _say_unlocked(path: AnyPath, cause: str) -> None:
+  log.warning("no lock on %s (%s): let no other process use it.", path, cause)
 
 
 def unwritable(path: AnyPath, error: Exception) -> Exception:

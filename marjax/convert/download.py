@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from marjax import outputs
 from marjax.convert import transfer
 from marjax.convert.read import is_page
 from marjax.convert.transfer import DownloadError, Part
@@ -256,7 +257,9 @@ def _claimed(path: Path) -> Iterator[Part]:
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
       with open(place, "a+b", buffering=0) as file:
-        _lock(file, path)
+        if not outputs.lock(file, path):
+          log.info("another process is downloading %s; waiting for it.", path)
+          outputs.lock(file, path, is_waiting=True)
         if _is_at(file, place):
           yield Part(place, file)
           return
@@ -268,19 +271,6 @@ def _claimed(path: Path) -> Iterator[Part]:
       " that you can write to, with enough room: choose another, or make room"
       " and run again, what has arrived is kept."
     ) from error
-
-
-def _lock(file: BinaryIO, path: Path) -> None:
-  import fcntl
-
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    log.info("another process is downloading %s; waiting for it.", path)
-    fcntl.flock(file, fcntl.LOCK_EX)
-  except OSError as error:
-    # Some network file systems have no locks; one process needs none.
-    log.info("no lock on %s: %s", path, error.strerror)
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:

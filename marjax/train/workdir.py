@@ -92,7 +92,11 @@ def _locked(workdir: AnyPath) -> Iterator[None]:
       " choose another with --workdir."
     ) from None
   with lock:
-    _lock(lock, workdir)
+    if not outputs.lock(lock, workdir):
+      raise BlockingIOError(
+        f"another process is training in {workdir}; wait for it or choose"
+        " another --workdir."
+      )
     yield
 
 
@@ -105,21 +109,6 @@ def flatten(mapping: Mapping, prefix: str = "") -> dict[str, Any]:
     else:
       flat[f"{prefix}{key}"] = value
   return flat
-
-
-def _lock(file, workdir: AnyPath) -> None:
-  import fcntl
-
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    raise BlockingIOError(
-      f"another process is training in {workdir}; wait for it or choose"
-      " another --workdir."
-    ) from None
-  except OSError as error:
-    # Some network file systems have no locks; training there still works.
-    log.info("no lock on %s: %s", workdir, error.strerror)
 
 
 def _write_or_compare(workdir: AnyPath, experiment: Any) -> None:

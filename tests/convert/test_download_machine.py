@@ -25,6 +25,7 @@ from convert.weights_server import (
   resumed_at,
 )
 
+from marjax import outputs
 from marjax.convert import download
 from marjax.convert.download import fetch
 from marjax.convert.transfer import Part
@@ -161,3 +162,17 @@ def test_progress_is_shown_on_request(server, path, capsys):
   server.answer(Answer(cut=CUT), Answer())
   fetch(server.url, path.with_name("b"), patience=QUICK)
   assert "100%" in capsys.readouterr().err
+
+
+def test_a_machine_without_locks_says_so_once(
+  server, path, monkeypatch, caplog
+):
+  monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+  outputs._say_unlocked.cache_clear()
+  assert get(server, path) == CONTENT
+  with path.open() as file:
+    assert outputs.lock(file, path)
+  assert [line for line in caplog.messages if "no lock on" in line] == [
+    f"no lock on {path} (ModuleNotFoundError: import of fcntl halted; None in"
+    " sys.modules): let no other process use it."
+  ]
