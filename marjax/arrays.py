@@ -57,11 +57,23 @@ def check_finite(arrays: PyTree, where: str) -> None:
   """Refuses NaN and infinity, naming the array.
 
   Args:
-    arrays: numpy's or jax's, also spread over devices and processes; integers
-      pass. where: whose they are, for the message.
+    arrays: see `not_finite`. where: whose they are, for the message.
 
   Raises:
     ValueError: one of them holds a number that is not finite.
+  """
+  if name := not_finite(arrays):
+    raise ValueError(
+      f"{where} has NaN or infinity in {name}; expected finite numbers: take"
+      " another copy, or one from before training failed."
+    )
+
+
+def not_finite(arrays: PyTree) -> str | None:
+  """The name of the first array with NaN or infinity, None if all are finite.
+
+  `arrays`: numpy's or jax's, also spread over devices and processes; integers
+  pass.
   """
   named = {
     jax.tree_util.keystr(path, simple=True, separator="/"): leaf
@@ -73,11 +85,8 @@ def check_finite(arrays: PyTree, where: str) -> None:
   for name, leaf in named.items():
     fine = is_finite[name] if name in is_finite else _is_finite(leaf)
     if not fine:
-      raise ValueError(
-        f"{where} has NaN or infinity in {name or 'its numbers'}; expected"
-        " finite numbers: take another copy, or one from before training"
-        " failed."
-      )
+      return name or "its numbers"
+  return None
 
 
 def _is_on_host(array: Any) -> bool:

@@ -58,7 +58,7 @@ def load(
   """
   path = outputs.absolute(path)
   if outputs.is_remote(path):
-    card, params = workdir.load(path, mesh)
+    card, params = workdir.load(path, mesh, verify)
     beside = path / card.autoencoder if card.autoencoder else None
     return Release(card, params, None if beside else {}, beside)
   kind = kinds.check_kind(path, kinds.RELEASE, kinds.WORKDIR, kinds.FILE)
@@ -66,7 +66,7 @@ def load(
     return _from_file(path, mesh, verify)
   if kind == kinds.RELEASE:
     return _from_directory(path, mesh, verify)
-  return _with_sibling(*workdir.load(path, mesh), path, mesh, verify)
+  return _with_sibling(*workdir.load(path, mesh, verify), path, mesh, verify)
 
 
 def abstract_weights(card: Card, mesh: jax.sharding.Mesh) -> PyTree:

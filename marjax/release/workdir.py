@@ -4,33 +4,45 @@
    without any config file.
 2. Of its checkpoints those count that were saved to the end: on this machine
    the others have another name, in a bucket they lack a marker.
-3. The newest is checked against the list of files saved with it.
-4. Only the averaged parameters are read, straight to where they will live.
+3. The newest is checked against the list of files saved with it: names, sizes
+   and hashes. In a bucket, where reading costs, only small files are hashed.
+4. Only the averaged parameters are read, straight to where they will live, and
+   looked through for NaN and infinity.
 """
 
-import json
+import hashlib
 import os
+import shlex
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import flax.linen as nn
 import jax
 from jaxtyping import PyTree
 
-from marjax import outputs
+from marjax import arrays, outputs
 from marjax.experiment import Experiment
 from marjax.latents.kl import KLConfig
 from marjax.model import ModelConfig, init_params
 from marjax.outputs import AnyPath
 from marjax.parallel.rules import shardings
 from marjax.release.card import Card
-from marjax.schema import from_dict, read_json
+from marjax.schema import from_dict, read_json, write_json
 
 CONFIG = "config.json"
 
 DATA = "data.json"
 """What the run read; see `marjax.data.contents`."""
 
-FILE_SIZES = "files.json"
-"""The list, inside each checkpoint, of its files and their sizes."""
+FILES = "files.json"
+"""The list, inside each checkpoint, of its files, their sizes and hashes."""
+
+NUM_HASHING = 8
+"""Threads; hashing lets other threads run."""
+
+HASHED_REMOTE = 2**20
+"""Bytes of the largest file that is hashed in a bucket."""
 
 AUTOENCODER = "autoencoder"
 """A release in the work directory of a model trained on cached latents."""
@@ -56,9 +68,11 @@ def card_of(
 
 
 def load(
-  directory: str | os.PathLike, mesh: jax.sharding.Mesh
+  directory: str | os.PathLike, mesh: jax.sharding.Mesh, verify: bool = True
 ) -> tuple[Card, PyTree]:
   """The card and the averaged parameters of the newest checkpoint.
+
+  `verify`: False skips the hashes, not the sizes.
 
   Raises:
     FileNotFoundError: no such directory, or it has no checkpoint.
@@ -74,13 +88,12 @@ def load(
       " the work directory of a run that has saved one."
     )
   root = directory / "checkpoints" / str(step)
-  fault = damage(root)
-  if fault:
+  if fault := damage(root, with_hashes=verify):
     raise ValueError(
-      f"the checkpoint {root} is damaged: {fault}; restore its files, or move"
-      " it away to use an older one."
+      f"the checkpoint {root} is damaged: {fault}; {way_out(root)}."
     )
   params = _read_params(root, abstract_params(experiment.model, mesh))
+  check_finite(params, root)
   return card_of(experiment, step, class_names(directory)), params
 
 
@@ -122,14 +135,14 @@ def read_experiment(directory: str | os.PathLike) -> Experiment:
   path = outputs.path_of(directory) / CONFIG
   try:
     with outputs.reading(path):
-      text = path.read_text()
+      content = path.read_bytes()
   except FileNotFoundError:
     raise FileNotFoundError(
       f"{directory} is not a checkpoint: it has no config.json; expected the"
       " work directory of a training run."
     ) from None
   try:
-    return from_dict(Experiment, json.loads(text))
+    return from_dict(Experiment, read_json(content, path.name))
   except ValueError as error:
     raise ValueError(
       f"{path} cannot be read as a configuration ({error}); restore it."
@@ -157,25 +170,111 @@ def _is_complete(folder: AnyPath) -> bool:
   return not outputs.is_remote(folder) or (folder / MARKER).exists()
 
 
-def damage(root: AnyPath) -> str | None:
-  """What is wrong with one checkpoint's files, None if nothing is."""
+def write_files(root: AnyPath, with_hashes: bool = True) -> None:
+  """Lists the files of a checkpoint that is written but not yet renamed."""
+  paths = [path for item in ("state", "data") for path in _below(root / item)]
+
+  def record(path: AnyPath) -> dict[str, Any]:
+    size = outputs.size(path)
+    if not (with_hashes and _is_hashed(path, size)):
+      return {"size": size}
+    return {"size": size, "sha256": _sha256(path)}
+
+  with ThreadPoolExecutor(NUM_HASHING) as pool:
+    records = list(pool.map(record, paths))
+  names = [path.relative_to(root).as_posix() for path in paths]
+  listed = write_json(dict(zip(names, records, strict=True)))
+  (root / FILES).write_bytes(listed)
+
+
+def damage(
+  root: AnyPath, with_hashes: bool = True, share: tuple[int, int] = (0, 1)
+) -> str | None:
+  """What is wrong with one checkpoint's files, None if nothing is.
+
+  Args:
+    root: the checkpoint. with_hashes: False compares the sizes only.
+    share: (1, 4) looks at the second quarter of the files.
+  """
   try:
     with outputs.reading(root):
-      sizes = json.loads((root / FILE_SIZES).read_text())
-      faults = (_fault(root / name, size) for name, size in sizes.items())
-      return next(filter(None, faults), None)
-  except (OSError, ValueError, AttributeError):
-    return f"{FILE_SIZES} is missing or unreadable"
+      listed = read_json((root / FILES).read_bytes(), FILES)
+      records = {name: _checked(record) for name, record in listed.items()}
+  except (OSError, ValueError) as error:
+    return f"{FILES} is missing or unreadable ({outputs.reason(error)})"
+
+  def fault(name: str) -> str | None:
+    size, sha256 = records[name]
+    return _fault(root / name, name, size, sha256 if with_hashes else None)
+
+  first, count = share
+  with ThreadPoolExecutor(NUM_HASHING) as pool:
+    faults = pool.map(fault, sorted(records)[first::count])
+    return next(filter(None, faults), None)
 
 
-def _fault(path: AnyPath, size: int) -> str | None:
+def _checked(record: Any) -> tuple[int, str | None]:
+  """Size and hash, if there is one; older lists have a size alone."""
+  if isinstance(record, int):
+    return record, None
+  if not isinstance(record, dict) or not record.keys() <= {"size", "sha256"}:
+    raise ValueError(f"{record!r} is no size and hash")
+  size, sha256 = record.get("size"), record.get("sha256")
+  if not isinstance(size, int) or not isinstance(sha256, str | None):
+    raise ValueError(f"{record!r} is no size and hash")
+  return size, sha256
+
+
+def _fault(path: AnyPath, name: str, size: int, sha256: str | None):
   try:
-    found = outputs.size(path)
+    bytes_there = outputs.size(path)
+    if bytes_there != size:
+      return f"{name} has {bytes_there} bytes, expected {size}"
+    if sha256 and _is_hashed(path, size) and _sha256(path) != sha256:
+      return f"{name} is not as it was written: its sha256 is another"
   except (FileNotFoundError, NotADirectoryError):
-    return f"{path.name} is missing"
-  if found != size:
-    return f"{path.name} has {found} bytes, expected {size}"
+    return f"{name} is missing"
+  except Exception as error:
+    return f"{name} cannot be read ({outputs.reason(error)})"
   return None
+
+
+def _is_hashed(path: AnyPath, size: int) -> bool:
+  return size <= HASHED_REMOTE or not outputs.is_remote(path)
+
+
+def _sha256(path: AnyPath) -> str:
+  if outputs.is_remote(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _below(folder: AnyPath) -> Iterator[AnyPath]:
+  """Every file below a folder."""
+  for path in sorted(folder.iterdir()):
+    if path.is_dir():
+      yield from _below(path)
+    else:
+      yield path
+
+
+def way_out(root: AnyPath) -> str:
+  """What to do about a checkpoint that cannot be used, as a command."""
+  older = [step for step in steps(root.parent) if step < int(root.name)]
+  goal = f"go on from step {older[-1]}" if older else "start again"
+  move = "gcloud storage mv" if outputs.is_remote(root) else "mv"
+  away = root.parent.parent / f"damaged-{root.name}"
+  command = f"{move} {shlex.quote(str(root))} {shlex.quote(str(away))}"
+  return f"restore its files, or move it away ({command}) to {goal}"
+
+
+def check_finite(tree: PyTree, root: AnyPath) -> None:
+  """Refuses NaN and infinity in what was read from a checkpoint."""
+  if name := arrays.not_finite(tree):
+    raise ValueError(
+      f"the checkpoint {root} has NaN or infinity in {name}; {way_out(root)}."
+    )
 
 
 def abstract_params(config: ModelConfig, mesh: jax.sharding.Mesh) -> PyTree:
@@ -205,9 +304,8 @@ def _read_params(root: AnyPath, abstract: PyTree) -> PyTree:
         ),
       )
   except Exception as error:
-    cause = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    cause = outputs.reason(error)
     raise ValueError(
-      f"the checkpoint {root} cannot be read ({cause}); restore its files, or"
-      " move it away to use an older one."
+      f"the checkpoint {root} cannot be read ({cause}); {way_out(root)}."
     ) from None
   return restored["ema_params"]

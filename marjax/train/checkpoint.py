@@ -1,27 +1,27 @@
 """Checkpoints: what a killed run needs to go on as if nothing had happened.
 
 1. `save` copies the state off the device and returns; a thread writes
-   `STEP.orbax-checkpoint-tmp/`, lists the size of every file in it, and renames
-   it to `STEP/`. A kill before the rename leaves no step, a kill after it a
-   whole one. In a bucket, where nothing can be renamed, it writes to `STEP/`,
-   and a marker is the last file: a step without it does not count.
+   `STEP.orbax-checkpoint-tmp/`, lists size and hash of every file in it, and
+   renames it to `STEP/`. A kill before the rename leaves no step, a kill after
+   it a whole one. In a bucket, where nothing can be renamed, it writes to
+   `STEP/`, and a marker is the last file: a step without it does not count.
 2. What such a kill left is deleted when the next run opens the directory.
 3. The oldest steps beyond `keep` are deleted only after that rename.
-4. `restore` compares file sizes and array shapes first, so that a truncated
-   copy or another model is one sentence; then it puts every array where its
-   abstract value says it lives.
+4. `restore` compares file sizes, hashes and array shapes first, so that a
+   damaged copy or another model is one sentence; then it puts every array where
+   its abstract value says it lives, and looks for NaN and infinity.
+5. A save checks that the directory is still there and has the step before it:
+   else Orbax would make it anew, and a run whose folder was removed would end
+   well with half of its checkpoints.
 
 This is the only module that saves through Orbax.
 """
 
 import contextlib
-import functools
-import json
+import gc
 import logging
 import os
-import re
 import shutil
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,7 +29,6 @@ import jax
 import numpy as np
 
 from marjax import outputs
-from marjax.outputs import AnyPath
 from marjax.release import workdir as workdirs
 
 
@@ -40,8 +39,15 @@ class Checkpointer:
   manager: leaving it waits for the save under way.
   """
 
-  def __init__(self, workdir: str | os.PathLike, keep: int = 2):
-    """`keep`: how many of the newest checkpoints stay on disk, at least 1.
+  def __init__(
+    self, workdir: str | os.PathLike, keep: int = 2, checksums: bool = True
+  ):
+    """Opens the directory, which is made when missing.
+
+    Args:
+      workdir: of the run.
+      keep: how many of the newest checkpoints stay on disk, at least 1.
+      checksums: write and compare hashes of files, not their sizes only.
 
     Raises:
       OSError: the directory cannot be made or read.
@@ -51,9 +57,9 @@ class Checkpointer:
     if keep < 1:
       raise ValueError(f"keep_checkpoints is {keep}; expected at least 1.")
     self.directory = outputs.absolute(workdir) / "checkpoints"
-    self._saving = None
+    self._checksums = checksums
+    self._saving = self._saved = None
     logging.getLogger("absl").addFilter(_is_not_orbax)
-    _quieten_late_failures()
     options = ocp.CheckpointManagerOptions(
       max_to_keep=keep,
       # By the first process, in a thread that its first save waits for; the
@@ -76,8 +82,10 @@ class Checkpointer:
   def __enter__(self) -> "Checkpointer":
     return self
 
-  def __exit__(self, *_) -> None:
+  def __exit__(self, error_type, *_) -> None:
     self.close()
+    if error_type is None:
+      self._check_there()
 
   def steps(self) -> list[int]:
     """The steps on disk, oldest first; unfinished ones are not among them."""
@@ -102,12 +110,13 @@ class Checkpointer:
       data_state: JSON-able, small.
 
     Raises:
-      OSError: this save, or the one before it, could not be written; the
-        checkpoints already on disk are intact.
+      OSError: this save, or the one before it, could not be written, or the
+        directory is gone; the checkpoints already on disk are intact.
     """
     import orbax.checkpoint as ocp
 
     self.wait()
+    self._check_there()
     self._saving = step
     items = ocp.args.Composite(
       state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave(data_state)
@@ -125,7 +134,7 @@ class Checkpointer:
 
     Raises:
       FileNotFoundError: there is no checkpoint.
-      ValueError: it is damaged, or belongs to another model.
+      ValueError: it is damaged, holds NaN, or belongs to another model.
     """
     import orbax.checkpoint as ocp
 
@@ -149,20 +158,23 @@ class Checkpointer:
     except Exception as error:
       raise ValueError(
         f"the checkpoint {self.directory / str(step)} cannot be restored"
-        f" ({_cause(error)}); {self._way_out(step)}."
+        f" ({_cause(error)}); {workdirs.way_out(self.directory / str(step))}."
       ) from None
+    workdirs.check_finite(restored.state, self.directory / str(step))
     return restored.state, restored.data
 
   def wait(self) -> None:
     """Blocks until the save under way is on disk; OSError if that fails."""
     with self._one_sentence():
       self._manager.wait_until_finished()
+    self._saved = self._saving
 
   def close(self) -> None:
     """Waits and ends Orbax's threads; the checkpointer cannot be used after."""
     try:
       with self._one_sentence():
         self._manager.wait_until_finished()
+        self._saved = self._saving
         self._manager.close()
     finally:
       logging.getLogger("absl").removeFilter(_is_not_orbax)
@@ -185,18 +197,35 @@ class Checkpointer:
     if outputs.is_remote(self.directory):
       pattern = str(self._saving)
     (root,) = self.directory.glob(pattern)
-    sizes = {
-      path.relative_to(root).as_posix(): outputs.size(path)
-      for item in ("state", "data")
-      for path in _files(root / item)
-    }
-    (root / workdirs.FILE_SIZES).write_text(json.dumps(sizes, indent=1))
+    workdirs.write_files(root, self._checksums)
 
   def _check_files(self, step: int) -> None:
+    """Each process looks at its share of the files; all stop if one must."""
     root = self.directory / str(step)
-    if fault := workdirs.damage(root):
+    share = jax.process_index(), jax.process_count()
+    fault = workdirs.damage(root, self._checksums, share)
+    if jax.process_count() > 1:
+      from jax.experimental import multihost_utils
+
+      faults = multihost_utils.process_allgather(np.bool_(fault is not None))
+      if faults.any() and not fault:
+        fault = f"process {faults.argmax()} says how"
+    if fault:
       raise ValueError(
-        f"the checkpoint {root} is damaged: {fault}; {self._way_out(step)}."
+        f"the checkpoint {root} is damaged: {fault}; {workdirs.way_out(root)}."
+      )
+
+  def _check_there(self) -> None:
+    """Refuses to go on where the newest checkpoint of this run is gone."""
+    if jax.process_index() > 0:
+      return
+    is_local = not outputs.is_remote(self.directory)
+    is_gone = self._saved not in (None, *self.steps())
+    if is_gone or (is_local and not self.directory.is_dir()):
+      raise FileNotFoundError(
+        f"{self.directory} was removed, renamed or emptied while the run was"
+        " writing there, so nothing more is saved: put it back, or choose"
+        " another --workdir, and run the same command again."
       )
 
   def _check_shapes(self, step: int, abstract_state: Any) -> None:
@@ -216,32 +245,28 @@ class Checkpointer:
           f" {here.get(name, 'absent')} in this model"
         )
 
-  def _way_out(self, step: int) -> str:
-    older = [other for other in self.steps() if other < step]
-    goal = f"go on from step {older[-1]}" if older else "start again"
-    return f"restore its files, or move it away to {goal}"
-
   @contextlib.contextmanager
   def _one_sentence(self) -> Iterator[None]:
+    sentence = None
     try:
       yield
     except Exception as error:
-      good = [step for step in self.steps() if step != self._saving]
-      last = f"step {good[-1]} is intact" if good else "there is no earlier one"
-      raise OSError(
-        f"the checkpoint of step {self._saving} could not be written to"
-        f" {self.directory} ({_cause(error)}); {last}: make room, or"
-        " see to it that you can write there, and run the same command again."
-      ) from None
+      sentence = self._failure(error)
+    # Raised here, where the first error and all that it refers to is let go: of
+    # writes that nobody waits for any more, Python would tell at the very end.
+    if sentence:
+      gc.collect()
+      raise OSError(sentence)
 
-
-def _files(folder: AnyPath) -> Iterator[AnyPath]:
-  """Every file below a folder."""
-  for path in sorted(folder.iterdir()):
-    if path.is_dir():
-      yield from _files(path)
-    else:
-      yield path
+  def _failure(self, error: Exception) -> str:
+    failed, self._saving = self._saving, self._saved
+    good = [step for step in self.steps() if step != failed]
+    last = f"step {good[-1]} is intact" if good else "there is no earlier one"
+    return (
+      f"the checkpoint of step {failed} could not be written to"
+      f" {self.directory} ({_cause(error)}); {last}: make room, or see to it"
+      " that you can write there, and run the same command again."
+    )
 
 
 def _state_handler():
@@ -262,26 +287,6 @@ def _state_handler():
 def _is_not_orbax(record: logging.LogRecord) -> bool:
   """Orbax logs a failure four times with tracebacks; here it is raised once."""
   return "orbax" not in record.pathname
-
-
-@functools.cache
-def _quieten_late_failures() -> None:
-  """Of a save that fails the first failed write is raised here.
-
-  TensorStore tells of the others when nobody listens any more, and for each a
-  traceback would be shown.
-  """
-  theirs = re.compile("never retrieved.*(orbax|tensorstore|OCDBT)", re.DOTALL)
-  logging.getLogger("asyncio").addFilter(
-    lambda record: not theirs.search(record.getMessage())
-  )
-  before = sys.unraisablehook
-
-  def shown(unraisable) -> None:
-    if str(unraisable.exc_value) != "Event loop is closed":
-      before(unraisable)
-
-  sys.unraisablehook = shown
 
 
 def _cause(error: Exception) -> str:
