@@ -70,7 +70,10 @@ class TrainingConfig:
     ema_warmup: average faster in the first steps, min(rate, (1+n)/(10+n)).
     log_every, checkpoint_every, sample_every: in steps; 0 turns sampling off.
     keep_checkpoints: newest checkpoints kept.
+    checksums: hash the files of checkpoints, and compare on resume.
     log_ids: write down which examples made each update.
+    init_from: release or work directory whose weights the parameters and their
+      average start from; "" for new ones. Only read before the first step.
   """
 
   batch_size: Annotated[int, Range(1, 2**20)]
@@ -92,7 +95,9 @@ class TrainingConfig:
   checkpoint_every: Positive = 1000
   sample_every: Count = 0
   keep_checkpoints: Positive = 2
+  checksums: bool = True
   log_ids: bool = False
+  init_from: str = ""
 
   def __post_init__(self):
     check(

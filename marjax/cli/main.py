@@ -136,8 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_programs()
   try:
     VERBS[args.verb].run(args)
-  except KeyboardInterrupt:
-    print("marjax: interrupted.", file=sys.stderr)
+  except KeyboardInterrupt as error:
+    kept = f": {error}" if str(error) else ""
+    print(f"marjax: interrupted{kept}.", file=sys.stderr)
     return 130
   except USER_ERRORS as error:
     is_debugging = args.debug or os.environ.get("MARJAX_DEBUG") == "1"

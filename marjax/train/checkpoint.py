@@ -30,6 +30,7 @@ import numpy as np
 
 from marjax import outputs
 from marjax.release import workdir as workdirs
+from marjax.train import interrupts
 
 
 class Checkpointer:
@@ -86,6 +87,14 @@ class Checkpointer:
     self.close()
     if error_type is None:
       self._check_there()
+    if error_type is KeyboardInterrupt:
+      newest = max(self.steps(), default=None)
+      raise KeyboardInterrupt(
+        "no checkpoint is saved yet"
+        if newest is None
+        else f"the newest checkpoint is that of step {newest}, where the same"
+        " command goes on"
+      )
 
   def steps(self) -> list[int]:
     """The steps on disk, oldest first; unfinished ones are not among them."""
@@ -122,7 +131,7 @@ class Checkpointer:
       state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave(data_state)
     )
     # The copy off the device is this function's purpose, not an accident.
-    with self._one_sentence(), jax.transfer_guard("allow"):
+    with self._one_sentence("copying"), jax.transfer_guard("allow"):
       self._manager.save(step, args=items)
 
   def restore(self, abstract_state: Any) -> tuple[Any, dict]:
@@ -246,10 +255,12 @@ class Checkpointer:
         )
 
   @contextlib.contextmanager
-  def _one_sentence(self) -> Iterator[None]:
+  def _one_sentence(self, what: str = "finishing") -> Iterator[None]:
     sentence = None
+    what = f"{what} the checkpoint of step {self._saving}"
     try:
-      yield
+      with interrupts.put_off(what):
+        yield
     except Exception as error:
       sentence = self._failure(error)
     # Raised here, where the first error and all that it refers to is let go: of

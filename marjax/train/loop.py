@@ -4,7 +4,7 @@
    checkpoint, or initialise.
 2. For each step, in this order, which is a contract:
 
-       sample from and save the state that enters the step, where due
+       save, then sample from, the state that enters the step, where due
        draw the batch
        dispatch the step
        report the step before, which had this time to finish
@@ -12,7 +12,7 @@
    So the device always has work, and nothing waits for the newest step but
    saving and sampling, which need its result.
 3. A non-finite number stops the run and names the step. A state is saved only
-   after the step that made it was seen to be finite.
+   after the step that made it, and all its arrays, were seen to be finite.
 4. Told that the machine will be taken away, save the state that enters the next
    step and return; see `marjax.train.preemption`.
 
@@ -21,15 +21,18 @@ that was killed and resumed ends with the same bits as one that was not.
 """
 
 import contextlib
+import dataclasses
 import logging
 import math
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Int
 
+from marjax.arrays import not_finite
 from marjax.data import contents
 from marjax.data.batches import Batches
 from marjax.data.latent_cache import CachedLatents
@@ -39,6 +42,7 @@ from marjax.outputs import AnyPath
 from marjax.parallel import hosts
 from marjax.parallel.mesh import mesh_for
 from marjax.parallel.rules import global_batch, local_rows
+from marjax.release import loading
 from marjax.schema import to_dict
 from marjax.train import autoencoder
 from marjax.train.checkpoint import Checkpointer
@@ -48,7 +52,7 @@ from marjax.train.profile import Profile
 from marjax.train.samples import Sampler
 from marjax.train.state import TrainState
 from marjax.train.step import TrainProgram, make_train_program
-from marjax.train.workdir import claim_workdir, flatten
+from marjax.train.workdir import claim_workdir, flatten, forget_stop
 from marjax.train.writers import JsonLinesWriter, Writer, open_writer
 
 log = logging.getLogger(__name__)
@@ -78,15 +82,16 @@ def train(
     ValueError: a configuration that does not fit the data, the devices, the
       work directory or that of another process; a damaged checkpoint.
     OSError: something cannot be written.
-    FloatingPointError: a metric is not finite.
+    FloatingPointError: a metric or an array of the state is not finite.
+    KeyboardInterrupt: Ctrl-C, with a sentence on what is kept.
   """
   training = experiment.training
   hosts.agree({"workdir": str(workdir)} | flatten(to_dict(experiment)))
   with contextlib.ExitStack() as stack:
     is_preempted = stack.enter_context(watched())
     workdir = stack.enter_context(claim_workdir(workdir, experiment))
-    keep = training.keep_checkpoints
-    checkpoints = stack.enter_context(Checkpointer(workdir, keep))
+    habits = training.keep_checkpoints, training.checksums
+    checkpoints = stack.enter_context(Checkpointer(workdir, *habits))
     mesh = mesh_for(experiment)
     rows = local_rows(mesh, training.batch_size)
     batches = open_batches(experiment, rows)
@@ -94,7 +99,9 @@ def train(
     contents.keep(batches, workdir, experiment.data.accept, is_new)
     num_steps = training.steps(batches.num_examples)
     program = make_train_program(experiment, mesh, batches.num_examples)
-    state, start = restore_or_init(program, checkpoints, batches.cache)
+    state, start = restore_or_init(
+      program, checkpoints, batches.cache, training.init_from
+    )
     if start >= num_steps:
       log.info("%s is finished: %d of %d steps", workdir, start, num_steps)
       return state
@@ -118,15 +125,19 @@ def train(
     for step in range(start, num_steps + 1):
       is_last = step == num_steps
       is_leaving = is_preempted(step) and not is_last
-      is_sample_due = is_due(step, training.sample_every, is_last)
       # There may be half a minute left, which a picture may not take.
-      if step > start and is_sample_due and not is_leaving:
-        with report.paused():
-          sampler.draw(step, state.ema_params)
+      is_sample_due = not is_leaving and is_due(
+        step, training.sample_every, is_last
+      )
       is_last = is_last or is_leaving
       if step > start and is_due(step, training.checkpoint_every, is_last):
         with report.paused(is_last):
+          report.check_state(step, state)
           checkpoints.save(step, state, data_state(step, batches.cache))
+          forget_stop(workdir)
+      if step > start and is_sample_due:
+        with report.paused():
+          sampler.draw(step, state.ema_params)
       if is_last:
         if is_leaving:
           checkpoints.wait()
@@ -163,17 +174,51 @@ def open_id_log(experiment: Experiment, workdir: AnyPath, start: int) -> Writer:
 
 
 def restore_or_init(
-  program: TrainProgram, checkpoints: Checkpointer, cache: CachedLatents | None
+  program: TrainProgram,
+  checkpoints: Checkpointer,
+  cache: CachedLatents | None,
+  init_from: str = "",
 ) -> tuple[TrainState, int]:
   """The state to go on from, and how many steps made it."""
   log.info("%s", parameter_table(program.abstract_state.params))
   if checkpoints.latest_step() is None:
-    return program.init(), 0
+    state = program.init()
+    return (start_from(init_from, program, state) if init_from else state), 0
   state, data = checkpoints.restore(program.abstract_state)
   workdir = checkpoints.directory.parent
   autoencoder.check_same(data.get("autoencoder", ""), cache, workdir)
   log.info("resumed from step %d", data["step"])
   return state, data["step"]
+
+
+def start_from(
+  path: str, program: TrainProgram, state: TrainState
+) -> TrainState:
+  """The state with the weights of a release or of another run.
+
+  Raises:
+    ValueError: they are of another model; see also `loading.load`.
+  """
+  weights = loading.load(path, program.mesh).params
+  there, here = (
+    {
+      jax.tree_util.keystr(name, simple=True, separator="/"): leaf.shape
+      for name, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    for tree in (weights, state.params)
+  )
+  for name in sorted(there.keys() | here.keys()):
+    if there.get(name) != here.get(name):
+      raise ValueError(
+        f"training.init_from is {path}, where {name} is"
+        f" {there.get(name, 'absent')} and {here.get(name, 'absent')} in this"
+        " model; name weights of the same model, or configure the model as it"
+        " is there."
+      )
+  log.info("the weights are those of %s", path)
+  # The step donates both, so they must not be one.
+  copies = jax.tree.map(jnp.copy, weights)
+  return dataclasses.replace(state, params=copies, ema_params=weights)
 
 
 def data_state(step: int, cache: CachedLatents | None) -> dict:
@@ -202,6 +247,7 @@ class Report:
     self._periods = training.log_every, training.checkpoint_every
     self._num_steps, self._writer = num_steps, writer
     self._averages, self._pending = Averages(), None
+    self._learning_rate = training.peak_learning_rate()
     flops = training_flops(experiment.model) * training.batch_size
     self.stopwatch = Stopwatch(training.batch_size, num_steps, flops)
 
@@ -215,23 +261,48 @@ class Report:
   def paused(self, is_leaving: bool = False):
     """Reads what is pending; time spent inside counts in no rate.
 
+    A line that cannot be written is told after what is inside, a save perhaps.
+
     `is_leaving`: write what was read since the last line, however little.
     """
-    if self._pending:
-      self._read(*self._pending, is_leaving)
-    self._pending = None
+    pending, self._pending, failure = self._pending, None, None
+    if pending:
+      numbers = self._checked(*pending)
+      try:
+        self._write(pending[0], numbers, is_leaving)
+      except Exception as error:
+        failure = error
     with self.stopwatch.paused():
       yield
+    if failure:
+      raise failure
 
-  def _read(self, step: int, metrics: dict, is_leaving: bool = False) -> None:
+  def check_state(self, step: int, state: TrainState) -> None:
+    """Refuses a state with NaN or infinity, which metrics may not show."""
+    with jax.transfer_guard("allow"):
+      name = not_finite(state)
+    if name:
+      self._stop(f"{name} has NaN or infinity", step)
+
+  def _checked(self, step: int, metrics: dict) -> dict[str, np.ndarray]:
     numbers = jax.device_get(metrics)
     for name, number in numbers.items():
       if not math.isfinite(number):
-        raise FloatingPointError(
-          f"{name} is {number} at step {step}; training stopped, and every"
-          " checkpoint is from before that step: lower the learning rate, or"
-          " look at the data."
-        )
+        self._stop(f"{name} is {number}", step)
+    return numbers
+
+  def _stop(self, what: str, step: int) -> None:
+    lower = f"--config.training.learning_rate={self._learning_rate / 2:.3g}"
+    raise FloatingPointError(
+      f"{what} at step {step}; training stopped, and every checkpoint is from"
+      f" before that step: run the same command with {lower}, or with another"
+      " warm-up or clip_norm, or look at the data."
+    )
+
+  def _read(self, step: int, metrics: dict) -> None:
+    self._write(step, self._checked(step, metrics))
+
+  def _write(self, step: int, numbers: dict, is_leaving: bool = False) -> None:
     self.stopwatch.tick(step)
     self._averages.add(numbers)
     is_last = is_leaving or step == self._num_steps

@@ -4,9 +4,12 @@
 2. The averaged parameters and the run's own sampling settings draw them, with
    one seed, so that pictures of two steps differ by the training in between.
 3. With several processes all generate, each on its devices; the first writes.
+4. A picture that fails, whatever the reason, is one line in the log: training
+   goes on. Only if some processes generate and others cannot, they end.
 """
 
 import dataclasses
+import logging
 
 import jax
 import numpy as np
@@ -20,6 +23,8 @@ from marjax.experiment import Experiment
 from marjax.pipeline import Pipeline
 from marjax.train import autoencoder
 from marjax.train.writers import Writer
+
+log = logging.getLogger(__name__)
 
 COLUMNS, ROWS = 10, 2
 
@@ -41,9 +46,29 @@ class Sampler:
     self._codec_params, self._programs = None, Programs()
 
   def draw(self, step: int, ema_params: PyTree) -> None:
-    """Generates and writes; blocks until both are done."""
-    from marjax import pictures
+    """Generates and writes; blocks until both are done, or have failed."""
+    failure = None
+    try:
+      images = self._generate(step, ema_params)
+    except Exception as error:
+      failure = error
+    if _is_split(failure is not None):
+      raise failure or RuntimeError(
+        f"another process could not draw the samples of step {step}."
+      )
+    try:
+      if failure:
+        raise failure
+      if jax.process_index() == 0:
+        self._write(step, images)
+    except Exception as error:
+      log.warning(
+        "no picture of step %d (%s); training goes on",
+        step,
+        outputs.reason(error),
+      )
 
+  def _generate(self, step: int, ema_params: PyTree) -> np.ndarray:
     if self._codec_params is None:
       self._codec_params = autoencoder.load_params(self._cache, self._mesh)
     pipe = Pipeline.of_experiment(
@@ -53,14 +78,26 @@ class Sampler:
     classes = self._experiment.model.backbone.num_classes
     # Moving labels and images is the purpose here, not an accident.
     with jax.transfer_guard("allow"):
-      images = pipe.generate(sample_labels(classes))
-    if jax.process_index() > 0:
-      return
+      return pipe.generate(sample_labels(classes))
+
+  def _write(self, step: int, images: np.ndarray) -> None:
+    from marjax import pictures
+
     page = pictures.grid(images, COLUMNS, scale=max(1, 48 // images.shape[1]))
-    # A run killed between here and its checkpoint draws the same one again.
     path = self._folder / f"step_{step:08}.png"
     pictures.save_png(path, page, overwrite=True)
     self._writer.write_images(step, {"samples": page[None]})
+
+
+def _is_split(has_failed: bool) -> bool:
+  """Whether something failed in some processes and went well in others."""
+  if jax.process_count() == 1:
+    return False
+  from jax.experimental import multihost_utils
+
+  with jax.transfer_guard("allow"):
+    fails = multihost_utils.process_allgather(np.bool_(has_failed))
+  return bool(fails.any() and not fails.all())
 
 
 def sample_labels(num_classes: int) -> list[int]:

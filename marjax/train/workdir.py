@@ -12,15 +12,21 @@
 2. `claim_workdir` takes the directory for one process: two runs in one
    directory would delete each other's unfinished saves. A bucket has no locks,
    so there it is up to the user.
-3. A claim writes config.json. Once there is a checkpoint, claims compare with
-   it: what decides the numbers must be equal; what only decides how long, where
-   and how often may change, and then config.json follows.
+3. It must be new, empty or a work directory already: nothing is ever trained
+   inside a release, a cache or a folder of something else.
+4. A claim writes config.json. Once there is a checkpoint, claims compare with
+   it: what decides the numbers must be equal; what MAY_CHANGE lists may change,
+   and then config.json follows.
+5. A run that stops at a number that is not finite leaves stopped.json, which
+   lets the next claim change what may mend that. The first checkpoint saved
+   after it deletes it.
 """
 
 import contextlib
 import json
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,28 +34,48 @@ import jax
 
 from marjax import outputs
 from marjax.outputs import AnyPath
+from marjax.release import kinds
 from marjax.release import workdir as workdirs
-from marjax.schema import from_dict, to_dict
+from marjax.release.card import MANIFEST
+from marjax.schema import from_dict, read_json, to_dict, write_json
 
 log = logging.getLogger(__name__)
 
-FREE_KEYS = (
-  "name",
-  "data.data_dir",
-  "data.accept",
-  "data.num_threads",
-  "training.log_every",
-  "training.checkpoint_every",
-  "training.keep_checkpoints",
-  "training.sample_every",
-  "training.log_ids",
-  "sampling",
-  "mesh",
-)
-"""Keys, or groups of keys, that may change between a run and its resumption."""
+ALWAYS = "always"
+CONSTANT = 'where the schedule is "constant"'
+STOPPED = "after a stop at a number that is not finite"
 
-LENGTH_KEYS = ("training.num_steps", "training.total_epochs")
-"""Free only where the learning rate does not depend on the run's length."""
+MAY_CHANGE = {
+  "name": ALWAYS,
+  "data.data_dir": ALWAYS,
+  "data.accept": ALWAYS,
+  "data.test_split": ALWAYS,
+  "data.num_threads": ALWAYS,
+  "model.backbone.remat": ALWAYS,
+  "training.num_microbatches": ALWAYS,
+  "training.log_every": ALWAYS,
+  "training.log_ids": ALWAYS,
+  "training.sample_every": ALWAYS,
+  "training.checkpoint_every": ALWAYS,
+  "training.keep_checkpoints": ALWAYS,
+  "training.checksums": ALWAYS,
+  "sampling": ALWAYS,
+  "mesh": ALWAYS,
+  "training.num_steps": CONSTANT,
+  "training.total_epochs": CONSTANT,
+  "training.base_learning_rate": STOPPED,
+  "training.learning_rate": STOPPED,
+  "training.warmup_steps": STOPPED,
+  "training.warmup_epochs": STOPPED,
+  "training.clip_norm": STOPPED,
+}
+"""Keys, or groups of keys, that may differ when a run goes on, and when.
+
+Nothing that is always free changes a number but for rounding: sums over parts
+of a batch or over other devices run in another order.
+"""
+
+STOP = "stopped.json"
 
 _SHOWN_DIFFERENCES = 6
 
@@ -63,17 +89,58 @@ def claim_workdir(workdir: str | os.PathLike, experiment: Any) -> Iterator:
     experiment: a frozen dataclass, see `marjax.experiment`.
 
   Raises:
-    ValueError: the directory was made with another configuration, or its
-      config.json cannot be read.
+    ValueError: the directory is something else, was made with another
+      configuration, or its config.json cannot be read.
     OSError: the directory cannot be written, or another process holds it.
   """
   workdir = outputs.path_of(workdir)
-  if jax.process_index() == 0:
-    with _locked(workdir):
-      _write_or_compare(workdir, experiment)
-      yield workdir
-  else:
+  if jax.process_index() > 0:
     yield workdir
+    return
+  _refuse_others(workdir)
+  with _locked(workdir):
+    _write_or_compare(workdir, experiment)
+    try:
+      yield workdir
+    except FloatingPointError as error:
+      note = write_json({"why": str(error)})
+      with contextlib.suppress(OSError):  # the first error tells more
+        outputs.write(workdir / STOP, note, overwrite=True)
+      raise
+
+
+def forget_stop(workdir: AnyPath) -> None:
+  """After a checkpoint: the run has gone on since it stopped, if ever."""
+  path = workdir / STOP
+  if jax.process_index() == 0 and path.exists():
+    path.unlink(missing_ok=True)
+    log.info("%s is deleted: the run has gone on", path)
+
+
+def _refuse_others(workdir: AnyPath) -> None:
+  """Refuses a folder that is neither new nor empty nor a work directory."""
+  if outputs.is_remote(workdir):
+    is_release = (workdir / MANIFEST).exists()
+    kind = kinds.RELEASE if is_release else kinds.WORKDIR
+  else:
+    kind = kinds.kind_of(workdir)
+  if kind in (kinds.NOTHING, kinds.EMPTY, kinds.WORKDIR):
+    return
+  if kind == kinds.HALF_WORKDIR and workdirs.steps(workdir / "checkpoints"):
+    return  # told with what to do, where configurations are compared
+  if kind == kinds.FILE:
+    raise NotADirectoryError(
+      f"{workdir} is a file, so the work directory cannot be written; choose"
+      " another --workdir."
+    )
+  message = (
+    f"{workdir} is {kind}; expected a new or empty folder, or the work"
+    " directory of this run: choose another --workdir"
+  )
+  if kinds.RELEASE in kind:
+    start = shlex.quote(f"--config.training.init_from={workdir}")
+    message += f", with {start} to start from its weights"
+  raise ValueError(f"{message}.")
 
 
 @contextlib.contextmanager
@@ -112,41 +179,50 @@ def flatten(mapping: Mapping, prefix: str = "") -> dict[str, Any]:
 
 
 def _write_or_compare(workdir: AnyPath, experiment: Any) -> None:
-  path = workdir / "config.json"
-  wanted = json.dumps(to_dict(experiment), indent=2) + "\n"
-  if workdirs.latest_step(workdir / "checkpoints") is None:
-    outputs.write(path, wanted.encode(), overwrite=True)
-    return
+  path = workdir / workdirs.CONFIG
+  wanted = to_dict(experiment)
+  is_new = workdirs.latest_step(workdir / "checkpoints") is None
   if not path.exists():
-    raise FileNotFoundError(
-      f"{workdir} has checkpoints but no config.json, so what they belong to"
-      " is unknown; restore that file or choose another --workdir."
-    )
+    if not is_new:
+      raise FileNotFoundError(
+        f"{workdir} has checkpoints but no config.json, so what they belong to"
+        " is unknown; restore that file or choose another --workdir."
+      )
+    outputs.write(path, write_json(wanted, indent=2))
+    return
+  # Also before the first checkpoint: it may be another program's file.
   differences = _differences(_read_config(path, type(experiment)), wanted)
-  changed = {key for key in differences if not _is_free(key, experiment)}
-  if changed:
+  changed = {
+    key for key in differences if not _is_free(key, experiment, workdir)
+  }
+  if changed and not is_new:
     raise ValueError(_refusal(workdir, sorted(changed), differences))
   if differences:
-    log.info(
-      "config.json follows: %s", _shown(sorted(differences), differences)
-    )
-    outputs.write(path, wanted.encode(), overwrite=True)
+    if not is_new:
+      log.info(
+        "config.json follows: %s", _shown(sorted(differences), differences)
+      )
+    outputs.write(path, write_json(wanted, indent=2), overwrite=True)
 
 
-def _read_config(path: AnyPath, cls: type) -> str:
+def _read_config(path: AnyPath, cls: type) -> dict[str, Any]:
   try:
-    stored = from_dict(cls, json.loads(path.read_text()), where=path.name)
+    with outputs.reading(path):
+      stored = read_json(path.read_bytes(), path.name)
+    return to_dict(from_dict(cls, stored, where=path.name))
   except ValueError as error:
+    reason = str(error).rstrip(".")
     raise ValueError(
-      f"{path} cannot be read as a configuration ({error}); restore it or"
+      f"{path} cannot be read as a configuration ({reason}); restore it or"
       " choose another --workdir."
     ) from None
-  return json.dumps(to_dict(stored))
 
 
-def _differences(stored: str, wanted: str) -> dict[str, tuple]:
+def _differences(stored: dict, wanted: dict) -> dict[str, tuple]:
   """Key → (value in the work directory, value asked for), as JSON has them."""
-  there, here = flatten(json.loads(stored)), flatten(json.loads(wanted))
+  there, here = (
+    flatten(json.loads(json.dumps(mapping))) for mapping in (stored, wanted)
+  )
   return {
     key: (there.get(key), here.get(key))
     for key in there.keys() | here.keys()
@@ -154,10 +230,18 @@ def _differences(stored: str, wanted: str) -> dict[str, tuple]:
   }
 
 
-def _is_free(key: str, experiment: Any) -> bool:
-  if key in LENGTH_KEYS:
-    return experiment.training.schedule == "constant"
-  return any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)
+def _is_free(key: str, experiment: Any, workdir: AnyPath) -> bool:
+  for free, when in MAY_CHANGE.items():
+    if key == free or key.startswith(f"{free}."):
+      if when == CONSTANT:
+        return experiment.training.schedule == "constant"
+      return when == ALWAYS or _has_stopped(workdir)
+  return False
+
+
+def _has_stopped(workdir: AnyPath) -> bool:
+  path = workdir / STOP
+  return path.exists() and "why" in read_json(path.read_bytes(), str(path))
 
 
 def _shown(keys: list[str], differences: dict[str, tuple]) -> str:
@@ -171,7 +255,20 @@ def _shown(keys: list[str], differences: dict[str, tuple]) -> str:
 
 
 def _refusal(workdir: AnyPath, keys: list[str], differences: dict) -> str:
+  back = " ".join(
+    shlex.quote(f"--config.{key}={differences[key][0]}")
+    for key in keys[:_SHOWN_DIFFERENCES]
+  )
   return (
     f"{workdir} was made with another configuration: "
-    f"{_shown(keys, differences)}; use that configuration or another --workdir."
+    f"{_shown(keys, differences)}; use that configuration ({back}) or another"
+    f" --workdir. What may change: {may_change()}."
+  )
+
+
+def may_change() -> str:
+  """The table of what may change, in words."""
+  return "; ".join(
+    f"{when} {', '.join(key for key in MAY_CHANGE if MAY_CHANGE[key] == when)}"
+    for when in (ALWAYS, CONSTANT, STOPPED)
   )

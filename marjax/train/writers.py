@@ -115,15 +115,21 @@ class JsonLinesWriter(Writer):
 
 
 def _lines_until(path: AnyPath, step: int) -> bytes:
-  content, kept = b"", []
+  content, lines, num_damaged = b"", [], 0
   with contextlib.suppress(FileNotFoundError), outputs.reading(path):
     content = path.read_bytes()
   for line in content.splitlines(keepends=True):
-    # A line without its newline was cut by a kill.
-    with contextlib.suppress(ValueError, KeyError):
-      if line.endswith(b"\n") and json.loads(line)["step"] <= step:
-        kept.append(line)
-  return b"".join(kept)
+    try:
+      is_wanted = json.loads(line)["step"] <= step
+    except (ValueError, LookupError, TypeError, RecursionError):
+      # A line without its newline was cut by a kill.
+      num_damaged += line.endswith(b"\n")
+      continue
+    if is_wanted and line.endswith(b"\n"):
+      lines.append(line)
+  if num_damaged:
+    log.info("%s: %d damaged lines are left out", path, num_damaged)
+  return b"".join(lines)
 
 
 class TensorBoardWriter(Writer):

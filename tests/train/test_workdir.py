@@ -1,11 +1,11 @@
 """A work directory belongs to one configuration and to one process."""
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 
 import pytest
 
+from marjax.schema import read_json
 from marjax.train.workdir import claim_workdir
 
 
@@ -38,7 +38,7 @@ def with_training(**changes):
 
 def claim(workdir, experiment):
   with claim_workdir(workdir, experiment):
-    return json.loads((workdir / "config.json").read_text())
+    return read_json((workdir / "config.json").read_bytes(), "config.json")
 
 
 def trained(workdir, experiment):
