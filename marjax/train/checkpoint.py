@@ -21,7 +21,9 @@ import contextlib
 import gc
 import logging
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,6 +62,7 @@ class Checkpointer:
     self.directory = outputs.absolute(workdir) / "checkpoints"
     self._checksums = checksums
     self._saving = self._saved = None
+    self._late = _LateFailures()
     logging.getLogger("absl").addFilter(_is_not_orbax)
     options = ocp.CheckpointManagerOptions(
       max_to_keep=keep,
@@ -78,6 +81,7 @@ class Checkpointer:
       )
     except Exception as error:
       logging.getLogger("absl").removeFilter(_is_not_orbax)
+      self._late.end()
       raise outputs.unwritable(self.directory, error) from error
 
   def __enter__(self) -> "Checkpointer":
@@ -186,6 +190,7 @@ class Checkpointer:
         self._saved = self._saving
         self._manager.close()
     finally:
+      self._late.end()
       logging.getLogger("absl").removeFilter(_is_not_orbax)
 
   def _tidy(self) -> None:
@@ -263,14 +268,15 @@ class Checkpointer:
         yield
     except Exception as error:
       sentence = self._failure(error)
-    # Raised here, where the first error and all that it refers to is let go: of
-    # writes that nobody waits for any more, Python would tell at the very end.
+    # Raised here, where the first error and all that it refers to is let go, so
+    # that nothing of it is left for the end of the process.
     if sentence:
       gc.collect()
       raise OSError(sentence)
 
   def _failure(self, error: Exception) -> str:
     failed, self._saving = self._saving, self._saved
+    self._late.is_needed = True
     good = [step for step in self.steps() if step != failed]
     last = f"step {good[-1]} is intact" if good else "there is no earlier one"
     return (
@@ -298,6 +304,38 @@ def _state_handler():
 def _is_not_orbax(record: logging.LogRecord) -> bool:
   """Orbax logs a failure four times with tracebacks; here it is raised once."""
   return "orbax" not in record.pathname
+
+
+class _LateFailures:
+  """Of a save that fails the first failed write is raised here.
+
+  TensorStore tells of the others when nobody listens any more, and for each a
+  traceback would be shown. They are passed over: until `end`, but always once
+  a save has failed, for nobody knows when the last one comes.
+  """
+
+  is_needed = False
+
+  _THEIRS = re.compile("never retrieved.*(orbax|tensorstore|OCDBT)", re.DOTALL)
+
+  def __init__(self):
+    self._before, sys.unraisablehook = sys.unraisablehook, self._show
+    logging.getLogger("asyncio").addFilter(self._is_shown)
+
+  def end(self) -> None:
+    """Puts everything back if no save has failed."""
+    if self.is_needed:
+      return
+    logging.getLogger("asyncio").removeFilter(self._is_shown)
+    if sys.unraisablehook == self._show:
+      sys.unraisablehook = self._before
+
+  def _is_shown(self, record: logging.LogRecord) -> bool:
+    return not self._THEIRS.search(record.getMessage())
+
+  def _show(self, unraisable) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+      self._before(unraisable)
 
 
 def _cause(error: Exception) -> str:

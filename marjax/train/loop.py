@@ -284,7 +284,7 @@ class Report:
     if name:
       self._stop(f"{name} has NaN or infinity", step)
 
-  def _checked(self, step: int, metrics: dict) -> dict[str, np.ndarray]:
+  def _checked(self, step: int, metrics: dict) -> dict:
     numbers = jax.device_get(metrics)
     for name, number in numbers.items():
       if not math.isfinite(number):
