@@ -178,7 +178,12 @@ class Pipeline:
           f"there is no preset {settings!r}; {self.card.name} has: {names}."
         )
       settings = presets[settings]
-    return (settings or Settings()).over(self.card.sampling).resolved()
+    model = self.card.model
+    return (
+      (settings or Settings())
+      .over(self.card.sampling)
+      .resolved(model and model.backbone.num_tokens)
+    )
 
   @checked(settings=_settings)
   def plan(self, settings: Settings | str | None = None) -> Plan:
