@@ -15,15 +15,15 @@
 """
 
 import errno
-import json
 import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from marjax import outputs
+from marjax import outputs, schema
 from marjax.convert.read import is_page
+from marjax.release import files
 
 OVERLAP = 64 * 2**10
 """Bytes of a part that are asked for again, and compared."""
@@ -57,17 +57,16 @@ class Part:
   def note(self) -> dict[str, Any]:
     """url, etag, date and bytes of the whole file; {} if that is unknown."""
     try:
-      note = json.loads(self._note.read_text())
+      note = files.read_json(self._note)
     except (OSError, ValueError):
       return {}
-    is_whole = isinstance(note, dict) and {*note} == {*_note("", {}, None)}
-    return note if is_whole else {}
+    return note if {*note} == {*_note("", {}, None)} else {}
 
   def begin(self, note: dict[str, Any]) -> None:
     """Empties the file, and notes what it will be."""
     # In this order: a note never stands beside the bytes of another file.
     self._file.truncate(0)
-    outputs.write(self._note, json.dumps(note).encode(), overwrite=True)
+    outputs.write(self._note, schema.write_json(note), overwrite=True)
 
   def tail(self) -> bytes:
     """The last OVERLAP bytes."""

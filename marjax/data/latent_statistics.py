@@ -22,6 +22,7 @@ from jaxtyping import Float64
 
 from marjax import outputs, schema
 from marjax.data.latent_cache import CachedLatents
+from marjax.schema import check
 
 FILE = "statistics.json"
 CHUNK = 256
@@ -85,6 +86,12 @@ def measure(
   rows, columns, _ = latents.codec.latent_shape
   total /= 2 * count * rows * columns
   everything = _spread(*total.mean(axis=1))
+  check(
+    0 < everything.std < math.inf,
+    f"the latents have a standard deviation of {everything.std}, which gives no"
+    " scale; expected finite latents that vary: look at the images, and at the"
+    " autoencoder.",
+  )
   return Statistics(
     count,
     1 / everything.std,

@@ -53,7 +53,7 @@ class Origin:
 class Card:
   """All that is needed to generate, but the numbers.
 
-  No text of a card has control characters: it is shown to people.
+  No text of a card has control characters but tabs: it is shown to people.
 
   Attributes:
     name: for people.
@@ -86,7 +86,7 @@ class Card:
   def __post_init__(self):
     for name, text in _texts(dataclasses.asdict(self)):
       check(
-        printable(text) == text,
+        printable(text) == text.replace("\t", "\\t"),
         f"the card's {name} has control characters, {text[:60]!r}; expected"
         " text that can be shown.",
       )

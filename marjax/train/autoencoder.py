@@ -61,4 +61,4 @@ def load_params(cache: CachedLatents | None, mesh: Mesh) -> PyTree:
   """The autoencoder's parameters on the mesh; {} without cached latents."""
   if cache is None:
     return {}
-  return loading.load(cache.autoencoder, mesh, verify=False).codec_params
+  return loading.load(cache.autoencoder, mesh).codec_params

@@ -245,3 +245,50 @@ def test_a_flipped_bit_anywhere_in_a_cache_is_told(cache, latents_config):
     seen = flips.outcomes(paths, do)
     assert set(seen) <= {"told", "same"}, seen
     assert seen["told"] >= 20
+
+
+def reordered(index):
+  index["shards"] = dict(reversed(index["shards"].items()))
+
+
+def renamed(index):
+  index["shards"]["../latents"] = index["shards"].popitem()[1]
+
+
+def recounted(index):
+  index["num_examples"] += 1
+
+
+def regrouped(index):
+  first, second, *_ = index["shards"].values()
+  first["num_examples"] += 1
+  second["num_examples"] -= 1
+
+
+def vast(index):
+  index["settings"]["num_source"] = index["num_examples"] = 10**12
+
+
+def many(index):
+  index["settings"] |= {"num_source": 10**9, "shard_size": 1}
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (reordered, "the shards are not those of 23 examples"),
+    (renamed, "the shards are not those of 23 examples"),
+    (recounted, "24 images .* are not what the shards add up to"),
+    (regrouped, "the index has 6 images and 0 skipped ones"),
+    (vast, "are 200000000000 files; expected at most 100000"),
+    (many, "are 1000000000 files; expected at most 100000"),
+  ],
+)
+def test_an_index_that_contradicts_itself(cache, read_all, change, message):
+  path = cache / "index.json"
+  index = json.loads(path.read_text())
+  del index[schema.HASH]
+  change(index)
+  path.write_text(json.dumps(index))
+  with pytest.raises(ValueError, match=message):
+    read_all(cache)
