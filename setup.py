@@ -22,7 +22,7 @@ setuptools.setup(
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["marjax", "marjax.*"]),
   package_data={"marjax": ["imagenet_classes.txt"]},
-  entry_points={"console_scripts": ["marjax = marjax.cli.main:main"]},
+  entry_points={"console_scripts": ["marjax = marjax.__main__:main"]},
   # Lower bounds are the oldest versions that the tests ran on.
   install_requires=[
     "jax>=0.10",  # arrays, gradients, compilation, many devices

@@ -7,18 +7,34 @@ Build with it: DiffusionHead, DiffusionHeadConfig, MarModel, ModelConfig,
     pipe = marjax.load("mar-large")
     images = pipe.generate(labels=["golden retriever", 360], seed=0)
 
-Importing it pulls in neither TensorFlow, nor torch, nor orbax.
+Importing it pulls in neither TensorFlow, nor torch, nor orbax; a public name is
+imported when it is first asked for, so that a command begins at once.
 """
 
-from marjax.backbone.masked import MaskedConfig
-from marjax.experiment import Experiment
-from marjax.head.diffusion import DiffusionHead, DiffusionHeadConfig
-from marjax.head.reverse import ReverseSettings
-from marjax.model import MarModel, ModelConfig
-from marjax.pipeline import Pipeline, load
-from marjax.settings import Settings
-from marjax.tokens import regions
+import importlib
+import typing
+
 from marjax.version import __version__
+
+if typing.TYPE_CHECKING:
+  from marjax.backbone.masked import MaskedConfig
+  from marjax.experiment import Experiment
+  from marjax.head.diffusion import DiffusionHead, DiffusionHeadConfig
+  from marjax.head.reverse import ReverseSettings
+  from marjax.model import MarModel, ModelConfig
+  from marjax.pipeline import Pipeline, load
+  from marjax.settings import Settings
+  from marjax.tokens import regions
+
+_HOMES = {
+  "backbone.masked": ("MaskedConfig",),
+  "experiment": ("Experiment",),
+  "head.diffusion": ("DiffusionHead", "DiffusionHeadConfig"),
+  "head.reverse": ("ReverseSettings",),
+  "model": ("MarModel", "ModelConfig"),
+  "pipeline": ("Pipeline", "load"),
+  "settings": ("Settings",),
+}
 
 __all__ = [
   "DiffusionHead",
@@ -37,8 +53,23 @@ __all__ = [
 ]
 
 
-def fit(experiment: Experiment, workdir: str) -> None:
+def fit(experiment: "Experiment", workdir: str) -> None:
   """Trains an experiment in a work directory, resuming what is there."""
   from marjax.train.loop import train
 
   train(experiment, workdir)
+
+
+def __getattr__(name: str):
+  if name == "regions":
+    return importlib.import_module("marjax.tokens.regions")
+  for module, names in _HOMES.items():
+    if name in names:
+      value = getattr(importlib.import_module(f"marjax.{module}"), name)
+      globals()[name] = value
+      return value
+  raise AttributeError(f"module 'marjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__})

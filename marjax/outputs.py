@@ -1,12 +1,14 @@
 """Result files: complete or absent, and never overwritten unasked.
 
 1. `path_of` makes a path of every name that a person gives: it tells paths on
-   this machine from paths in a bucket, gs://, and expands ~.
+   this machine from paths in a bucket, gs://, expands ~, and refuses what names
+   nothing. `local` refuses buckets too. Nobody else does any of this.
 2. `check_free` is called before anything long starts: it refuses paths that
    exist, and folders in which nothing can be written.
 3. `write` puts the bytes under a temporary name in the same folder, then
    renames: a reader or a kill never meets half a file. In a bucket an object
    only appears when all of it is there, so it is written under its own name.
+4. `shown` and `one_line` make names, which may hold anything, fit for print.
 """
 
 import contextlib
@@ -24,16 +26,23 @@ log = logging.getLogger(__name__)
 
 AnyPath = Path | epath.Path
 
+LONGEST_MESSAGE = 600
+"""Characters of an error's sentence: what is left out is in the middle."""
+
 
 def path_of(path: str | os.PathLike) -> AnyPath:
   """A pathlib path without ~, or an etils path for gs://BUCKET/NAME.
 
   Raises:
-    ValueError: another scheme, a gs:// path that pathlib went over, or ~ where
-      the home folder is unknown.
+    ValueError: no name, an empty one, another scheme, a gs:// path that pathlib
+      went over, or ~ where the home folder is unknown.
     ModuleNotFoundError: gs:// without the packages of the extra `gcs`.
   """
-  name = os.fspath(path)
+  name = os.fspath(path) if isinstance(path, str | os.PathLike) else path
+  if not isinstance(name, str) or not name.strip() or "\0" in name:
+    raise ValueError(
+      f"a path is {name!r}; expected the name of a file or folder, as text."
+    )
   scheme, is_remote, _ = name.partition("://")
   if name.startswith("gs:/") and not is_remote:
     raise ValueError(
@@ -56,6 +65,17 @@ def absolute(path: str | os.PathLike) -> AnyPath:
   """`path_of`, from the root of its storage on."""
   path = path_of(path)
   return path if is_remote(path) else path.absolute()
+
+
+def local(path: str | os.PathLike) -> Path:
+  """`path_of` for what cannot be in a bucket; there it raises ValueError."""
+  path = path_of(path)
+  if is_remote(path):
+    raise ValueError(
+      f"{path} is in a bucket, where this file cannot be; expected a path on"
+      " this machine: copy what is there, or write here and copy that."
+    )
+  return path
 
 
 def is_remote(path: AnyPath) -> bool:
@@ -121,12 +141,7 @@ def replacing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
   Only on this machine. Errors as in `check_free`, also for an OSError raised
   inside.
   """
-  path = path_of(path)
-  if is_remote(path):
-    raise ValueError(
-      f"{path} is in a bucket, where this file cannot be written; expected a"
-      " path on this machine: write it here and copy it."
-    )
+  path = local(path)
   _refuse_existing(path, overwrite)
   temporary = _temporary(path)
   try:
@@ -186,12 +201,27 @@ def shown(name: str | os.PathLike) -> str:
   )
 
 
+def one_line(text: str) -> str:
+  """A text as one line fit for print, of LONGEST_MESSAGE at most."""
+  # What is far longer would take long to look at.
+  line = shown(" ".join(_shortened(text, 100 * LONGEST_MESSAGE).split()))
+  return _shortened(line, LONGEST_MESSAGE)
+
+
 def reason(error: Exception) -> str:
   """What an error says, in a few words and in one line."""
   if isinstance(error, OSError) and error.strerror:
     return error.strerror.lower()
   line = (str(error).splitlines() or [""])[0]
   return f"{type(error).__name__}: {line}"[:200]
+
+
+def _shortened(text: str, length: int) -> str:
+  """The text, without its middle if it is longer than that."""
+  if len(text) <= length:
+    return text
+  head = length * 2 // 3
+  return f"{text[:head]} ... {text[head + 5 - length :]}"
 
 
 def _expanded(name: str) -> Path:

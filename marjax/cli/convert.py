@@ -7,7 +7,6 @@ with PyTorch's restricted reader: nothing in them is run. A report is printed.
 """
 
 import argparse
-from pathlib import Path
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -87,13 +86,16 @@ def read_names(file: str | None) -> tuple[str, ...] | None:
     return None
   if file == "none":
     return ()
-  if not Path(file).is_file():
+  from marjax import outputs
+
+  path = outputs.local(file)
+  if not path.is_file():
     raise FileNotFoundError(
       f"--class_names is {file}, which is no file; expected a text file with"
       " one class a line."
     )
   try:
-    return tuple(Path(file).read_text(encoding="utf-8").splitlines())
+    return tuple(path.read_text(encoding="utf-8").splitlines())
   except UnicodeDecodeError:
     raise ValueError(
       f"--class_names is {file}, which is no UTF-8 text; save it as one."

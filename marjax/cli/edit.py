@@ -7,6 +7,7 @@ what `marjax generate` writes; a .npz file holds `mask` and `latents`, too.
 
 import argparse
 
+from marjax import outputs
 from marjax.cli import generate, settings
 from marjax.settings import Settings
 
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
   names = [name_of(label, pipe.card.class_names) for label in labels]
   extra = {"mask": edited.mask, "latents": edited.latents}
   generate.save(out, edited.images, labels, names, args.overwrite, **extra)
-  print(f"{len(edited.images)} images: {out}")
+  print(f"{len(edited.images)} images: {outputs.shown(out)}")
 
 
 def read_image(name: str, channels: int):

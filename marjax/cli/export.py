@@ -26,9 +26,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Flags → export."""
+  from marjax import outputs
   from marjax.convert import fetching
   from marjax.release import exporting
 
   checkpoint = fetching.find(args.checkpoint)
   num_bytes = exporting.export(checkpoint, args.out, args.overwrite)
-  print(f"{num_bytes:,} bytes: {args.out}")
+  print(f"{num_bytes:,} bytes: {outputs.shown(args.out)}")

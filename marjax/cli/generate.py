@@ -8,11 +8,12 @@ import argparse
 import io
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
+from marjax import outputs
 from marjax.cli import settings
+from marjax.outputs import AnyPath
 from marjax.settings import Settings
 
 FORMATS = (".png", ".npy", ".npz")
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
   )
   names = [name_of(label, pipe.card.class_names) for label in labels]
   save(out, images, labels, names, args.overwrite)
-  print(f"{len(images)} images: {out}")
+  print(f"{len(images)} images: {outputs.shown(out)}")
 
 
 def load(args: argparse.Namespace, chosen: Settings):
@@ -108,16 +109,14 @@ def load(args: argparse.Namespace, chosen: Settings):
   return pipe, chosen.over(pipe.settings(args.preset))
 
 
-def checked_out(name: str, overwrite: bool) -> Path:
+def checked_out(name: str, overwrite: bool) -> AnyPath:
   """The file to write, of a known format and free.
 
   Raises:
     ValueError: another ending. FileExistsError: it exists.
   """
-  from marjax import outputs
-
-  out = Path(name)
-  if out.suffix not in FORMATS:
+  out = outputs.path_of(name)
+  if out.suffix.lower() not in FORMATS:
     raise ValueError(
       f"--out is {out}; expected a name that ends in {', '.join(FORMATS)}."
     )
@@ -145,7 +144,7 @@ def read_labels(text: str, num_images: int | None) -> list[str]:
 
 
 def save(
-  path: Path,
+  path: AnyPath,
   images,
   labels: Sequence[int] | np.ndarray,
   names: list[str],
@@ -159,9 +158,9 @@ def save(
     images: uint8 [N, H, W, C]. labels, names: N classes and their captions.
     overwrite: replace the file. more: further arrays of a .npz file.
   """
-  from marjax import outputs, pictures
+  from marjax import pictures
 
-  if path.suffix == ".png":
+  if path.suffix.lower() == ".png":
     page = pictures.grid(
       images,
       columns=min(10, len(images)),
@@ -171,7 +170,7 @@ def save(
     pictures.save_png(path, page, overwrite)
     return
   buffer = io.BytesIO()
-  if path.suffix == ".npy":
+  if path.suffix.lower() == ".npy":
     np.save(buffer, images)
   else:
     np.savez(buffer, images=images, labels=np.asarray(labels, np.int32), **more)

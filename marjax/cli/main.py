@@ -3,15 +3,22 @@
 1. `--config.KEY=VALUE` flags are set apart: their names are open.
 2. argparse reads the rest; each verb's module declares its own flags.
 3. The verb runs. What a user can mend comes out as one sentence on stderr with
-   exit code 2; --debug, or MARJAX_DEBUG=1, shows where it was raised.
+   exit code 2; --debug, or MARJAX_DEBUG=1, shows where it was raised. The same
+   kinds of error from inside another library are a defect of ours and keep
+   their traceback, but for those of files, memory, modules and devices, which
+   are the user's.
 """
 
 import argparse
+import difflib
+import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 
+from marjax import outputs
 from marjax.cli import (
   cache_latents,
   configs,
@@ -20,6 +27,7 @@ from marjax.cli import (
   evaluate,
   export,
   generate,
+  interrupts,
   preflight,
   train,
 )
@@ -40,10 +48,10 @@ VERBS = {
 # Those whose compiling is worth keeping.
 COMPILING = ("train", "generate", "edit", "evaluate")
 
-# Raised with a message for users. The same kinds of error from inside another
-# library are a defect of ours and keep their traceback, but for OSError: files
-# are the user's, and so is what is installed.
-USER_ERRORS = (ValueError, OSError, FloatingPointError, ModuleNotFoundError)
+SMALLER = (
+  "expected a smaller batch: lower --batch_size, or of a training"
+  " training.batch_size, or raise training.num_microbatches"
+)
 
 # Modules that only an extra of the package installs.
 EXTRAS = {
@@ -76,7 +84,17 @@ class Parser(argparse.ArgumentParser):
 
   def error(self, message: str):
     """Prints the message and exits with code 2."""
-    self.exit(2, f"{self.prog}: {message}; see {self.prog} --help.\n")
+    text = f"{self.prog}: {message}{self._near(message)}"
+    self.exit(2, f"{outputs.one_line(text)}; see {self.prog} --help.\n")
+
+  def _near(self, message: str) -> str:
+    """What was meant by a wrong choice, perhaps."""
+    wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+    if not wrong:
+      return ""
+    choices = re.findall(r"[\w-]+", wrong[2])
+    near = difflib.get_close_matches(wrong[1], choices, n=1)
+    return f": did you mean {near[0]}?" if near else ""
 
 
 def build_parser() -> Parser:
@@ -128,48 +146,147 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs one command; returns its exit code: 0, or 2 after a user's error."""
-  args = parse(sys.argv[1:] if argv is None else argv)
-  logging.basicConfig(format="%(message)s")
-  logging.getLogger("marjax").setLevel(logging.INFO)
-  if args.verb in COMPILING:
-    keep_programs()
+  """Runs one command; returns its exit code.
+
+  0, or 2 after an error that a user can mend, 130 after an interrupt, 141
+  where whoever read the output left. Anything else is a defect, and raised.
+  """
+  _prepare_streams()
+  args = None
   try:
-    VERBS[args.verb].run(args)
-  except KeyboardInterrupt as error:
-    kept = f": {error}" if str(error) else ""
-    print(f"marjax: interrupted{kept}.", file=sys.stderr)
-    return 130
-  except USER_ERRORS as error:
-    is_debugging = args.debug or os.environ.get("MARJAX_DEBUG") == "1"
-    if is_debugging or not is_for_users(error):
+    args = parse(sys.argv[1:] if argv is None else argv)
+    _prepare_logs(args)
+    _run(args)
+    if sys.stdout:
+      sys.stdout.flush()
+  except KeyboardInterrupt:
+    return interrupts.answer()
+  except Exception as error:
+    if isinstance(error, BrokenPipeError) and _is_reader_gone():
+      return 141
+    text = sentence(error)
+    if text is None or is_debugging(args):
       raise
-    print(f"marjax: {sentence(error)}", file=sys.stderr)
+    print(f"marjax: {outputs.one_line(text)}", file=sys.stderr)
     return 2
   return 0
 
 
-def is_for_users(error: Exception) -> bool:
-  """Whether the error is of the user's machine, or raised by marjax's check."""
-  if isinstance(error, OSError):
-    return True
+def is_debugging(args: argparse.Namespace | None) -> bool:
+  """Whether tracebacks and other libraries' logs are asked for."""
+  return getattr(args, "debug", False) or os.environ.get("MARJAX_DEBUG") == "1"
+
+
+def sentence(error: Exception) -> str | None:
+  """What a user can do about an error; None for a defect of ours."""
+  message = str(error) or type(error).__name__
   if isinstance(error, ModuleNotFoundError):
-    return not error.name or error.name.split(".")[0] in EXTRAS
+    return _missing_module(error)
+  if isinstance(error, UnicodeError):
+    return (
+      f"a text that should be UTF-8 is not ({message}); expected files and"
+      " names in UTF-8: save them as that."
+    )
+  if isinstance(error, OSError):
+    return _operating_system(error, message)
+  if isinstance(error, ValueError | FloatingPointError):
+    return message if _raised_in(error, "marjax", "config_") else None
+  if isinstance(error, MemoryError):
+    return f"this machine's memory is full ({message}); {SMALLER}."
+  if isinstance(error, RecursionError):
+    return (
+      "something is nested too deeply to be read or computed; expected files"
+      " that marjax wrote, and no config inside itself."
+    )
+  if "RESOURCE_EXHAUSTED" in message:
+    return f"the device's memory is full ({_first_line(message)}); {SMALLER}."
+  if _raised_in(error, "jax._src.xla_bridge"):
+    cause = _first_line(str(error)).partition(" (set JAX_")[0] or "none found"
+    return (
+      f"jax has no device to run on ({cause}); JAX_PLATFORMS is"
+      f" {os.environ.get('JAX_PLATFORMS', '')!r}: unset it, or set it to cpu,"
+      " or install what the device needs."
+    )
+  return None
+
+
+def _run(args: argparse.Namespace) -> None:
+  try:
+    os.getcwd()
+  except FileNotFoundError:
+    raise FileNotFoundError(
+      "the folder in which marjax was started was removed; expected one that"
+      " exists: change to another."
+    ) from None
+  if args.verb in COMPILING:
+    keep_programs()
+  VERBS[args.verb].run(args)
+
+
+def _prepare_streams() -> None:
+  """Lets any name be printed, whatever the terminal's encoding is."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="backslashreplace")
+
+
+def _prepare_logs(args: argparse.Namespace) -> None:
+  handler = logging.StreamHandler()
+  handler.setFormatter(_Formatter())
+  logging.basicConfig(handlers=[handler])
+  logging.getLogger("marjax").setLevel(logging.INFO)
+  if not is_debugging(args):
+    # It logs, with tracebacks, what it raises.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.CRITICAL)
+
+
+class _Formatter(logging.Formatter):
+  """Messages alone, each of their lines fit for print."""
+
+  def formatMessage(self, record: logging.LogRecord) -> str:
+    return "\n".join(map(outputs.shown, record.getMessage().split("\n")))
+
+
+def _is_reader_gone() -> bool:
+  """Whether what is written to stdout has no reader; from then on it has."""
+  try:
+    sys.stdout.flush()
+  except BrokenPipeError:
+    # Python flushes once more as it ends.
+    with open(os.devnull, "w") as nothing:
+      os.dup2(nothing.fileno(), sys.stdout.fileno())
+    return True
+  return False
+
+
+def _missing_module(error: ModuleNotFoundError) -> str | None:
+  if not error.name:
+    return str(error)
+  module = error.name.split(".")[0]
+  if module not in EXTRAS:
+    return None
+  return (
+    f"{module} is not installed; install it with"
+    f' pip install "marjax[{EXTRAS[module]}]".'
+  )
+
+
+def _operating_system(error: OSError, message: str) -> str:
+  """Ours say all; others have a number, and often the name of a file."""
+  if not error.strerror:
+    return message
+  if error.filename:
+    return f"{error.filename}: {error.strerror.lower()}."
+  return f"{error.strerror.lower()}; add --debug to see where that was."
+
+
+def _raised_in(error: Exception, *modules: str) -> bool:
+  """Whether a module whose name begins so raised it."""
   last = error.__traceback__
   while last.tb_next:
     last = last.tb_next
-  module = last.tb_frame.f_globals.get("__name__", "")
-  return module.startswith(("marjax", "config_"))
+  return last.tb_frame.f_globals.get("__name__", "").startswith(modules)
 
 
-def sentence(error: Exception) -> str:
-  """An error's message as one line."""
-  if isinstance(error, OSError) and error.strerror and error.filename:
-    return f"{error.filename}: {error.strerror.lower()}."
-  if isinstance(error, ModuleNotFoundError) and error.name:
-    module = error.name.split(".")[0]
-    return (
-      f"{module} is not installed; install it with"
-      f' pip install "marjax[{EXTRAS[module]}]".'
-    )
-  return " ".join(str(error).split()) or type(error).__name__
+def _first_line(text: str) -> str:
+  return (text.splitlines() or [""])[0]

@@ -58,14 +58,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
   """Config and topology → report on stdout, and files."""
   import json
-  from pathlib import Path
 
   from marjax import outputs
   from marjax.cli import configs
   from marjax.preflight import pictures, report, table, topology
   from marjax.schema import to_dict
 
-  folder = Path(args.out) if args.out else None
+  folder = None if args.out is None else outputs.path_of(args.out)
   names = ["preflight.json", "preflight.txt", "memory.png"]
   names += ["parts.png"] * (args.program == "generate")
   if folder:

@@ -6,17 +6,35 @@ folder that jax was told of, by JAX_COMPILATION_CACHE_DIR, wins. They may be
 deleted at any time.
 """
 
+import logging
 import os
 import platform
-from pathlib import Path
+import tempfile
+
+from marjax import outputs
+
+log = logging.getLogger(__name__)
 
 
 def keep_programs() -> None:
-  """Tells jax where; to be called before anything is compiled."""
+  """Tells jax where; to be called before anything is compiled.
+
+  Where nothing can be written it says so, and nothing is kept.
+  """
   import jax
 
   chosen = os.environ.get("MARJAX_PROGRAMS", "~/.cache/marjax/programs")
   if jax.config.jax_compilation_cache_dir or not chosen:
     return
-  folder = Path(chosen).expanduser() / platform.node()
+  try:
+    folder = outputs.local(chosen) / platform.node()
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
+  except (ValueError, OSError) as error:
+    log.info(
+      "compiled programs are not kept for the next command (%s); set"
+      " MARJAX_PROGRAMS to a folder that you can write to, or to nothing.",
+      error,
+    )
+    return
   jax.config.update("jax_compilation_cache_dir", str(folder))

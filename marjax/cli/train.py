@@ -35,7 +35,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "--num_processes",
     type=int,
     metavar="N",
-    help="of several processes: how many there are",
+    help="of several processes: how many there are; 1 waits for no other",
   )
   parser.add_argument(
     "--process_id",

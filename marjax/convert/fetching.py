@@ -38,7 +38,7 @@ def downloads_dir() -> Path:
 
 def is_name(source: str | os.PathLike) -> bool:
   """Whether it is a published name and no path that exists."""
-  return str(source) in PUBLISHED and not Path(source).exists()
+  return str(source) in PUBLISHED and not outputs.path_of(source).exists()
 
 
 def find(name_or_dir: str | os.PathLike) -> outputs.AnyPath:
@@ -48,7 +48,7 @@ def find(name_or_dir: str | os.PathLike) -> outputs.AnyPath:
     ValueError: neither a path that exists nor a published name.
     ModuleNotFoundError: what reads published files is not installed.
   """
-  path = outputs.path_of(name_or_dir).expanduser()
+  path = outputs.path_of(name_or_dir)
   if outputs.is_remote(path) or path.exists():
     return path
   if len(path.parts) > 1 or path.suffix:
@@ -99,9 +99,10 @@ def convert(
   row = PUBLISHED[str(source)] if is_name(source) else None
   if row is not None:
     is_raw = choices.weights == "raw"
-    out = out or models_dir() / (row.name + ("-raw" if is_raw else ""))
+    if out is None:
+      out = models_dir() / (row.name + ("-raw" if is_raw else ""))
   check(out is not None, f"{source} is no published name; say where with out.")
-  run.directory.check_free(Path(out).absolute())
+  run.directory.check_free(outputs.local(out).absolute())
   if choices.autoencoder is not None and is_name(choices.autoencoder):
     name = str(choices.autoencoder)
     there = models_dir() / name
@@ -145,7 +146,7 @@ def fetched(
     public = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="")
     path = download.fetch(str(source), path, progress=progress)
     return path, urllib.parse.urlunsplit(public)
-  path = Path(source).expanduser()
+  path = outputs.local(source)
   if not path.exists():
     raise FileNotFoundError(
       f"{source} does not exist; expected a file, a work directory, an http"
@@ -164,7 +165,7 @@ def _fetch_published(row: Published, progress: bool) -> tuple[Path, str]:
 
 def _folder(variable: str, name: str) -> Path:
   chosen = os.environ.get(variable, "") or f"~/.cache/marjax/{name}"
-  return Path(chosen).expanduser()
+  return outputs.local(chosen)
 
 
 def _require(*modules: str) -> None:

@@ -22,7 +22,7 @@ from typing import Literal
 import jax
 from jaxtyping import PyTree
 
-from marjax import schema
+from marjax import outputs, schema
 from marjax.convert import describe, kl, layouts, mar, read, recognise, table
 from marjax.latents.kl import KLConfig, LatentScale
 from marjax.parallel.mesh import host_mesh
@@ -136,7 +136,7 @@ def convert(
     ConversionError: a key without a place, or a place without a key.
   """
   start = time.perf_counter()
-  source, out = Path(source), Path(out).absolute()
+  source, out = outputs.local(source), outputs.local(out).absolute()
   choices = choices or Choices()
   directory.check_free(out)
   with tempfile.TemporaryDirectory(prefix="marjax-") as spare:
@@ -235,7 +235,7 @@ def _autoencoder(choices: Choices, spare: Path, progress: bool) -> Path | None:
   """The released autoencoder that was chosen, converted first if a file."""
   if choices.autoencoder is None:
     return None
-  chosen = Path(choices.autoencoder)
+  chosen = outputs.local(choices.autoencoder)
   if not chosen.is_dir():
     folder = spare / directory.AUTOENCODER
     own = Choices(

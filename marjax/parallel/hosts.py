@@ -68,7 +68,8 @@ def joined(
   Args:
     coordinator_address: HOST:PORT where process 0 can be reached.
     num_processes: how many there are. process_id: 0 .. num_processes - 1.
-      All three or none; None looks at the environment.
+      All three or none; None looks at the environment. One process needs
+      neither address nor id.
 
   Raises:
     ValueError: some of the three are missing, or out of range.
@@ -100,13 +101,23 @@ def is_announced(environment: Mapping[str, str] = os.environ) -> bool:
 
   Which of them this is, jax finds out: see `jax.distributed.initialize`.
   """
-  counts = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
-  tasks, ranks, slices = (int(environment.get(name, 1)) for name in counts)
+  return bool(_announcer(environment))
+
+
+def _announcer(environment: Mapping[str, str]) -> str:
+  """The variable, "NAME=VALUE", that says that there are several; or ""."""
+  names = ["OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES"]
   # Set in each task of a SLURM step, but not in a shell that may start them.
-  is_task = {"SLURM_STEP_NODELIST", "SLURM_PROCID"} <= environment.keys()
-  hosts = environment.get("TPU_PROCESS_ADDRESSES")
-  hosts = hosts or environment.get("TPU_WORKER_HOSTNAMES", "")
-  return (tasks > 1 and is_task) or max(ranks, slices) > 1 or "," in hosts
+  if {"SLURM_STEP_NODELIST", "SLURM_PROCID"} <= environment.keys():
+    names.insert(0, "SLURM_NTASKS")
+  for name in names:
+    count = environment.get(name, "")
+    if count.isdecimal() and int(count) > 1:
+      return f"{name}={count}"
+  for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
+    if hosts := environment.get(name):
+      return f"{name}={hosts}" if "," in hosts else ""
+  return ""
 
 
 def may_be_pod(environment: Mapping[str, str] = os.environ) -> bool:
@@ -162,12 +173,13 @@ def fetch(array: jax.Array) -> np.ndarray:
 
 def _check(address: str | None, count: int | None, process: int | None) -> None:
   given = [flag is not None for flag in (address, count, process)]
-  if not any(given):
+  if not any(given) or (given == [False, True, False] and count == 1):
     return
   if not all(given):
     raise ValueError(
       "--coordinator_address, --num_processes and --process_id go together;"
-      " give all three, or none to be found by the cluster's environment."
+      " give all three, or none to be found by the cluster's environment, or"
+      " --num_processes 1 alone for one process."
     )
   host, _, port = address.rpartition(":")
   if not host or not port.isdecimal():
@@ -185,24 +197,27 @@ def _check(address: str | None, count: int | None, process: int | None) -> None:
 def _connect(address: str | None, count: int | None, process: int | None):
   if address and process == 0:
     _check_port(int(address.rpartition(":")[2]))
-  who = f"{count or 'all'} processes"
+  told = "" if address else _announcer(os.environ)
+  who = f"{count or 'all'} processes" + (f" of {told}" if told else "")
   where = f" at {address}" if address else ""
+  alone = "if there is only one, pass --num_processes 1"
   _last_words[0] = (
     f"{who} did not meet{where} within {MEET_SECONDS} s; start each of them"
     " once within that time, tell all the same address and number, and see"
-    " that every host can reach process 0 there."
+    f" that every host can reach process 0 there; {alone}."
   )
   _die_in_words()
-  log.info("waiting for %s%s", who, where)
+  log.info("waiting for %s%s; %s.", who, where, alone)
   try:
-    jax.distributed.initialize(
-      *(address, count, process),
-      # What the flags say needs no second opinion of the environment.
-      cluster_detection_method="deactivate" if address else None,
-      initialization_timeout=MEET_SECONDS,
-      heartbeat_timeout_seconds=LOST_SECONDS,
-      shutdown_timeout_seconds=LEAVE_SECONDS,
-    )
+    with _quiet():
+      jax.distributed.initialize(
+        *(address, count, process),
+        # What the flags say needs no second opinion of the environment.
+        cluster_detection_method="deactivate" if address else None,
+        initialization_timeout=MEET_SECONDS,
+        heartbeat_timeout_seconds=LOST_SECONDS,
+        shutdown_timeout_seconds=LEAVE_SECONDS,
+      )
   except (ValueError, OSError) as error:
     if address or is_announced():
       raise
@@ -225,6 +240,24 @@ def _check_port(port: int) -> None:
 
 
 _last_words = [""]
+_mouth = [2]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Without stderr, where a stack is dumped before abort() is called."""
+  if os.environ.get("MARJAX_DEBUG") == "1":
+    yield
+    return
+  _mouth[0] = os.dup(2)
+  with open(os.devnull, "w") as nothing:
+    os.dup2(nothing.fileno(), 2)
+  try:
+    yield
+  finally:
+    os.dup2(_mouth[0], 2)
+    os.close(_mouth[0])
+    _mouth[0] = 2
 
 
 def _die_in_words() -> None:
@@ -236,7 +269,7 @@ def _on_abort(_signal):
   # abort() was called by another thread, which may hold any lock; so nothing
   # here but two system calls.
   if _last_words[0]:
-    os.write(2, f"marjax: {_last_words[0]}\n".encode())
+    os.write(_mouth[0], f"marjax: {_last_words[0]}\n".encode())
   os._exit(2)
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-from pathlib import Path
 
 from marjax import outputs
 from marjax.parallel.mesh import host_mesh
@@ -22,7 +21,7 @@ def export(
     ValueError: another ending; see also `marjax.release.loading.load`.
     FileExistsError: `out` exists and `overwrite` is false.
   """
-  out = Path(out)
+  out = outputs.local(out)
   if out.suffix != ".safetensors":
     raise ValueError(
       f"{out} does not end in .safetensors; name such a file to write."

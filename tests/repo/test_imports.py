@@ -123,7 +123,10 @@ def test_a_wrong_import_is_seen():
 def test_importing_marjax_is_quick_and_light():
   # Processor time, because the clock on the wall also measures the other tests
   # that run now.
-  code = "import sys, time, marjax; print(time.process_time(), *sys.modules)"
+  code = (
+    "import sys, time; from marjax import *;"
+    " print(time.process_time(), *sys.modules)"
+  )
   shown = subprocess.run(
     [sys.executable, "-c", code],
     cwd=ROOT,
@@ -136,3 +139,12 @@ def test_importing_marjax_is_quick_and_light():
   assert "marjax.pipeline" in loaded
   assert not heavy, f"import marjax also imports {', '.join(sorted(heavy))}"
   assert float(seconds) < 3, f"import marjax took {seconds} s"
+
+
+def test_a_command_begins_at_once():
+  code = "import sys, marjax.__main__; print(*sys.modules)"
+  command = [sys.executable, "-c", code]
+  shown = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+  loaded = shown.stdout.decode().split()
+  assert "marjax.cli.interrupts" in loaded
+  assert not {"jax", "numpy", "flax"} & set(loaded)
