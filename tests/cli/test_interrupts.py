@@ -1,0 +1,150 @@
+"""Ctrl-C, once and twice, at every moment: one sentence and exit code 130.
+
+The process sends the signal to itself at a stated moment, so that no clock and
+no other process decides what is tested.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from marjax import outputs
+from marjax.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+COMMAND = """
+import ctypes, logging, os, signal, sys, threading
+def interrupt():
+  os.kill(os.getpid(), signal.SIGINT)
+"""
+
+# What is imported comes by here first.
+IMPORTING = """
+class Finder:
+  def find_spec(self, name, path=None, target=None):
+    if name == "jax":
+      try:
+        interrupt()
+      finally:
+        AGAIN
+sys.meta_path.insert(0, Finder())
+"""
+
+RUNNING = """
+from marjax.cli import main
+def run(args):
+  BODY
+main.VERBS[sys.argv[1]].run = run
+"""
+
+WAITS = """
+  try:
+    interrupt()
+    threading.Event().wait()
+  finally:
+    AGAIN
+"""
+
+# As a compiler is: Python's main thread hears nothing until it is done.
+DEAF = """
+  interrupt()
+  interrupt()
+  ctypes.CDLL(None).sleep(300)
+"""
+
+# A thread that is waited for at the exit, and one that complains there.
+LATER = """
+  threading.Thread(target=threading.Event().wait).start()
+  import atexit
+  atexit.register(lambda: print("too late", file=sys.stderr))
+  interrupt()
+  threading.Event().wait()
+"""
+
+LOGGING = """
+class Handler(logging.Handler):
+  def emit(self, record):
+    if "step 4/12" in record.getMessage():
+      interrupt()
+logging.getLogger("marjax").addHandler(Handler())
+"""
+
+END = """
+from marjax.__main__ import main
+sys.exit(main())
+"""
+
+ARGUMENTS = {
+  "cache-latents": ["--out", "x"],
+  "preflight": ["--config", "x", "--topology", "here"],
+  "train": ["--config", "x", "--workdir", "x"],
+  "generate": ["--checkpoint", "x", "--labels", "0", "--out", "x.png"],
+  "edit": [
+    *("--checkpoint", "x", "--image", "x", "--mask", "left"),
+    *("--out", "x.png"),
+  ],
+  "evaluate": ["--checkpoint", "x", "--out", "x"],
+  "convert": ["mar-large"],
+  "export": ["--checkpoint", "x", "--out", "x.safetensors"],
+}
+
+
+def interrupted(folder, moment, *argv):
+  """Runs a command that is interrupted; returns its stderr."""
+  done = subprocess.run(
+    [sys.executable, "-c", COMMAND + moment + END, *argv],
+    cwd=folder,
+    env=os.environ | {"PYTHONPATH": str(ROOT), "MARJAX_PROGRAMS": ""},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert done.returncode == 130, done.stderr
+  return done.stderr
+
+
+@pytest.mark.parametrize("again", ["pass", "interrupt()"])
+def test_while_modules_are_imported(again, tmp_path):
+  moment = IMPORTING.replace("AGAIN", again)
+  said = interrupted(tmp_path, moment, "convert", "mar-large")
+  assert said == "marjax: interrupted.\n"
+
+
+@pytest.mark.parametrize("verb", main.VERBS)
+def test_while_a_verb_runs_and_unwinds(verb, tmp_path):
+  body = WAITS.replace("AGAIN", "interrupt(); threading.Event().wait()")
+  moment = RUNNING.replace("  BODY", body)
+  said = interrupted(tmp_path, moment, verb, *ARGUMENTS[verb])
+  assert said == "marjax: interrupted.\n"
+
+
+@pytest.mark.parametrize("body", [DEAF, LATER])
+def test_nothing_keeps_the_process(body, tmp_path):
+  moment = RUNNING.replace("  BODY", body)
+  argv = ["convert", *ARGUMENTS["convert"]]
+  assert interrupted(tmp_path, moment, *argv) == "marjax: interrupted.\n"
+
+
+def test_a_run_goes_on_where_it_was_interrupted(tmp_path):
+  config = str(ROOT / "tests/train/tiny.py")
+  argv = ["train", "--config", config, "--workdir", "run"]
+  said = interrupted(tmp_path, LOGGING, *argv)
+  assert said.endswith("\nmarjax: interrupted.\n")
+  assert "Traceback" not in said
+  argv = [*argv[:-1], str(tmp_path / "run")]
+  assert main.main(argv) == 0
+  assert (tmp_path / "run/checkpoints/12").is_dir()
+
+
+def test_no_half_of_a_file_stays(tmp_path):
+  with (
+    pytest.raises(KeyboardInterrupt),
+    outputs.replacing(tmp_path / "a") as temporary,
+  ):
+    temporary.write_bytes(b"half")
+    raise KeyboardInterrupt
+  assert not list(tmp_path.iterdir())
