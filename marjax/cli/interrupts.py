@@ -28,11 +28,15 @@ def begin() -> None:
   threading.Thread(target=_listen, args=(reader,), daemon=True).start()
 
 
-def answer() -> int:
-  """Says that there was an interrupt, unless it was said; its exit code."""
+def answer(detail: str = "") -> int:
+  """Says that there was an interrupt, unless it was said; its exit code.
+
+  Args:
+    detail: what is to be known of it, as ": stopped at step 3.".
+  """
   with _saying:
     if not _said.is_set():
-      print("marjax: interrupted.", file=sys.stderr, flush=True)
+      print(f"marjax: interrupted{detail or '.'}", file=sys.stderr, flush=True)
     _said.set()
   return CODE
 

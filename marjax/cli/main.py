@@ -159,8 +159,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _run(args)
     if sys.stdout:
       sys.stdout.flush()
-  except KeyboardInterrupt:
-    return interrupts.answer()
+  except KeyboardInterrupt as error:
+    return interrupts.answer(str(error))
   except Exception as error:
     if isinstance(error, BrokenPipeError) and _is_reader_gone():
       return 141

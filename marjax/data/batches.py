@@ -73,8 +73,8 @@ class Batches:
     if self.num_examples < batch_size:
       raise ValueError(
         f"split {split!r} of {config.source} has {self.num_examples} images;"
-        f" expected at least one batch of {batch_size}: lower batch_size or add"
-        " images."
+        f" expected at least one batch of {batch_size}: lower"
+        f" training.batch_size to {self.num_examples} or less, or add images."
       )
     self._config, self._shuffle, self._is_cached = config, shuffle, is_cached
     self._batch_size, self._rows = batch_size, rows

@@ -10,6 +10,7 @@
 import contextlib
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,7 @@ def opened(path: str | os.PathLike) -> Iterator[OpenFile]:
 
   path = Path(path)
   files.check_regular(path)
+  quoted = shlex.quote(str(path))
   try:
     file = safetensors.safe_open(path, framework="numpy")
   except Exception as error:
@@ -114,14 +116,14 @@ def opened(path: str | os.PathLike) -> Iterator[OpenFile]:
     raise ValueError(
       f"{path} cannot be read as a .safetensors file ({cause}); expected one"
       " that marjax exported, whole: download it again, or make a release of"
-      f" another kind of file with marjax convert {path} --out FOLDER."
+      f" another kind of file with marjax convert {quoted} --out FOLDER."
     ) from None
   with file as tensors:
     text = (tensors.metadata() or {}).get(METADATA)
     if text is None:
       raise ValueError(
         f"{path} was not exported by marjax: it has no manifest; make a release"
-        f" of it first: marjax convert {path} --out FOLDER."
+        f" of it first: marjax convert {quoted} --out FOLDER."
       )
     manifest = cards.read_manifest(text.encode(), str(path))
     yield OpenFile(path, manifest, tensors, frozenset(tensors.keys()))
