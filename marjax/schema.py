@@ -195,7 +195,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def write_json(mapping: Mapping, indent: int | None = 1) -> bytes:
   """The text of a JSON file, with a hash over its content."""
-  content = {**mapping, HASH: _hash(mapping)}
+  # First, for a line that is followed by others can be deleted alone.
+  content = {HASH: _hash(mapping), **mapping}
   text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
   # A file's name may hold bytes that are no UTF-8: JSON writes \udc80 for them.
   return text.encode(errors="backslashreplace") + b"\n"

@@ -37,14 +37,11 @@ def mesh_for(experiment: Experiment, devices: Sequence | None = None) -> Mesh:
   training = experiment.training
   parts = mesh.shape["data"] * mesh.shape["fsdp"]
   if training.batch_size % (parts * training.num_microbatches):
-    microbatches = (
-      f", times training.num_microbatches = {training.num_microbatches}"
-      if training.num_microbatches > 1
-      else ""
-    )
+    microbatches = training.num_microbatches
     raise ValueError(
       f"training.batch_size is {training.batch_size}; expected a multiple of"
-      f" {parts}, the devices that the mesh splits a batch over{microbatches}."
+      f" {parts * microbatches}, the devices that the mesh splits a batch over"
+      f" ({parts}) times training.num_microbatches ({microbatches})."
     )
   return mesh
 

@@ -20,6 +20,7 @@ from PIL import Image
 from marjax import schema
 from marjax.cli import main
 from marjax.parallel import hosts
+from marjax.train import loop, profile
 
 TINY = str(Path(__file__).parents[1] / "train/tiny.py")
 TRAIN = ["train", "--config", TINY, "--workdir", "run"]
@@ -27,7 +28,6 @@ TRAIN += ["--config.training.num_steps=2"]
 PICTURES = ["--config.data.source=folder", "--config.data.data_dir=pictures"]
 GENERATE = ["generate", "--checkpoint", "release", "--labels", "0"]
 GENERATE += ["--num_ar_steps", "2", "--num_diffusion_steps", "2"]
-FEWER = "--config.training.batch_size="
 
 MOST_ROUNDS = 4
 
@@ -40,6 +40,12 @@ def changed(argv, flag, value):
 
 def setting(argv, found):
   return changed(argv, f"--config.{found[1]}", found[2])
+
+
+def multiple(argv, found):
+  """The next size below that is a multiple, or the least one."""
+  size, part = int(found[2]), int(found[3])
+  return changed(argv, f"--config.{found[1]}", max(part, size // part * part))
 
 
 def flag(argv, found):
@@ -71,7 +77,7 @@ RULES = [
   (r"set ((?:data|training|mesh)\.[a-z_]+) to (\d+)", setting),
   (r"lower (training\.batch_size) to (\d+)", setting),
   (r"(model\.[a-z_.]+) is \d+; expected 0 or data\.\w+ = (\d+)", setting),
-  (r"(training\.batch_size) is \d+; expected a multiple of (\d+)", setting),
+  (r"(training\.batch_size) is (\d+); expected a multiple of (\d+)", multiple),
   (
     r"set the split to '\.'()()",
     lambda argv, _: changed(argv, "--config.data.train_split", "."),
@@ -108,22 +114,39 @@ def release(tmp_path_factory):
   return small.save_release(tmp_path_factory.mktemp("release") / "release")
 
 
+class AcceptedError(Exception):
+  """Training would take its first step."""
+
+
+@pytest.fixture(autouse=True)
+def training(monkeypatch):
+  """Ends where the first step would be taken: all checks are before it."""
+
+  def take(*args):
+    raise AcceptedError
+
+  monkeypatch.setattr(loop, "restore_or_init", lambda *args: (None, 0))
+  monkeypatch.setattr(profile.Profile, "run", take)
+
+
 def run(argv, capsys):
   """Exit code and what was said last."""
   try:
     code = main.main(argv)
+  except AcceptedError:
+    code = 0
   except SystemExit as stop:
     code = stop.code
   lines = capsys.readouterr().err.splitlines()
   return code, (lines or [""])[-1]
 
 
-def followed(argv, capsys, *, until=0):
+def followed(argv, capsys):
   """Follows advice until the command is accepted; the rules that did it."""
   used = []
   for _ in range(MOST_ROUNDS):
     code, said = run(argv, capsys)
-    if code == until:
+    if code == 0:
       return used
     matches = [(re.search(rule, said), rule, do) for rule, do in RULES]
     matches = [match for match in matches if match[0]]
@@ -138,8 +161,8 @@ def followed(argv, capsys, *, until=0):
 @pytest.mark.parametrize(
   ("argv", "rounds"),
   [
-    ([*TRAIN, *PICTURES, f"{FEWER}4"], 2),
-    ([*TRAIN, *PICTURES, f"{FEWER}200", "--config.data.num_classes=3"], 2),
+    ([*TRAIN, *PICTURES], 2),
+    ([*TRAIN, "--config.training.batch_size=200"], 2),
     ([*TRAIN, "--config.mesh.data=3"], 1),
     ([*TRAIN, "--config.training.total_epochs=1"], 1),
     ([*TRAIN, "--config.training.num_microbatches=3"], 1),
@@ -154,7 +177,7 @@ def test_training_goes_on_as_advised(argv, rounds, place, capsys):
 def test_class_folders_without_a_split(place, capsys):
   (place / "pictures/train").rename(place / "all")
   argv = [*TRAIN, "--config.data.source=folder", "--config.data.data_dir=all"]
-  argv += ["--config.data.num_classes=3", "--config.training.batch_size=4"]
+  argv += ["--config.data.num_classes=3"]
   argv += ["--config.model.backbone.num_classes=3"]
   assert len(followed(argv, capsys)) == 1
 
@@ -188,12 +211,7 @@ def test_a_file_that_is_no_release(place, capsys):
 
 def test_a_json_file_that_was_changed_on_purpose():
   text = schema.write_json({"one": 1, "two": 2})
-  text = text.encode() if isinstance(text, str) else text
-  edited = (
-    text.replace(b"2", b"3", 1)
-    if b'"two": 2' not in text
-    else (text.replace(b'"two": 2', b'"two": 3'))
-  )
+  edited = text.replace(b'"two": 2', b'"two": 3')
   with pytest.raises(ValueError, match="delete its line") as caught:
     schema.read_json(edited, "a.json")
   name = re.search(r"delete its line (\w+)\.", str(caught.value))[1]
