@@ -64,6 +64,17 @@ def test_a_flipped_bit_is_told(copy, tmp_path):
     assert seen == {"told": count}
 
 
+def test_a_flipped_bit_in_a_card_is_told(tmp_path):
+  """In names and settings, which nothing but the hash can tell."""
+  path = tmp_path / MANIFEST
+  path.write_bytes(cards.with_files(small.card(), 1, {}).to_json())
+
+  def use():
+    return cards.read_manifest(path.read_bytes(), "file")
+
+  assert flips.outcomes([path], use, num_trials=60) == {"told": 60}
+
+
 def test_a_manifest_without_a_hash_is_read(copy):
   before = contents(copy)
   edit(copy, lambda mapping: None)
