@@ -88,6 +88,8 @@ class Checkpointer:
     return self
 
   def __exit__(self, error_type, *_) -> None:
+    if error_type is KeyboardInterrupt and self._saving != self._saved:
+      interrupts.tell(f"finishing the checkpoint of step {self._saving}")
     self.close()
     if error_type is None:
       self._check_there()

@@ -20,28 +20,32 @@ log = logging.getLogger(__name__)
 
 EXIT_CODE = 130
 
-_may_leave = [False]
-"""Whether the process belongs to this run, and may be left."""
+_come = []
+"""Of the run of this process, with `heeded`: True after the first."""
 
 
 @contextlib.contextmanager
 def heeded() -> Iterator[None]:
   """While open, a second Ctrl-C leaves the process with a sentence."""
-  has_come = False
 
   def act(number, frame):
-    nonlocal has_come
-    if has_come:
+    if _come[-1]:
       _leave()
-    has_come = True
+    _come[-1] = True
     raise KeyboardInterrupt
 
   with _handled_by(act):
-    _may_leave[0] = True
+    _come.append(False)
     try:
       yield
     finally:
-      _may_leave[0] = False
+      _come.pop()
+
+
+def tell(what: str) -> None:
+  """Says what is still done before the end."""
+  again = "; Ctrl-C again leaves at once" if _come else ""
+  log.warning("interrupted: %s%s", what, again)
 
 
 @contextlib.contextmanager
@@ -51,12 +55,12 @@ def put_off(what: str) -> Iterator[None]:
 
   def note(number, frame):
     nonlocal has_come
-    if has_come and _may_leave[0]:
+    if _come and (has_come or _come[-1]):
       _leave()
     if has_come:
       raise KeyboardInterrupt
     has_come = True
-    log.warning("interrupted: %s; Ctrl-C again leaves at once", what)
+    tell(what)
 
   with _handled_by(note):
     yield

@@ -3,14 +3,19 @@
 import json
 import logging
 import pathlib
+import re
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from marjax import pictures
 from marjax.cli import configs
-from marjax.train import loop
+from marjax.parallel.mesh import host_mesh
+from marjax.release import workdir as workdirs
+from marjax.train import loop, samples, writers
 from marjax.train.checkpoint import Checkpointer
 from marjax.train.writers import Writer
 
@@ -39,7 +44,9 @@ def one_program():
   programs, make = {}, loop.make_train_program
 
   def make_once(experiment, mesh, num_examples):
-    same = (experiment.model, experiment.training.batch_size)
+    training = experiment.training
+    same = (experiment.model, training.num_microbatches, training.batch_size)
+    same += (training.learning_rate,)
     if same not in programs:
       programs[same] = make(experiment, mesh, num_examples)
     return programs[same]
@@ -185,3 +192,98 @@ def test_another_model_in_the_work_directory_is_one_sentence(tmp_path):
   other = configs.load(CONFIG, ["config.model.backbone.width=16"])
   with pytest.raises(ValueError, match=r"model\.backbone\.width is 8 there"):
     loop.train(other, tmp_path)
+
+
+def test_after_a_nan_the_advice_is_taken(straight, tmp_path, monkeypatch):
+  with monkeypatch.context() as patch:
+    interrupt(patch, 7, change=with_nan)
+    with pytest.raises(FloatingPointError, match="run the same com") as caught:
+      loop.train(tiny(), tmp_path)
+  flag = re.search(r"with --(config\S+),", str(caught.value)).group(1)
+  assert flag == "config.training.learning_rate=0.0005"
+  lower = configs.load(CONFIG, [flag])
+  with monkeypatch.context() as patch:
+    interrupt(patch, 3, change=with_nan)
+    with pytest.raises(FloatingPointError, match="at step 7"):
+      loop.train(lower, tmp_path)
+  assert int(loop.train(lower, tmp_path).step) == 12
+  # It has gone on since, so what decides the numbers is fixed again.
+  assert not (tmp_path / "stopped.json").exists()
+  with pytest.raises(ValueError, match=r"learning_rate is 0\.0005 there"):
+    loop.train(tiny(), tmp_path)
+
+
+def test_memory_and_speed_may_change(straight, tmp_path):
+  loop.train(tiny(num_steps=4), tmp_path)
+  other = ["config.training.num_microbatches=2"]
+  other.append("config.model.backbone.remat=none")
+  state = loop.train(configs.load(CONFIG, other), tmp_path)
+  assert int(state.step) == 12
+
+
+@pytest.mark.parametrize("place", ["generate", "png", "events"])
+def test_a_failing_picture_costs_nothing(
+  straight, tmp_path, monkeypatch, caplog, place
+):
+  def fail(*args, **kwargs):
+    raise RuntimeError("no picture\ntoday")
+
+  where, name = {
+    "generate": (samples.Pipeline, "generate"),
+    "png": (pictures, "save_png"),
+    "events": (writers.TensorBoardWriter, "write_images"),
+  }[place]
+  monkeypatch.setattr(where, name, fail)
+  state = loop.train(tiny(sample_every=4), tmp_path)
+  assert_same(state, straight[0])
+  said = [r.getMessage() for r in caplog.records if "picture" in r.getMessage()]
+  assert said == [
+    f"no picture of step {step} (RuntimeError: no picture); training goes on"
+    for step in (4, 8, 12)
+  ]
+
+
+def test_the_checkpoint_is_saved_before_the_picture(tmp_path, monkeypatch):
+  def stopped(self, step, params):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(samples.Sampler, "draw", stopped)
+  with pytest.raises(
+    KeyboardInterrupt, match="newest checkpoint is that of st"
+  ):
+    loop.train(tiny(sample_every=4), tmp_path)
+  with Checkpointer(tmp_path, 2) as checkpoints:
+    assert checkpoints.steps() == [4]
+
+
+def test_a_line_that_cannot_be_written_costs_no_checkpoint(
+  tmp_path, monkeypatch
+):
+  def fail(self, step, scalars):
+    raise OSError("metrics cannot be written")
+
+  monkeypatch.setattr(writers.JsonLinesWriter, "write_scalars", fail)
+  with pytest.raises(OSError, match="metrics cannot be written"):
+    loop.train(tiny(log_every=4), tmp_path)
+  with Checkpointer(tmp_path, 2) as checkpoints:
+    assert checkpoints.steps() == [4]
+
+
+def test_a_run_starts_from_weights(straight, tmp_path):
+  loop.train(tiny(num_steps=6), tmp_path / "first")
+  first = workdirs.load(tmp_path / "first", host_mesh())[1]
+  log = tiny(num_steps=6, init_from=tmp_path / "first", learning_rate=0.0)
+  state = loop.train(log, tmp_path / "second")
+  assert_same(state.ema_params, first)
+  assert_same(state.params, first)
+  # The source is not read again.
+  shutil.rmtree(tmp_path / "first")
+  loop.train(log, tmp_path / "second")
+
+
+def test_weights_of_another_model_are_one_sentence(tmp_path):
+  loop.train(tiny(num_steps=1), tmp_path / "first")
+  other = ["config.model.backbone.width=16"]
+  other.append(f"config.training.init_from={tmp_path / 'first'}")
+  with pytest.raises(ValueError, match=r"where \S+ is \(.*\) and \(.*\) in th"):
+    loop.train(configs.load(CONFIG, other), tmp_path / "second")

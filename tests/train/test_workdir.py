@@ -1,11 +1,19 @@
 """A work directory belongs to one configuration and to one process."""
 
+import builtins
 import dataclasses
+import logging
+import pathlib
+import re
+import shlex
 from dataclasses import dataclass, field
 
 import pytest
 
+from marjax.cli import configs
+from marjax.experiment import Experiment
 from marjax.schema import read_json
+from marjax.train import workdir as workdirs
 from marjax.train.workdir import claim_workdir
 
 
@@ -17,6 +25,7 @@ class Model:
 @dataclass(frozen=True)
 class Training:
   num_steps: int = 10
+  learning_rate: float = 0.5
   batch_size: int = 4
   log_every: int = 5
   schedule: str = "constant"
@@ -122,3 +131,118 @@ def test_two_runs_cannot_share_a_directory(tmp_path):
   ):
     claim(tmp_path, Run())
   claim(tmp_path, Run())
+
+
+def test_the_table_is_in_the_docs_and_names_fields():
+  root = pathlib.Path(__file__).parents[2]
+  rows = re.findall(r"^\| `(.*)` \| (.*) \|$", docs(root), re.MULTILINE)
+  assert dict(rows) == workdirs.MAY_CHANGE
+  for key in workdirs.MAY_CHANGE:
+    cls = Experiment
+    *groups, name = key.split(".")
+    config = configs.load(str(root / "tests/train/tiny.py"))
+    for group in groups:
+      config = getattr(config, group)
+      cls = type(config)
+    assert name in {f.name for f in dataclasses.fields(cls)}, key
+
+
+def docs(root):
+  return (root / "docs" / "training.md").read_text()
+
+
+def test_a_refusal_says_what_may_change_and_its_advice_is_taken(tmp_path):
+  trained(tmp_path, Run(seed=4))
+  with pytest.raises(ValueError, match="may change: always name") as caught:
+    claim(tmp_path, with_training(learning_rate=0.1))
+  message = str(caught.value)
+  assert "not finite training.base_learning_rate, training.lear" in message
+  flags = shlex.split(re.search(r"configuration \((.*?)\)", message).group(1))
+  assert sorted(flags) == [
+    "--config.seed=4",
+    "--config.training.learning_rate=0.5",
+  ]
+
+
+def stop(workdir, experiment):
+  with (
+    pytest.raises(FloatingPointError),
+    claim_workdir(workdir, experiment),
+  ):
+    raise FloatingPointError("loss is nan at step 12")
+
+
+def test_after_a_stop_the_learning_rate_may_change(tmp_path):
+  trained(tmp_path, Run())
+  lower = with_training(learning_rate=0.1)
+  with pytest.raises(
+    ValueError, match=r"training\.learning_rate is 0\.5 there"
+  ):
+    claim(tmp_path, lower)
+  stop(tmp_path, Run())
+  with pytest.raises(ValueError, match=r"training\.batch_size is 4 there"):
+    claim(tmp_path, with_training(learning_rate=0.1, batch_size=8))
+  claim(tmp_path, lower)
+  claim(tmp_path, with_training(learning_rate=0.01))
+  workdirs.forget_stop(tmp_path)
+  with pytest.raises(
+    ValueError, match=r"training\.learning_rate is 0\.01 there"
+  ):
+    claim(tmp_path, lower)
+
+
+def test_a_damaged_note_of_a_stop_is_one_sentence(tmp_path):
+  trained(tmp_path, Run())
+  stop(tmp_path, Run())
+  path = tmp_path / workdirs.STOP
+  path.write_bytes(path.read_bytes().replace(b"12", b"13"))
+  with pytest.raises(ValueError, match=r"stopped\.json was changed or damaged"):
+    claim(tmp_path, with_training(learning_rate=0.1))
+
+
+@pytest.mark.parametrize(
+  ("names", "reason"),
+  [
+    (["release.json"], r"is a released .*with --config\.training\.init_from="),
+    (["weights/a"], "is a half-written release"),
+    (["index.json", "settings.json"], "is a cache of latents; expected a new"),
+    (["cat/a.png"], "is a folder of something else; expected a new or empty"),
+    (["release.json", "config.json"], "at once; expected a new"),
+    (["checkpoints/a.pt"], "is half a work directory"),
+    (["config.json", "model.bin"], r"config\.json cannot be read as a conf"),
+  ],
+)
+def test_what_is_no_work_directory_is_left_alone(tmp_path, names, reason):
+  for name in names:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text('{"model_type": "bert"}')
+  before = sorted(tmp_path.rglob("*"))
+  with pytest.raises((ValueError, OSError), match=reason) as caught:
+    claim(tmp_path, Run())
+  assert "choose another --workdir" in str(caught.value)
+  after = [p for p in sorted(tmp_path.rglob("*")) if p.name != ".lock"]
+  assert after == before
+  for name in names:
+    assert (tmp_path / name).read_text() == '{"model_type": "bert"}'
+
+
+def test_without_locks_a_run_goes_on_and_says_so(tmp_path, monkeypatch, caplog):
+  real = builtins.__import__
+
+  def without(name, *args, **kwargs):
+    if name == "fcntl":
+      raise ImportError(name)
+    return real(name, *args, **kwargs)
+
+  monkeypatch.setattr(builtins, "__import__", without)
+  caplog.set_level(logging.INFO, "marjax")
+  claim(tmp_path, Run())
+  assert caplog.text.count("this system has none: let no other run") == 1
+
+
+def test_a_changed_configuration_is_one_sentence(tmp_path):
+  trained(tmp_path, Run())
+  path = tmp_path / "config.json"
+  path.write_bytes(path.read_bytes().replace(b"10", b"11"))
+  with pytest.raises(ValueError, match="changed or damaged since"):
+    claim(tmp_path, Run())

@@ -54,6 +54,17 @@ def test_a_whole_number_cut_short_is_not_mistaken_for_a_line(tmp_path):
   assert lines(path) == []
 
 
+def test_damaged_lines_are_left_out_and_counted(tmp_path, caplog):
+  path = tmp_path / "metrics.jsonl"
+  good = b'{"step": 10, "loss": 1.0}\n'
+  odd = [b"[1]", b'"step"', b'{"step": "x"}', b'{"stop": 1}', b"\xff{", b"7"]
+  path.write_bytes(good + b"\n".join([*odd, b"[" * 10**5, b'{"step": null}\n']))
+  caplog.set_level("INFO", "marjax")
+  JsonLinesWriter(path, 20).close()
+  assert path.read_bytes() == good
+  assert "8 damaged lines are left out" in caplog.text
+
+
 def test_a_full_disk_is_one_sentence():
   file = Appended(pathlib.Path("/dev/full"))
   with pytest.raises(OSError, match="/dev/full cannot be written") as caught:

@@ -1,0 +1,115 @@
+"""Ctrl-C, once and twice, ends in one sentence and leaves nothing half."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from marjax.release import workdir as workdirs
+from marjax.train import interrupts
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+# Saving takes longer than it takes to press a key twice.
+PROGRAM = """
+import sys, time
+from marjax.cli.main import main
+from marjax.release import workdir
+write = workdir.write_files
+
+def slow(*args):
+  time.sleep({seconds})
+  write(*args)
+
+workdir.write_files = slow
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def start(workdir, seconds):
+  return subprocess.Popen(
+    [
+      *(sys.executable, "-c", PROGRAM.format(seconds=seconds)),
+      *("train", "--config", "tests/train/tiny.py"),
+      *("--workdir", str(workdir), "--config.training.num_steps=1000000"),
+      *(
+        "--config.training.log_every=1",
+        "--config.training.checkpoint_every=2",
+      ),
+    ],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def wait_for(process, words):
+  """What it says until a line has these words."""
+  said = ""
+  while words not in said:
+    line = process.stdout.readline()
+    assert line, said
+    said += line
+  return said
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupted_run_ends_in_one_sentence(tmp_path, times):
+  with start(tmp_path, 1 if times == 1 else 20) as process:
+    try:
+      wait_for(process, "step 3/")
+      process.send_signal(signal.SIGINT)
+      if times == 2:
+        wait_for(process, "interrupted: finishing the checkpoint of step 2; Ct")
+        process.send_signal(signal.SIGINT)
+      said = process.communicate(timeout=15)[0]
+    finally:
+      process.kill()
+  assert process.returncode == 130
+  last = said.splitlines()[-1]
+  assert said.count("marjax:") == 1, said
+  assert "Traceback" not in said, said
+  assert "Exception" not in said, said
+  if times == 1:
+    assert "checkpoint is that of step 2, where the same command goes" in last
+    assert workdirs.steps(tmp_path / "checkpoints") == [2]
+  else:
+    assert last.startswith("marjax: interrupted twice, left at once; finished")
+    assert workdirs.steps(tmp_path / "checkpoints") == []
+
+
+def press():
+  os.kill(os.getpid(), signal.SIGINT)
+
+
+def put_off(times, done):
+  with interrupts.put_off("saving"):
+    for _ in range(times):
+      press()
+    done.append(True)
+
+
+def test_an_interrupt_waits_for_the_end_of_the_block():
+  done, handler = [], signal.getsignal(signal.SIGINT)
+  with pytest.raises(KeyboardInterrupt):
+    put_off(1, done)
+  assert done
+  assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_second_one_does_not_wait():
+  done = []
+  with pytest.raises(KeyboardInterrupt):
+    put_off(2, done)
+  assert not done
+
+
+def test_without_an_interrupt_nothing_happens():
+  handler = signal.getsignal(signal.SIGINT)
+  with interrupts.heeded(), interrupts.put_off("saving"):
+    pass
+  assert signal.getsignal(signal.SIGINT) is handler
