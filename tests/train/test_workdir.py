@@ -1,8 +1,6 @@
 """A work directory belongs to one configuration and to one process."""
 
-import builtins
 import dataclasses
-import logging
 import pathlib
 import re
 import shlex
@@ -224,20 +222,6 @@ def test_what_is_no_work_directory_is_left_alone(tmp_path, names, reason):
   assert after == before
   for name in names:
     assert (tmp_path / name).read_text() == '{"model_type": "bert"}'
-
-
-def test_without_locks_a_run_goes_on_and_says_so(tmp_path, monkeypatch, caplog):
-  real = builtins.__import__
-
-  def without(name, *args, **kwargs):
-    if name == "fcntl":
-      raise ImportError(name)
-    return real(name, *args, **kwargs)
-
-  monkeypatch.setattr(builtins, "__import__", without)
-  caplog.set_level(logging.INFO, "marjax")
-  claim(tmp_path, Run())
-  assert caplog.text.count("this system has none: let no other run") == 1
 
 
 def test_a_changed_configuration_is_one_sentence(tmp_path):
