@@ -218,7 +218,7 @@ def _reason(path: Path, error: BaseException) -> str:
     return (
       f"{name} cannot import what it needs: {at}{text}; what it imports"
       " must lie beside it or beside its folder, or be installed: copy that"
-      " along, or run marjax in the folder that holds it."
+      " along, or run the command in the folder that holds it."
     )
   if isinstance(error, ValueError):
     return f"{name}: {at}{text}"
