@@ -15,34 +15,37 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from etils import epath
+
+from marjax.schema import printable
 
 log = logging.getLogger(__name__)
 
 AnyPath = Path | epath.Path
 
+LONGEST_NAME = 255
+"""Bytes that file systems allow for one name of a path."""
+
 LONGEST_MESSAGE = 600
 """Characters of an error's sentence: what is left out is in the middle."""
 
 
-def path_of(path: str | os.PathLike) -> AnyPath:
+def path_of(path: Any) -> AnyPath:
   """A pathlib path without ~, or an etils path for gs://BUCKET/NAME.
 
   Raises:
-    ValueError: no name, an empty one, another scheme, a gs:// path that pathlib
-      went over, or ~ where the home folder is unknown.
+    ValueError: no name, an empty one, one that no file can have; another
+      scheme, a gs:// path that pathlib went over, a variable that no shell
+      expanded, or ~ where the home folder is unknown.
     ModuleNotFoundError: gs:// without the packages of the extra `gcs`.
   """
-  name = os.fspath(path) if isinstance(path, str | os.PathLike) else path
-  if not isinstance(name, str) or not name.strip() or "\0" in name:
-    raise ValueError(
-      f"a path is {name!r}; expected the name of a file or folder, as text."
-    )
+  name = _checked(path)
   scheme, is_remote, _ = name.partition("://")
   if name.startswith("gs:/") and not is_remote:
     raise ValueError(
@@ -194,11 +197,8 @@ def unwritable(path: AnyPath, error: Exception) -> Exception:
 
 
 def shown(name: str | os.PathLike) -> str:
-  """A name from a disk, fit for print: control characters are escaped."""
-  return "".join(
-    c if c.isprintable() else c.encode("unicode_escape").decode()
-    for c in os.fspath(name)
-  )
+  """A name from a disk, fit for print: see `schema.printable`."""
+  return printable(os.fspath(name))
 
 
 def one_line(text: str) -> str:
@@ -224,14 +224,66 @@ def _shortened(text: str, length: int) -> str:
   return f"{text[:head]} ... {text[head + 5 - length :]}"
 
 
-def _expanded(name: str) -> Path:
-  try:
-    return Path(name).expanduser()
-  except RuntimeError:
+def _checked(path: Any) -> str:
+  """The text of a path, if it can be one."""
+  name = os.fspath(path) if isinstance(path, os.PathLike) else path
+  if not isinstance(name, str) or not name.strip():
     raise ValueError(
-      f"{name} begins in a home folder that is unknown here; expected HOME to"
-      " name one: set it, or write the whole path."
-    ) from None
+      f"{path!r} is no path; expected the name of a file or folder."
+    )
+  try:
+    is_name = "\0" not in name
+    longest = max(map(len, os.fsencode(name).split(b"/")))
+    is_there = is_name and longest <= LONGEST_NAME and os.path.lexists(name)
+  except UnicodeEncodeError:
+    is_name = False
+  if not is_name:
+    raise ValueError(
+      f"{shown(name)} can be no path, for a character in it; expected the name"
+      " of a file or folder: write it anew."
+    )
+  if longest > LONGEST_NAME:
+    raise ValueError(
+      f"{shown(name)[:60]}... has a name of {longest} bytes in it; expected"
+      f" {LONGEST_NAME} at most: choose a shorter one."
+    )
+  if is_there:
+    return name
+  if name != name.strip() or re.search(r"[\x00-\x1f\x7f]", name):
+    raise ValueError(
+      f"'{shown(name)}' begins or ends in a space, or has a control character,"
+      " and does not exist; expected a path without: write it anew."
+    )
+  if variable := re.search(r"(?:^|/)(\$\w+|\$\{\w+\})", name):
+    raise ValueError(
+      f"{shown(name)} names {variable[1]}, a variable that no shell expanded;"
+      ' expected a whole path: put it between double quotes ("), not single'
+      " ones, or write out what it stands for."
+    )
+  return name
+
+
+def _expanded(name: str) -> Path:
+  path = Path(name)
+  if not path.parts or not path.parts[0].startswith("~"):
+    return path
+  if not name.startswith("~"):
+    # ./~name is a file of that name, also when it comes here again.
+    return path.absolute()
+  try:
+    expanded = path.expanduser()
+  except RuntimeError:
+    expanded = None
+  if (
+    not expanded
+    or not expanded.is_absolute()
+    or not os.environ.get("HOME", "-")
+  ):
+    raise ValueError(
+      f"{shown(name)} begins in a home folder that is unknown here; expected"
+      " HOME to name one: set it, or write the whole path."
+    )
+  return expanded
 
 
 def _prepare_gcsfs() -> None:

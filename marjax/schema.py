@@ -61,6 +61,9 @@ WORDS = {
   str: "text",
 }
 
+DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+"""Characters that turn the order of those after them."""
+
 DEEPEST_JSON = 64
 """Lists and mappings inside each other."""
 
@@ -257,12 +260,13 @@ def check_json_size(num_bytes: int, where: str) -> None:
 
 
 def printable(text: str) -> str:
-  """The text with control characters, which a terminal obeys, as escapes."""
+  """The text with what a terminal obeys, as escapes: controls, directions."""
   if text.isprintable():
     return text
   return "".join(
     char.encode("unicode_escape").decode()
     if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")
+    or unicodedata.bidirectional(char) in DIRECTIONS
     else char
     for char in text
   )

@@ -105,19 +105,45 @@ def is_announced(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def _announcer(environment: Mapping[str, str]) -> str:
-  """The variable, "NAME=VALUE", that says that there are several; or ""."""
-  names = ["OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES"]
-  # Set in each task of a SLURM step, but not in a shell that may start them.
-  if {"SLURM_STEP_NODELIST", "SLURM_PROCID"} <= environment.keys():
-    names.insert(0, "SLURM_NTASKS")
+  """The variable, "NAME=VALUE", that says that there are several; or "".
+
+  Raises:
+    ValueError: a variable that counts them is no number.
+  """
+  names = ["MEGASCALE_NUM_SLICES"]
+  if environment is not os.environ or not _is_typed():
+    # What a scheduler starts reads from no terminal: there these are left over.
+    names += _of_schedulers(environment)
   for name in names:
-    count = environment.get(name, "")
-    if count.isdecimal() and int(count) > 1:
+    count = environment.get(name, "1")
+    if not count.isdecimal():
+      raise ValueError(
+        f"{name} is {count!r} in the environment; expected the number of"
+        " processes: unset it, or pass --num_processes=1 to train alone."
+      )
+    if int(count) > 1:
       return f"{name}={count}"
   for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
     if hosts := environment.get(name):
       return f"{name}={hosts}" if "," in hosts else ""
   return ""
+
+
+def _of_schedulers(environment: Mapping[str, str]) -> list[str]:
+  """Variables that count the processes which a scheduler started."""
+  # Set in each task of a SLURM step, but not in a shell that may start them.
+  if not {"SLURM_STEP_NODELIST", "SLURM_PROCID"} <= environment.keys():
+    return ["OMPI_COMM_WORLD_SIZE"]
+  # In a step of one task SLURM_NTASKS may be that of the whole job.
+  own = "SLURM_STEP_NUM_TASKS"
+  return [own if own in environment else "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"]
+
+
+def _is_typed() -> bool:
+  try:
+    return os.isatty(0)
+  except OSError:
+    return False
 
 
 def may_be_pod(environment: Mapping[str, str] = os.environ) -> bool:

@@ -36,10 +36,27 @@ SLURM = {
     ({"TPU_PROCESS_ADDRESSES": "a:1,b:1", "TPU_WORKER_HOSTNAMES": "a"}, True),
     ({"MEGASCALE_NUM_SLICES": "2", "TPU_WORKER_HOSTNAMES": "a"}, True),
     ({"MEGASCALE_NUM_SLICES": "1"}, False),
+    (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, False),
   ],
 )
 def test_the_environment_says_whether_there_are_others(environment, expected):
   assert hosts.is_announced(environment) == expected
+
+
+def test_a_number_of_processes_that_is_none_is_told():
+  with pytest.raises(ValueError, match="SLURM_NTASKS is 'x' in the"):
+    hosts.is_announced(SLURM | {"SLURM_NTASKS": "x"})
+
+
+def test_what_is_left_over_in_a_shell_counts_for_nothing(monkeypatch):
+  for name, value in (SLURM | {"OMPI_COMM_WORLD_SIZE": "4"}).items():
+    monkeypatch.setenv(name, value)
+  for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setattr(hosts, "_is_typed", lambda: True)
+  assert not hosts.is_announced()
+  monkeypatch.setattr(hosts, "_is_typed", lambda: False)
+  assert hosts.is_announced()
 
 
 def test_the_metadata_server_is_asked_on_tpus_only():
