@@ -57,10 +57,10 @@ def run(args: argparse.Namespace) -> None:
   experiment = configs.load(args.config, args.overrides)
 
   from marjax.parallel import hosts
-  from marjax.train import interrupts, loop, profile
+  from marjax.train import loop, profile
 
   profile_steps = profile.parse(args.profile_steps)
 
   peers = (args.coordinator_address, args.num_processes, args.process_id)
-  with interrupts.heeded(), hosts.joined(*peers):
+  with hosts.joined(*peers):
     loop.train(experiment, args.workdir, profile_steps)
