@@ -32,11 +32,15 @@ def answer(detail: str = "") -> int:
   """Says that there was an interrupt, unless it was said; its exit code.
 
   Args:
-    detail: what is to be known of it, as ": stopped at step 3.".
+    detail: what is to be known of it, as "stopped at step 3".
   """
   with _saying:
     if not _said.is_set():
-      print(f"marjax: interrupted{detail or '.'}", file=sys.stderr, flush=True)
+      print(
+        f"marjax: interrupted{detail and ': '}{detail}.",
+        file=sys.stderr,
+        flush=True,
+      )
     _said.set()
   return CODE
 

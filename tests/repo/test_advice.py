@@ -25,7 +25,7 @@ EXTRA = re.compile(r"marjax\[(\w+)\]")
 VARIABLE = re.compile(r"\bMARJAX_[A-Z]+\b")
 
 # After "marjax" in a sentence about it, not in a command.
-WORDS = {"exported", "made", "wrote", "was", "release", "latents"}
+WORDS = {"exported", "made", "wrote", "was", "in", "release", "latents"}
 
 # Of other programs: TensorBoard, libtpu.
 FOREIGN = {"logdir", "fibers_default_thread_stack_size"}
