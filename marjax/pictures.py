@@ -76,10 +76,10 @@ def grid(
     page.paste(Image.fromarray(cell), (x, y))
     if labels is not None:
       below = (x + width / 2, y + height + 2)
-      draw.text(below, str(labels[i]), _INK, font, anchor="ma")
+      draw.text(below, outputs.shown(str(labels[i])), _INK, font, anchor="ma")
   for row, label in enumerate([] if row_labels is None else row_labels):
     beside = (left - 10, top + row * step_y + height / 2)
-    draw.text(beside, str(label), _INK, font, anchor="rm")
+    draw.text(beside, outputs.shown(str(label)), _INK, font, anchor="rm")
   return np.asarray(page)
 
 

@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> None:
   from marjax.classes import name_of
   from marjax.tokens import regions
 
+  generate.check_count(args.num_images)
   out = generate.checked_out(args.out, args.overwrite)
   chosen = settings.from_flags(Settings, args)
   pipe, chosen = generate.load(args, chosen)

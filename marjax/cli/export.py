@@ -30,6 +30,8 @@ def run(args: argparse.Namespace) -> None:
   from marjax.convert import fetching
   from marjax.release import exporting
 
+  # A checkpoint of that name may have to be fetched first.
+  outputs.check_free([args.out], args.overwrite)
   checkpoint = fetching.find(args.checkpoint)
   num_bytes = exporting.export(checkpoint, args.out, args.overwrite)
   print(f"{num_bytes:,} bytes: {outputs.shown(args.out)}")

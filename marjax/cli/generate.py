@@ -17,6 +17,7 @@ from marjax.outputs import AnyPath
 from marjax.settings import Settings
 
 FORMATS = (".png", ".npy", ".npz")
+MOST_IMAGES = 1_000_000
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -124,6 +125,15 @@ def checked_out(name: str, overwrite: bool) -> AnyPath:
   return out
 
 
+def check_count(num_images: int) -> None:
+  """Raises ValueError where one file cannot hold that many images."""
+  if not 1 <= num_images <= MOST_IMAGES:
+    raise ValueError(
+      f"--num_images is {num_images}; expected 1 to {MOST_IMAGES}: for more,"
+      " run again with another --seed."
+    )
+
+
 def read_labels(text: str, num_images: int | None) -> list[str]:
   """ "0,otter,none" to its entries, repeated or cut to `num_images` if given.
 
@@ -138,8 +148,7 @@ def read_labels(text: str, num_images: int | None) -> list[str]:
     )
   if num_images is None:
     return labels
-  if num_images < 1:
-    raise ValueError(f"--num_images is {num_images}; expected 1 or more.")
+  check_count(num_images)
   return list(itertools.islice(itertools.cycle(labels), num_images))
 
 

@@ -15,6 +15,7 @@ import io
 import logging
 import os
 import re
+import select
 import sys
 from collections.abc import Sequence
 
@@ -250,13 +251,17 @@ class _Formatter(logging.Formatter):
 def _is_reader_gone() -> bool:
   """Whether what is written to stdout has no reader; from then on it has."""
   try:
-    sys.stdout.flush()
-  except BrokenPipeError:
-    # Python flushes once more as it ends.
-    with open(os.devnull, "w") as nothing:
-      os.dup2(nothing.fileno(), sys.stdout.fileno())
-    return True
-  return False
+    place = sys.stdout.fileno()
+  except (OSError, AttributeError):
+    return False
+  state = select.poll()
+  state.register(place, select.POLLOUT)
+  if not any(event & select.POLLERR for _, event in state.poll(0)):
+    return False
+  # Python flushes once more as it ends.
+  with open(os.devnull, "w") as nothing:
+    os.dup2(nothing.fileno(), place)
+  return True
 
 
 def _missing_module(error: ModuleNotFoundError) -> str | None:
