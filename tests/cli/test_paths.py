@@ -147,12 +147,6 @@ def test_variables_are_expanded(name, home, monkeypatch):
   assert folder() == home / "m"
 
 
-@pytest.mark.parametrize("path", ["", " ", "a\0"])
-def test_what_is_no_path(path):
-  with pytest.raises(ValueError, match=r"a path is .*; expected the name"):
-    outputs.path_of(path)
-
-
 def test_nobody_else_expands():
   expanding = [
     str(path.relative_to(ROOT))
