@@ -17,7 +17,7 @@ from marjax.data import contents, sources
 from marjax.data.batches import Batches
 from marjax.experiment import DataConfig
 from marjax.release import workdir as workdirs
-from marjax.schema import to_dict
+from marjax.schema import HASH, to_dict
 from marjax.train import loop
 
 
@@ -321,5 +321,5 @@ def test_class_names_of_a_work_directory(tmp_path):
 def test_the_record_is_json_with_a_hash(run):
   found = contents.read(run / "data.json")
   mapping = json.loads((run / "data.json").read_text())
-  assert len(mapping.pop("sha256")) == 64
+  assert len(mapping.pop(HASH)) == 64
   assert mapping == json.loads(json.dumps(to_dict(found)))
