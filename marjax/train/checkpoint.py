@@ -61,7 +61,7 @@ class Checkpointer:
       raise ValueError(f"keep_checkpoints is {keep}; expected at least 1.")
     self.directory = outputs.absolute(workdir) / "checkpoints"
     self._checksums = checksums
-    self._saving = self._saved = None
+    self._saving = self._saved = self._failed = None
     self._late = _LateFailures()
     logging.getLogger("absl").addFilter(_is_not_orbax)
     options = ocp.CheckpointManagerOptions(
@@ -182,18 +182,23 @@ class Checkpointer:
     """Blocks until the save under way is on disk; OSError if that fails."""
     with self._one_sentence():
       self._manager.wait_until_finished()
-    self._saved = self._saving
+    self._settle()
 
   def close(self) -> None:
     """Waits and ends Orbax's threads; the checkpointer cannot be used after."""
     try:
       with self._one_sentence():
         self._manager.wait_until_finished()
-        self._saved = self._saving
+        self._settle()
         self._manager.close()
     finally:
       self._late.end()
       logging.getLogger("absl").removeFilter(_is_not_orbax)
+
+  def _settle(self) -> None:
+    """What was being saved is saved, unless it was told that it failed."""
+    if self._saving != self._failed:
+      self._saved = self._saving
 
   def _tidy(self) -> None:
     """Deletes what kills left on this machine, before any process goes on.
@@ -277,7 +282,7 @@ class Checkpointer:
       raise OSError(sentence)
 
   def _failure(self, error: Exception) -> str:
-    failed, self._saving = self._saving, self._saved
+    failed = self._failed = self._saving
     self._late.is_needed = True
     good = [step for step in self.steps() if step != failed]
     last = f"step {good[-1]} is intact" if good else "there is no earlier one"

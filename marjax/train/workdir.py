@@ -120,7 +120,8 @@ def forget_stop(workdir: AnyPath) -> None:
 def _refuse_others(workdir: AnyPath) -> None:
   """Refuses a folder that is neither new nor empty nor a work directory."""
   if outputs.is_remote(workdir):
-    is_release = (workdir / MANIFEST).exists()
+    with outputs.reading(workdir):
+      is_release = (workdir / MANIFEST).exists()
     kind = kinds.RELEASE if is_release else kinds.WORKDIR
   else:
     kind = kinds.kind_of(workdir)

@@ -214,8 +214,9 @@ def test_after_a_nan_the_advice_is_taken(straight, tmp_path, monkeypatch):
 
 
 def test_memory_and_speed_may_change(straight, tmp_path):
-  loop.train(tiny(num_steps=4), tmp_path)
+  loop.train(tiny(num_steps=4, batch_size=16), tmp_path)
   other = ["config.training.num_microbatches=2"]
+  other.append("config.training.batch_size=16")
   other.append("config.model.backbone.remat=none")
   state = loop.train(configs.load(CONFIG, other), tmp_path)
   assert int(state.step) == 12
@@ -274,8 +275,13 @@ def test_a_run_starts_from_weights(straight, tmp_path):
   first = workdirs.load(tmp_path / "first", host_mesh())[1]
   log = tiny(num_steps=6, init_from=tmp_path / "first", learning_rate=0.0)
   state = loop.train(log, tmp_path / "second")
-  assert_same(state.ema_params, first)
   assert_same(state.params, first)
+  # An average of equal numbers is rounded.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+    state.ema_params,
+    first,
+  )
   # The source is not read again.
   shutil.rmtree(tmp_path / "first")
   loop.train(log, tmp_path / "second")

@@ -154,13 +154,19 @@ def test_a_save_that_is_refused_stops_the_run(local, moments, bucket):
 
 
 @pytest.mark.parametrize(
-  "name", ["config.json", "metrics.jsonl", "events", "samples", "checkpoints"]
+  "name", ["config.json", "metrics.jsonl", "events", "checkpoints"]
 )
 def test_each_file_that_is_refused_is_one_sentence(bucket, name):
   bucket.refuse = lambda method, path: method == "PUT" and f"/{name}" in path
   with pytest.raises(OSError, match="be written") as error:
     train(RUN)
   one_sentence(error, RUN, "Forbidden")
+
+
+def test_a_picture_that_is_refused_stops_nothing(local, bucket, caplog):
+  bucket.refuse = lambda method, path: method == "PUT" and "/samples" in path
+  assert_same(train(RUN), local[1])
+  assert "no picture of step 3 (OSError" in caplog.text
 
 
 @pytest.mark.parametrize(
