@@ -107,7 +107,7 @@ def test_a_batch_that_the_mesh_cannot_share(num_microbatches):
     num_microbatches=num_microbatches,
   )
   experiment = dataclasses.replace(small.EXPERIMENT, training=training)
-  with pytest.raises(ValueError, match="expected a multiple of 8, the devices"):
+  with pytest.raises(ValueError, match=r"expected a multiple of \d+, the devices"):
     mesh_for(experiment, jax.devices()[:8])
 
 
