@@ -107,7 +107,8 @@ def test_a_batch_that_the_mesh_cannot_share(num_microbatches):
     num_microbatches=num_microbatches,
   )
   experiment = dataclasses.replace(small.EXPERIMENT, training=training)
-  with pytest.raises(ValueError, match=r"expected a multiple of \d+, the devices"):
+  message = f"expected a multiple of {8 * num_microbatches}, the devices"
+  with pytest.raises(ValueError, match=message):
     mesh_for(experiment, jax.devices()[:8])
 
 
