@@ -28,7 +28,7 @@ from marjax.model import ModelConfig, init_params
 from marjax.outputs import AnyPath
 from marjax.parallel.rules import shardings
 from marjax.release.card import Card
-from marjax.schema import from_dict, read_json, write_json
+from marjax.schema import from_dict, printable, read_json, write_json
 
 CONFIG = "config.json"
 
@@ -110,7 +110,7 @@ def class_names(directory: AnyPath) -> tuple[str, ...]:
     content = path.read_bytes()
   mapping = read_json(content, str(path))
   try:
-    return tuple(str(part["name"]) for part in mapping["classes"])
+    return tuple(printable(str(part["name"])) for part in mapping["classes"])
   except (KeyError, TypeError):
     raise ValueError(
       f"{path} has no list of classes; restore it, or delete it to name classes"
