@@ -93,9 +93,16 @@ def test_a_preset_sets_its_sizes_itself(fields):
     MeshConfig(**fields)
 
 
-@pytest.mark.parametrize("fields", [{"data": 0}, {"fsdp": -1}, {"tensor": -2}])
-def test_sizes_that_mean_nothing(fields):
-  with pytest.raises(ValueError, match="sizes of 1 or more, and at most one"):
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"data": 0}, "sizes of 1 or more, and at most one"),
+    ({"fsdp": -1}, "sizes of 1 or more, and at most one"),
+    ({"tensor": -2}, "tensor is -2; expected -1 to"),
+  ],
+)
+def test_sizes_that_mean_nothing(fields, message):
+  with pytest.raises(ValueError, match=message):
     MeshConfig(**fields)
 
 
