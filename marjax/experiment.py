@@ -47,7 +47,7 @@ class DataConfig:
   test_split: str = "test"
   flip: bool = False
   seed: Seed = 0
-  num_examples: Positive = 1024
+  num_examples: Annotated[int, Range(1, 10**8)] = 1024
   num_threads: Annotated[int, Range(0, 1024)] = 2
   autoencoder: str = ""
   accept: str = ""
@@ -114,11 +114,16 @@ class TrainingConfig:
     if self.num_steps is not None:
       return self.num_steps
     steps = round(self.total_epochs * num_examples / self.batch_size)
+    name = f"training.total_epochs is {self.total_epochs:g}"
     check(
       steps >= 1,
-      f"training.total_epochs is {self.total_epochs:g}, which is less than one"
-      f" step of {self.batch_size} images out of {num_examples}; raise it, or"
-      " set training.num_steps instead.",
+      f"{name}, which is less than one step of {self.batch_size} images out of"
+      f" {num_examples}; raise it, or set training.num_steps instead.",
+    )
+    check(
+      steps < 2**31,
+      f"{name}, which is {steps} steps of {self.batch_size} images out of"
+      f" {num_examples}; expected fewer than 2^31: lower it.",
     )
     return steps
 

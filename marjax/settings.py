@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from marjax import schema
 from marjax.head.reverse import Eta, ReverseSettings, Steps, Timestep
-from marjax.schema import Range, Size, check
+from marjax.schema import Range, check
 
 _REVERSE_FIELDS = {
   "num_diffusion_steps": ("num_steps", 100),
@@ -18,6 +18,9 @@ _REVERSE_FIELDS = {
   "sampler": ("sampler", "ancestral"),
   "ddim_eta": ("ddim_eta", 0.0),
 }
+
+ARSteps = Annotated[int, Range(1, 1024)]
+"""Of a generation; its plan is made of all ways to cut them."""
 
 
 @schema.config
@@ -42,7 +45,7 @@ class Settings:
       nothing says how many, as few as waste at most 3 %.
   """
 
-  num_ar_steps: Size | None = None
+  num_ar_steps: ARSteps | None = None
   num_diffusion_steps: Steps | None = None
   final_diffusion_steps: Steps | None = None
   guidance_scale: Annotated[float, Range(0, 1000)] | None = None
@@ -52,7 +55,7 @@ class Settings:
   ddim_eta: Eta | None = None
   start_timestep: Timestep | None = None
   spacing: Literal["even", "stride"] | None = None
-  num_buckets: Size | None = None
+  num_buckets: ARSteps | None = None
 
   def __post_init__(self):
     filled = {

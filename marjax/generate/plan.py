@@ -24,6 +24,8 @@ import itertools
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from marjax.tokens.schedule import num_known_before, num_unknown_after
 
 MAX_BUCKETS = 16
@@ -182,7 +184,6 @@ def make_plan(
     raise ValueError(f"num_buckets is {num_buckets}; expected 1 or more.")
   known = num_known_before(num_tokens, num_ar_steps)
   revealed = tuple(b - a for a, b in itertools.pairwise(known))
-
   diffusion = diffusion_steps(
     num_ar_steps, num_diffusion_steps, final_diffusion_steps
   )
@@ -192,51 +193,69 @@ def make_plan(
       first, known[first:end], revealed[first:end], diffusion[first], is_edit
     )
 
-  @functools.cache
-  def cost(first: int, end: int) -> float:
-    if len(set(diffusion[first:end])) > 1:
-      return math.inf
-    part = segment(first, end)
-    slots = num_buffer + part.encoder_length
-    share = head_share * diffusion[first] / num_diffusion_steps
-    return (end - first) * (slots + share * part.head_width)
+  counts, changes = np.array(revealed), np.array(diffusion)
+  lengths = np.array(known[1:] if is_edit else known[:-1])
 
-  stages = len(set(diffusion))
+  def costs(first: int) -> np.ndarray:
+    """Of the segments from `first` to first + 1, first + 2, ... the end."""
+    slots = num_buffer + lengths[first:]
+    share = head_share * diffusion[first] / num_diffusion_steps
+    widths = np.maximum.accumulate(counts[first:])
+    work = np.arange(1, len(slots) + 1) * (slots + share * widths)
+    # A segment has one number of diffusion steps.
+    is_one = np.logical_and.accumulate(changes[first:] == diffusion[first])
+    return np.where(is_one, work, math.inf)
+
+  rows = [costs(first) for first in range(num_ar_steps)]
   decoder = num_ar_steps * (num_buffer + num_tokens)
-  cuts = _cuts(num_buckets, num_ar_steps, cost, stages, decoder)
+  cuts = _cuts(num_buckets, rows, len(set(diffusion)), decoder)
   segments = tuple(segment(a, b) for a, b in itertools.pairwise(cuts))
-  unknown_after = num_unknown_after(num_tokens, num_ar_steps)
-  return Plan(num_tokens, num_ar_steps, segments, unknown_after)
+  unknown = num_unknown_after(num_tokens, num_ar_steps)
+  return Plan(num_tokens, num_ar_steps, segments, unknown)
 
 
 def _cuts(
-  num_buckets: int | None, num_steps: int, cost, fewest: int, constant: int
+  num_buckets: int | None, rows: list[np.ndarray], fewest: int, constant: int
 ) -> list[int]:
   """The cheapest cuts for that many parts, or the first that waste little."""
-  most = min(max(num_buckets or MAX_BUCKETS, fewest), num_steps)
-  found = _cheapest_cuts(num_steps, most, cost)
-  if num_buckets is not None:
-    return found[-1][1]
-  alone = sum(cost(step, step + 1) for step in range(num_steps))
-  enough = alone + MAX_WASTE * (alone + constant)
-  return next((cuts for spent, cuts in found if spent <= enough), found[-1][1])
+  most = min(max(num_buckets or MAX_BUCKETS, fewest), len(rows))
+  spent, origins = _cheapest_cuts(rows, most)
+  count = most
+  if num_buckets is None:
+    alone = sum(float(row[0]) for row in rows)
+    enough = alone + MAX_WASTE * (alone + constant)
+    count = next((n for n, work in enumerate(spent, 1) if work <= enough), most)
+  cuts = [len(rows)]
+  for origin in reversed(origins[:count]):
+    first = int(origin[cuts[0]])
+    cuts = [first, *cuts] if first < cuts[0] else cuts
+  return cuts
 
 
 def _cheapest_cuts(
-  num_steps: int, num_parts: int, cost
-) -> list[tuple[float, list[int]]]:
-  """Cost and cut points 0 .. num_steps of the cheapest partitions.
+  rows: list[np.ndarray], num_parts: int
+) -> tuple[list[float], list[np.ndarray]]:
+  """The cheapest partitions of all steps into at most 1, 2, ... num_parts.
 
-  One for each number of parts, at most 1, 2, ... num_parts.
+  Args:
+    rows: of each step, the cost of the parts that start with it.
+
+  Returns:
+    The whole's cost for each number of parts. For each, too, where the last
+    part starts in the cheapest partition of the first n steps, at n; n itself
+    where one part fewer is as cheap.
   """
-  best, found = {0: (0.0, [0])}, []
+  best = np.full(len(rows) + 1, math.inf)
+  best[0] = 0.0
+  spent, origins = [], []
   for _ in range(num_parts):
-    longer = dict(best)
-    for first, (spent, cuts) in best.items():
-      for end in range(first + 1, num_steps + 1):
-        total = spent + cost(first, end)
-        if end not in longer or total < longer[end][0]:
-          longer[end] = (total, [*cuts, end])
-    best = longer
-    found.append(best[num_steps])
-  return found
+    least, origin = best.copy(), np.arange(len(best))
+    for first, row in enumerate(rows):
+      total = best[first] + row
+      is_less = total < least[first + 1 :]
+      least[first + 1 :][is_less] = total[is_less]
+      origin[first + 1 :][is_less] = first
+    best = least
+    spent.append(float(best[-1]))
+    origins.append(origin)
+  return spent, origins

@@ -264,3 +264,19 @@ def test_a_config_imports_its_neighbour(tmp_path, monkeypatch):
     configs.load(str(tmp_path / "one" / "a:b.py"))
   monkeypatch.setenv("HOME", str(tmp_path))
   assert configs.load("~/two/a:b.py").name == "two"
+
+
+@pytest.mark.parametrize(
+  ("epochs", "message"),
+  [
+    ("1e-3", r"total_epochs is 0.001, which is less than one step of 64 imag"),
+    ("1e6", r"total_epochs is 1e\+06, which is 15625000000 steps .*: lower it"),
+  ],
+)
+def test_epochs_are_a_number_of_steps_that_can_be_counted(epochs, message):
+  overrides = [f"total_epochs={epochs}", "num_steps=none"]
+  training = configs.load(
+    DIGITS, [f"config.training.{text}" for text in overrides]
+  ).training
+  with pytest.raises(ValueError, match=message):
+    training.steps(1000 if epochs == "1e-3" else 10**6)

@@ -1,6 +1,8 @@
 """The reveal loop: nothing but (seed, image id, position, purpose) matters."""
 
+import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -104,7 +106,8 @@ def test_draws_are_addressed_by_image_id_and_position():
 
 
 @pytest.mark.parametrize(
-  ("length", "steps", "buckets"), [(256, 64, 8), (256, 256, 3), (16, 16, 99)]
+  ("length", "steps", "buckets"),
+  [(256, 64, 8), (256, 256, 3), (16, 16, 99), (65_536, 1024, 16)],
 )
 def test_a_plan_covers_every_token_once(length, steps, buckets):
   plan = make_plan(length, steps, buckets)
@@ -127,6 +130,38 @@ def test_more_buckets_never_cost_more():
   # Encoder padding over exact lengths, 64 buffer slots included.
   assert wastes == sorted(wastes, reverse=True)
   assert wastes[2] < 1.15
+
+
+@pytest.mark.parametrize("is_edit", [False, True])
+@pytest.mark.parametrize(("length", "steps"), [(9, 9), (33, 9), (20, 8)])
+def test_a_plan_is_the_cheapest_of_all(length, steps, is_edit):
+  def work(pieces):
+    most = max(piece.encoder_length for piece in pieces)
+    widest = max(piece.head_width for piece in pieces)
+    return len(pieces) * (4 + most + 20 * widest)
+
+  def cost(cuts):
+    return sum(work(alone[a:b]) for a, b in itertools.pairwise(cuts))
+
+  alone = [
+    dataclasses.replace(
+      segment,
+      first_step=segment.first_step + n,
+      num_known=segment.num_known[n : n + 1],
+      num_revealed=segment.num_revealed[n : n + 1],
+    )
+    for segment in make_plan(length, steps, is_edit=is_edit).segments
+    for n in range(len(segment.num_known))
+  ]
+  for count in range(1, steps + 1):
+    plan = make_plan(length, steps, count, 4, 20.0, is_edit)
+    least = min(
+      cost([0, *cuts, steps])
+      for inner in range(count)
+      for cuts in itertools.combinations(range(1, steps), inner)
+    )
+    chosen = [segment.first_step for segment in plan.segments]
+    assert cost([*chosen, steps]) == least
 
 
 def test_as_few_segments_as_waste_little_unless_told():
