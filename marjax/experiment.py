@@ -40,7 +40,7 @@ class DataConfig:
   source: Literal["digits", "tfds", "folder", "synthetic", "latents"]
   image_size: Annotated[int, Range(1, 2**14)]
   num_classes: Annotated[int, Range(0, 2**31 - 1)]
-  channels: Annotated[int, Range(1, 4)] = 3
+  channels: Annotated[int, Range(1, 64)] = 3
   name: str = ""
   data_dir: str = ""
   train_split: str = "train"

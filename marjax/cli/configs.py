@@ -51,9 +51,8 @@ def load(address: str, overrides: Sequence[str] = ()) -> Experiment:
     FileNotFoundError: no such file.
   """
   mapping = _read(*_split(address))
-  already: set[str] = set()
   for override in overrides:
-    _set(mapping, override, already)
+    _set(mapping, override)
   return schema.from_dict(Experiment, mapping, where="config")
 
 
@@ -225,15 +224,12 @@ def _reason(path: Path, error: BaseException) -> str:
   return f"{name} fails: {at}{type(error).__name__}: {text}; correct it."
 
 
-def _set(mapping: dict[str, Any], override: str, already: set[str]) -> None:
+def _set(mapping: dict[str, Any], override: str) -> None:
   """Sets one key of the nested mapping, making groups that are missing."""
   path, equals, text = override.partition("=")
   name = schema.printable(f"--{path}")
   if not equals:
     raise ValueError(f"{name} has no value; write {name}=VALUE.")
-  if path in already:
-    raise ValueError(f"{name} is there twice; leave one of them away.")
-  already.add(path)
   _, *groups, key = path.split(".")
   hints = _types([*groups, key])
   for group in filter(schema.is_config, hints):

@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 
 COMMAND = """
 import ctypes, logging, os, signal, sys, threading
+# A background job of a shell begins deaf to it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def interrupt():
   os.kill(os.getpid(), signal.SIGINT)
 """

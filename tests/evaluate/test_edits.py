@@ -129,4 +129,4 @@ def test_it_resumes_draws_and_has_a_line_per_edit(
 
 def test_a_wrong_checkpoint_is_one_sentence(tmp_path, capsys):
   assert edits.main(["--checkpoint", str(tmp_path)]) == 2
-  assert "and no config.json" in capsys.readouterr().err
+  assert "is an empty folder; expected a released" in capsys.readouterr().err

@@ -107,7 +107,7 @@ def test_samplers_measure_only_what_is_missing(
 def test_a_wrong_checkpoint_is_one_sentence(tmp_path, capsys):
   for experiment in (samplers, control_l2):
     assert experiment.main(["--checkpoint", str(tmp_path)]) == 2
-    assert "and no config.json" in capsys.readouterr().err
+    assert "is an empty folder; expected a released" in capsys.readouterr().err
 
 
 def test_the_control_is_trained_for_as_long(tmp_path, monkeypatch, pipe):

@@ -239,4 +239,4 @@ def test_the_picture_is_drawn_and_never_replaced_unasked(tmp_path, capsys):
 
 def test_a_wrong_checkpoint_is_one_sentence(tmp_path, capsys):
   assert tradeoff.main(["--checkpoint", str(tmp_path)]) == 2
-  assert "and no config.json" in capsys.readouterr().err
+  assert "is an empty folder; expected a released" in capsys.readouterr().err

@@ -15,7 +15,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 # Saving takes longer than it takes to press a key twice.
 PROGRAM = """
-import sys, time
+import signal, sys, time
+# A background job of a shell begins deaf to it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from marjax.__main__ import main
 from marjax.release import workdir
 write = workdir.write_files
@@ -82,6 +84,14 @@ def test_an_interrupted_run_ends_in_one_sentence(tmp_path, times):
     assert workdirs.steps(tmp_path / "checkpoints") == []
 
 
+@pytest.fixture
+def heard():
+  """A handler that raises, whatever the shell began this process with."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
 def press():
   os.kill(os.getpid(), signal.SIGINT)
 
@@ -93,7 +103,7 @@ def put_off(times, done):
     done.append(True)
 
 
-def test_an_interrupt_waits_for_the_end_of_the_block():
+def test_an_interrupt_waits_for_the_end_of_the_block(heard):
   done, handler = [], signal.getsignal(signal.SIGINT)
   with pytest.raises(KeyboardInterrupt):
     put_off(1, done)
@@ -101,7 +111,7 @@ def test_an_interrupt_waits_for_the_end_of_the_block():
   assert signal.getsignal(signal.SIGINT) is handler
 
 
-def test_a_second_one_does_not_wait():
+def test_a_second_one_does_not_wait(heard):
   done = []
   with pytest.raises(KeyboardInterrupt):
     put_off(2, done)
