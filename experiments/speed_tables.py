@@ -3,9 +3,9 @@
 1. Rows of one program on one kind of device are told apart by task, size,
    batch, dtype and settings; the newest of them counts. Its compile times are
    those of the newest cold and of the newest warm process.
-2. The README shows what was measured on accelerators on the newest day of each
-   task, size, batch and kind of device, between two markers; `between` replaces
-   it.
+2. docs/speed.md shows what was measured on accelerators on the newest day of
+   each task, size, batch and kind of device, between two markers; `between`
+   replaces it.
 
 A row that lacks a number, because an older benchmark made it, has a dash there.
 """

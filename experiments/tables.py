@@ -2,7 +2,7 @@
 
     python -m experiments.tables            print them
     python -m experiments.tables --write    and write results/tables.md, and
-                                            those in README.md and benchmarks
+                                            those in docs and benchmarks
 
 Each table is a list of columns: heading, and how a row fills it. Numbers are
 printed here only, so a table never says more digits than it should. Edits have
@@ -150,7 +150,7 @@ def with_precision(text: str, benchmarks: Path) -> str:
 
 
 PAGES = {
-  Path("README.md"): with_speed,
+  Path("docs/speed.md"): with_speed,
   Path("benchmarks/README.md"): with_precision,
 }
 """Pages with a table between markers, and what puts it there."""

@@ -1,9 +1,9 @@
-"""What README says is so: its Python runs, its commands exist.
+"""What README and the pages of docs say is so: Python runs, commands exist.
 
-Every ```python block runs, in order and in one namespace, in a folder where
-out/digits holds a tiny trained model. The commands of ```sh blocks are parsed,
-not run: `marjax` lines by the command line's own parser, `make` lines against
-the Makefile.
+Every ```python block of a page runs, in order and in one namespace, in a folder
+where out/digits holds a tiny trained model. The commands of ```sh blocks are
+parsed, not run: `marjax` lines by the command line's own parser, `make` lines
+against the Makefile.
 """
 
 import re
@@ -15,7 +15,12 @@ import pytest
 from marjax.cli import main
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MAX_README = 180
+
+of_each_page = pytest.mark.parametrize(
+  "page", PAGES, ids=lambda page: page.stem
+)
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -71,19 +76,23 @@ def save_stand_ins(models: Path) -> None:
   directory.save(models / "kl16", kl16, small.codec_params())
 
 
-def test_python_runs(folder, monkeypatch):
+@pytest.mark.parametrize(
+  "page",
+  [page for page in PAGES if blocks(page.read_text(), "python")],
+  ids=lambda page: page.stem,
+)
+def test_python_runs(page, folder, monkeypatch):
   monkeypatch.chdir(folder)
   monkeypatch.setenv("MARJAX_MODELS", str(folder / "models"))
   namespace = {}
-  assert blocks(README, "python")
-  for block in blocks(README, "python"):
-    exec(compile(block, "README.md", "exec"), namespace)
+  for block in blocks(page.read_text(), "python"):
+    exec(compile(block, page.name, "exec"), namespace)
 
 
-def test_commands_exist():
+@of_each_page
+def test_commands_exist(page):
   makefile = (ROOT / "Makefile").read_text()
-  assert commands(README)
-  for program, *words in commands(README):
+  for program, *words in commands(page.read_text()):
     if program == "make":
       assert re.search(rf"^{words[0]}:", makefile, re.M), words[0]
     elif program == "marjax":
@@ -92,10 +101,25 @@ def test_commands_exist():
       assert main.parse(words[2:]).verb == words[2]
 
 
-def test_configs_and_links_exist():
-  named = set(re.findall(r"configs/\w+\.py", README))
-  named |= set(re.findall(r"\]\((?!http)([^)#]+)", README))
-  assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+@of_each_page
+def test_configs_and_links_exist(page):
+  text = page.read_text()
+  configs = set(re.findall(r"configs/\w+\.py", text))
+  assert [name for name in sorted(configs) if not (ROOT / name).exists()] == []
+  links = set(re.findall(r"\]\((?!http)([^)#]+)", text))
+  assert [to for to in sorted(links) if not (page.parent / to).exists()] == []
+
+
+def test_readme_is_one_page():
+  assert len((ROOT / "README.md").read_text().splitlines()) <= MAX_README
+  assert blocks((ROOT / "README.md").read_text(), "python")
+  assert commands((ROOT / "README.md").read_text())
+
+
+@of_each_page
+def test_pages_are_reached_from_readme(page):
+  text = (ROOT / "README.md").read_text()
+  assert page.stem == "README" or f"](docs/{page.name})" in text
 
 
 def test_blocks_and_commands_are_recognised():
