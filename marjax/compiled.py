@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from marjax.parallel.compiler import compiler_options
@@ -106,4 +107,8 @@ def _abstract(array):
   """Shape, dtype and, unless it may go anywhere, place of an array."""
   is_placed = getattr(array, "committed", True)
   place = getattr(array, "sharding", None) if is_placed else None
-  return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place)
+  dtype = array.dtype
+  if isinstance(array, np.ndarray):
+    # numpy's integers have 64 bits, of which jax takes 32.
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+  return jax.ShapeDtypeStruct(array.shape, dtype, sharding=place)
