@@ -122,6 +122,19 @@ def one_of(*allowed: str | None) -> Check:
   return check_word
 
 
+def instance(types: Any, expected: str) -> Check:
+  """The check that a value is of these types, or None."""
+
+  def check_type(value: Any, name: str) -> Any:
+    check(
+      value is None or isinstance(value, types),
+      f"{name} is {shown(value)}; expected {expected}.",
+    )
+    return value
+
+  return check_type
+
+
 def path(value: Any, name: str) -> str | os.PathLike:
   """The path of a file or folder, that is not empty."""
   is_path = isinstance(value, str | os.PathLike)

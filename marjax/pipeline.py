@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from marjax import batching, classes, editing, keys
-from marjax.arguments import checked, count, flag, one_of, path, shown
+from marjax.arguments import checked, count, flag, instance, one_of, path
 from marjax.arrays import NO_LABEL, Tokens, check_shapes, shapes_of
 from marjax.batching import CODEC_BATCH, LARGEST_BATCH, Request
 from marjax.compiled import Programs
@@ -39,22 +39,17 @@ from marjax.outputs import AnyPath
 from marjax.parallel.mesh import check_mesh, make_mesh
 from marjax.release import loading, workdir
 from marjax.release.card import Card, Codec
-from marjax.schema import check
 from marjax.settings import PRESETS, Settings
 from marjax.tokens import regions
 from marjax.tokens.patches import patchify
 from marjax.trajectory import Trajectory
 
 DTYPE = one_of("float32", "bfloat16", None)
-
-
-def _settings(value: Any, name: str) -> Settings | str | None:
-  check(
-    value is None or isinstance(value, Settings | str),
-    f"{name} is {shown(value)}; expected marjax.Settings, such as"
-    " Settings(guidance_scale=2.0), or the name of a preset.",
-  )
-  return value
+SETTINGS = instance(
+  Settings | str,
+  "marjax.Settings, such as Settings(guidance_scale=2.0), or the name of a"
+  " preset",
+)
 
 
 def _mesh(value: Any, name: str) -> Mesh:
@@ -160,7 +155,7 @@ class Pipeline:
     ]
     return f"Pipeline({card.name!r}: {', '.join(parts)})"
 
-  @checked(settings=_settings)
+  @checked(settings=SETTINGS)
   def settings(self, settings: Settings | str | None = None) -> Settings:
     """Complete settings: those given, else the checkpoint's, else published.
 
@@ -185,14 +180,14 @@ class Pipeline:
       .resolved(model and model.backbone.num_tokens)
     )
 
-  @checked(settings=_settings)
+  @checked(settings=SETTINGS)
   def plan(self, settings: Settings | str | None = None) -> Plan:
     """The printable plan of a generation with these settings."""
     return masked.plan_for(self._model(), self.settings(settings))
 
   @checked(
     seed=keys.check_seed,
-    settings=_settings,
+    settings=SETTINGS,
     num_images=count,
     batch_size=count,
     draws=as_draws,
@@ -262,7 +257,7 @@ class Pipeline:
 
   @checked(
     seed=keys.check_seed,
-    settings=_settings,
+    settings=SETTINGS,
     num_images=count,
     batch_size=count,
     keep_pixels=flag,

@@ -191,7 +191,7 @@ def sentence(error: Exception) -> str | None:
   if isinstance(error, OSError):
     return _operating_system(error, message)
   if isinstance(error, ValueError | FloatingPointError):
-    return message if _raised_in(error, "marjax", "config_") else None
+    return message if _raised_in(error, "marjax") else None
   if isinstance(error, MemoryError):
     return f"this machine's memory is full ({message}); {SMALLER}."
   if isinstance(error, RecursionError):

@@ -18,7 +18,7 @@ import flax.linen as nn
 import numpy as np
 
 from marjax import keys
-from marjax.arguments import is_traced, real, shaped, shown
+from marjax.arguments import instance, is_traced, real, shaped, shown
 from marjax.head.noise import KeyedNoise, LossDraws, RecordedNoise
 from marjax.head.reverse import ReverseSettings, Walk
 from marjax.schema import check
@@ -47,33 +47,15 @@ def token_weights(value: Any, name: str) -> Any:
   return None if value is None else shaped(value, name, words)
 
 
-def loss_draws(value: Any, name: str) -> LossDraws | None:
-  """`LossDraws` or None."""
-  check(
-    value is None or isinstance(value, LossDraws),
-    f"{name} is {shown(value)}; expected LossDraws, or None and a key.",
-  )
-  return value
-
-
-def noise(value: Any, name: str) -> Any:
-  """`KeyedNoise`, `RecordedNoise` or None."""
-  check(
-    value is None or isinstance(value, KeyedNoise | RecordedNoise),
-    f"{name} is {shown(value)}; expected KeyedNoise or RecordedNoise, or None"
-    " and a key.",
-  )
-  return value
-
-
-def reverse_settings(value: Any, name: str) -> Any:
-  """`ReverseSettings`, the same as arrays, or None for the published ones."""
-  check(
-    value is None or isinstance(value, ReverseSettings | Walk),
-    f"{name} is {shown(value)}; expected marjax.ReverseSettings, such as"
-    " ReverseSettings(num_steps=100), or None.",
-  )
-  return value
+loss_draws = instance(LossDraws, "LossDraws, or None and a key")
+noise = instance(
+  KeyedNoise | RecordedNoise,
+  "KeyedNoise or RecordedNoise, or None and a key",
+)
+reverse_settings = instance(
+  ReverseSettings | Walk,
+  "marjax.ReverseSettings, such as ReverseSettings(num_steps=100), or None",
+)
 
 
 def temperature(value: Any, name: str) -> Any:

@@ -202,17 +202,19 @@ def test_another_split_and_folder(tmp_path, monkeypatch):
   real = dataclasses.replace(
     pipe.card.data, data_dir=str(tmp_path / "b"), test_split="val"
   )
-  monkeypatch.setattr(
-    batches,
-    "load_all",
-    lambda config, split, load=batches.load_all: load(
-      real, "val" if split == "test" else split
-    ),
-  )
+  read, load = [], batches.load_all
+
+  def load_all(config, split):
+    """The stand-in for a model reads the split of its own card, "test"."""
+    read.append(split)
+    return load(real, "val" if split == "test" else split)
+
+  monkeypatch.setattr(batches, "load_all", load_all)
   moved += ["--split", "val"]
   assert main.main(["evaluate", *map(str, flags + moved)]) == 0
   report = json.loads((tmp_path / "out" / "report.json").read_text())
   assert report["num_real_images"] == {"train": 50, "test": 50}
+  assert "val" in read
 
 
 def test_what_cannot_be_scored_is_told_before_generating(tmp_path, monkeypatch):
