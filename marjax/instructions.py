@@ -1,12 +1,12 @@
 """Instructions of NVIDIA GPUs that a kernel must ask for by name.
 
 jax compiles kernels without contracting a · b + c, and with subnormal numbers
-kept: an exponential or a division is then several instructions, and what should
-wait for memory waits for arithmetic. Here each is one, in float32, with
-subnormal numbers taken as 0.
+kept: an exponential is then several instructions, and what should wait for
+memory waits for arithmetic. Here it is one, in float32, with subnormal numbers
+taken as 0.
 
-`fma` rounds once. `exp2` and `reciprocal` are the chip's approximations, off by
-a few units in the last place.
+`fma` rounds once. `exp2` is the chip's approximation, off by a few units in the
+last place.
 
 Where kernels are interpreted, on other platforms, they are jax's own.
 """
@@ -30,13 +30,7 @@ def exp2(x):
   return jnp.exp2(x) if platform() != "gpu" else _call(_EXP2, x)
 
 
-def reciprocal(x):
-  """1 / x."""
-  return 1.0 / x if platform() != "gpu" else _call(_RECIPROCAL, x)
-
-
 _EXP2 = "ex2.approx.ftz.f32 $0, $1;"
-_RECIPROCAL = "rcp.approx.ftz.f32 $0, $1;"
 
 
 def _call(instruction: str, *args):

@@ -89,11 +89,11 @@ def kernels(monkeypatch, traced_for_gpus):
   from jax.experimental import pallas as pl
 
   from marjax import add_norm_kernel
-  from marjax.backbone import attention_kernel, gelu_kernel
+  from marjax.backbone import attention_kernel
 
   def forget():
     """What was traced with, or without, what is changed here."""
-    for module in (add_norm_kernel, attention_kernel, gelu_kernel):
+    for module in (add_norm_kernel, attention_kernel):
       module.forward.clear_cache()
       module.backward.clear_cache()
 

@@ -10,8 +10,7 @@
    writing the array.
 3. The backward pass keeps the product alone and computes the rest again:
    d/dx = Φ(x) + x·φ(x), in which φ shares the exponential.
-4. On NVIDIA GPUs kernels do so, with the dropout that comes after it.
-5. On NVIDIA GPUs in bfloat16, where there is neither dropout nor a gradient,
+4. On NVIDIA GPUs in bfloat16, where there is neither dropout nor a gradient,
    cuBLAS ends its product with a GELU. It has the one with tanh alone, up to
    5e-4 off, but takes the float32 sum, where all others take a rounded product:
    of normal sums the rms error falls from 1.7e-3 to 1.1e-3, the rounding of the
@@ -20,22 +19,21 @@
 DIFFERS: tanh-gelu. The published program's is exact wherever it runs.
 """
 
-import functools
 import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from marjax.arrays import no_gradient
-from marjax.backbone import gelu_kernel
-from marjax.backbone.gelu_kernel import A, Inputs, P
-from marjax.dropout import drop, entry_seeds
-from marjax.linear import by_device, constrained, has_kernels
+from marjax.dropout import drop
+from marjax.linear import constrained, has_kernels
 from marjax.linear import product as product_of
 
 _SLOTS = ("batch", "sequence", "mlp")
-_INPUTS = Inputs(_SLOTS, ("mlp",), ("batch",), ("mlp",))
+
+P = 0.3275911
+A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+"""Of Abramowitz and Stegun, 7.1.26, see the module docstring."""
 
 
 def gelu_of_product(x, kernel, bias, seeds=None, rate: float = 0.0):
@@ -84,72 +82,11 @@ def gelu(product, bias, seeds=None, rate: float = 0.0):
     product: [B, P, F]; the result has its dtype. bias: [F].
     seeds: of the dropout, see there; None for no dropout. rate: the share.
   """
-  is_known = product.dtype == jnp.bfloat16 and product.shape[-1] % 128 == 0
-  if is_known and has_kernels():
-    return _fused(product, bias, seeds, rate if seeds is not None else 0.0)
-  return _plain(product, bias, seeds, rate)
-
-
-def _plain(product, bias, seeds, rate):
   if product.dtype == jnp.float32:
     made = nn.gelu(product + bias, approximate=False)
   else:
     made = _rounded(product, bias)
   return made if seeds is None else drop(made, seeds, rate)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _fused(product, bias, seeds, rate):
-  """`_plain`, by kernels on NVIDIA GPUs."""
-
-  def kernel(product, bias, seeds):
-    run = functools.partial(gelu_kernel.forward, rate)
-    run = by_device(run, (_INPUTS,), _SLOTS)
-    return run(_inputs(product, bias, seeds))
-
-  return jax.lax.platform_dependent(
-    *(product, bias, seeds),
-    cuda=kernel,
-    default=lambda *arrays: _plain(*arrays, rate),
-  )
-
-
-def _fused_forward(product, bias, seeds, rate):
-  return _fused(product, bias, seeds, rate), (product, bias, seeds)
-
-
-def _fused_backward(rate, kept, gradient):
-  def kernel(gradient, product, bias, seeds):
-    def run(inputs, gradient):
-      found = gelu_kernel.backward(rate, inputs, gradient)
-      return found[0], found[1][None]
-
-    # Each device's images give a part of the bias's gradient.
-    run = by_device(run, (_INPUTS, _SLOTS), (_SLOTS, ("batch", "mlp")))
-    to_product, to_bias = run(_inputs(product, bias, seeds), gradient)
-    return to_product, jnp.sum(to_bias, axis=0).astype(bias.dtype)
-
-  def plain(gradient, product, bias, seeds):
-    def made(product, bias):
-      return _plain(product, bias, seeds, rate)
-
-    return jax.vjp(made, product, bias)[1](gradient)
-
-  found = jax.lax.platform_dependent(
-    *(gradient, *kept), cuda=kernel, default=plain
-  )
-  return (*found, no_gradient(kept[2]))
-
-
-_fused.defvjp(_fused_forward, _fused_backward)
-
-
-def _inputs(product, bias, seeds):
-  batch, _, width = product.shape
-  entries = (
-    jnp.zeros(batch, jnp.uint32) if seeds is None else entry_seeds(seeds, batch)
-  )
-  return Inputs(product, bias, entries, jnp.arange(width, dtype=jnp.int32))
 
 
 @jax.custom_vjp
