@@ -29,9 +29,10 @@ import jax
 import numpy as np
 
 from benchmarks import timing
-from marjax import flops, keys
+from marjax import keys
 from marjax.evaluate import environment
 from marjax.latents.kl import KLConfig
+from marjax.train import flops
 
 KL16 = KLConfig()
 LEVELS = 127.5

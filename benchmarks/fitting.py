@@ -16,9 +16,9 @@ from jaxtyping import PyTree
 
 from benchmarks import sizes
 from marjax import keys
+from marjax.generate.settings import Settings
 from marjax.model import ModelConfig, init_params
 from marjax.pipeline import load
-from marjax.settings import Settings
 
 NUM_TOKENS = 256
 LEARNING_RATE = 1e-3

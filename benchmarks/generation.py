@@ -1,6 +1,6 @@
 """Times generation as users run it, and its parts by themselves.
 
-1. `marjax.batching`'s programs (begin, one per segment, finish) are compiled
+1. `requests.batching`'s programs (begin, one per segment, finish) are compiled
    as it compiles them and run one after the other on the first device.
 2. The transformer alone: the same loop with a head of one narrow block, which
    is the L2 control, so every z is computed and every token written.
@@ -24,18 +24,20 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from benchmarks import needed, timing
-from marjax import batching, compiled, flops, keys
-from marjax.compiled import Program
+from marjax import keys
 from marjax.experiment import Experiment
-from marjax.generate import masked
+from marjax.generate import reveal
 from marjax.generate.draws import Draws, cut, pad
-from marjax.generate.masked import Static
+from marjax.generate.reveal import Static
 from marjax.head.regression import RegressionHeadConfig
 from marjax.head.reverse import Walk
 from marjax.model import ModelConfig, in_matmul_dtype, init_params
 from marjax.parallel.compiler import compiler_options
 from marjax.parallel.mesh import make_mesh
 from marjax.parallel.rules import shardings
+from marjax.requests import batching, compiled
+from marjax.requests.compiled import Program
+from marjax.train import flops
 
 IN_LOOP = ("embed_x", "norm", "linear_in", "linear_out", "final_linear")
 """Layers of the head that wait for x: each pass reads their weights anew."""
@@ -68,7 +70,7 @@ def time_generation(
   """Columns of one batch of images, tokens only, on the first device."""
   settings, batch = experiment.sampling, experiment.training.batch_size
   mesh = make_mesh(devices=jax.devices()[:1])
-  static = masked.static_for(experiment.model, settings)
+  static = reveal.static_for(experiment.model, settings)
   inputs = jax.block_until_ready(make_inputs(static, experiment, mesh))
   before = timing.peak_memory()
   with jax.set_mesh(mesh):
@@ -243,11 +245,11 @@ def head_alone(static: Static, inputs: Inputs) -> Callable[[], jax.Array]:
 def _draw_segment(
   static, index, params, tokens, z, z_uncond, fixed, scales, temperature
 ):
-  """`masked.run_segment` with z given for every token."""
+  """`reveal.run_segment` with z given for every token."""
   segment = static.plan.segments[index]
   width, reverse = segment.head_width, needed.reverse_of(static, index)
   params = in_matmul_dtype(static.config, params)
-  steps = masked.Step(
+  steps = reveal.Step(
     jnp.asarray(segment.num_known, jnp.int32),
     scales[segment.first_step : segment.end],
   )

@@ -6,7 +6,7 @@
 
    K² in the encoder's attention, r in the head and where only the predicted
    positions matter. The coefficients come from a few one-step plans, which have
-   exact lengths, counted by `marjax.flops`.
+   exact lengths, counted by `marjax.train.flops`.
 2. A generation is the sum over its steps.
 3. Training is three forward passes; of images that know K tokens, the head
    works on the other L - K. The mean is over the distribution of K.
@@ -23,14 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from marjax import flops, keys
-from marjax.generate import masked
+from marjax import keys
+from marjax.generate import reveal
 from marjax.generate.draws import cut, draw_batch
-from marjax.generate.masked import Static
 from marjax.generate.plan import Plan
+from marjax.generate.reveal import Static
+from marjax.generate.settings import PUBLISHED
 from marjax.head.reverse import ReverseSettings
 from marjax.model import ModelConfig, init_params
-from marjax.settings import PUBLISHED
+from marjax.train import flops
 
 _QUANTILES = 4096
 
@@ -53,7 +54,7 @@ def of_training(config: ModelConfig, batch: int) -> tuple[int, int]:
   """FLOPs of one step without padding: all, and the head's; expected values."""
   length = config.backbone.num_tokens
   settings = dataclasses.replace(PUBLISHED, num_ar_steps=1)
-  transformer = _transformer(masked.static_for(config, settings), 1)
+  transformer = _transformer(reveal.static_for(config, settings), 1)
   head = _line(functools.partial(_head_loss, config), *_sizes(length))
   quantiles = (jnp.arange(_QUANTILES) + 0.5) / _QUANTILES
   ratios = np.asarray(config.masking.ratio(quantiles), np.float64)
@@ -124,7 +125,7 @@ def _step(static: Static, batch: int, known: int, shown: int) -> int:
   carry, fixed = jax.eval_shape(lambda: _begun(static, batch))
   numbers = jax.ShapeDtypeStruct((1,), "float32")
   return flops.count(
-    functools.partial(masked.run_segment, static, 0, False),
+    functools.partial(reveal.run_segment, static, 0, False),
     *(abstract_params(static.config), carry, fixed, numbers),
     jax.ShapeDtypeStruct((), "float32"),
   )
@@ -132,7 +133,7 @@ def _step(static: Static, batch: int, known: int, shown: int) -> int:
 
 def _begun(static: Static, batch: int):
   ids, length = jnp.arange(batch), static.config.backbone.num_tokens
-  return masked.begin(static, ids, draw_batch(keys.root(0), ids, length))
+  return reveal.begin(static, ids, draw_batch(keys.root(0), ids, length))
 
 
 @functools.cache

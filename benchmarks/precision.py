@@ -37,11 +37,11 @@ import numpy as np
 from benchmarks.fitting import Subject, of_checkpoint, of_size
 from marjax import keys
 from marjax.evaluate import environment
-from marjax.generate import masked
+from marjax.generate import reveal
 from marjax.generate.draws import draw_batch
+from marjax.generate.settings import Settings
 from marjax.head import process, reverse
 from marjax.model import ModelConfig
-from marjax.settings import Settings
 from marjax.tokens.order import random_orders
 
 QUANTILES = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
@@ -157,11 +157,11 @@ def _first_step(config: ModelConfig, settings: Settings, params, z):
 
 def _tokens(config: ModelConfig, settings: Settings, params, ids):
   """Tokens of whole images."""
-  static = masked.static_for(config, settings)
+  static = reveal.static_for(config, settings)
   draws = draw_batch(keys.root(5), ids, config.backbone.num_tokens)
-  return masked.generate(
+  return reveal.generate(
     *(static, params, ids % max(config.backbone.num_classes, 1), draws),
-    jnp.asarray(masked.step_scales(static.plan, settings)),
+    jnp.asarray(reveal.step_scales(static.plan, settings)),
     jnp.float32(settings.temperature),
   )[0]
 

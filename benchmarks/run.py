@@ -32,7 +32,7 @@ from benchmarks.generation import time_generation
 from benchmarks.training import time_training
 from marjax.evaluate import environment
 from marjax.experiment import Experiment
-from marjax.settings import Settings
+from marjax.generate.settings import Settings
 
 TASKS = {"train": time_training, "generate": time_generation}
 

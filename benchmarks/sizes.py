@@ -13,11 +13,11 @@ import dataclasses
 
 from marjax.backbone.masked import MaskedConfig
 from marjax.experiment import DataConfig, Experiment, TrainingConfig
+from marjax.generate.settings import PUBLISHED, Settings
 from marjax.head.diffusion import DiffusionHeadConfig
 from marjax.latents.kl import KLConfig
 from marjax.latents.pixels import PixelsConfig
 from marjax.model import ModelConfig
-from marjax.settings import PUBLISHED, Settings
 from marjax.tokens.masking import MaskConfig
 
 _SMALL_SAMPLING = Settings(

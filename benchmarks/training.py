@@ -19,12 +19,13 @@ import numpy as np
 
 from benchmarks import needed, timing
 from benchmarks.generation import make_params, without_diffusion
-from marjax import flops, keys
+from marjax import keys
 from marjax.experiment import Experiment
 from marjax.model import draw
 from marjax.parallel.compiler import compiler_options
 from marjax.parallel.mesh import make_mesh
 from marjax.parallel.rules import RULES, batch_sharding
+from marjax.train import flops
 from marjax.train.gradients import (
   batch_shapes,
   loss_and_gradient,

@@ -31,11 +31,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import rows, samplers
-from marjax import outputs, pictures, regions
-from marjax.editing import Edited
+from marjax import outputs, regions
 from marjax.evaluate import environment, run, scores
+from marjax.generate.settings import Settings
 from marjax.pipeline import Pipeline, load
-from marjax.settings import Settings
+from marjax.requests import pictures
+from marjax.requests.editing import Edited
 
 RESULTS = Path("experiments/results/edits.jsonl")
 

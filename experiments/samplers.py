@@ -24,8 +24,8 @@ import numpy as np
 
 from experiments import rows
 from marjax.evaluate import environment, run
+from marjax.generate.settings import PUBLISHED, Settings
 from marjax.pipeline import Pipeline, load
-from marjax.settings import PUBLISHED, Settings
 
 RESULTS = Path("experiments/results/samplers.jsonl")
 

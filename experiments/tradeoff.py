@@ -42,12 +42,13 @@ from experiments.tradeoff_settings import (
   name_of,
   pace_of,
 )
-from marjax import flops, keys
+from marjax import keys
 from marjax.evaluate import environment, run, scores
-from marjax.generate import masked
+from marjax.generate import reveal
 from marjax.generate.draws import draw_batch
+from marjax.generate.settings import Settings
 from marjax.pipeline import Pipeline, load
-from marjax.settings import Settings
+from marjax.train import flops
 
 RESULTS = Path("experiments/results/tradeoff.jsonl")
 
@@ -174,13 +175,13 @@ def time_all(pipe: Pipeline, variants: Iterable[Settings], out: Path) -> None:
 
 def flops_of(pipe: Pipeline, settings: Settings) -> int:
   """Matrix products of one batch, padding included."""
-  static = masked.static_for(pipe.card.model, settings)
-  scales = jnp.asarray(masked.step_scales(static.plan, settings))
+  static = reveal.static_for(pipe.card.model, settings)
+  scales = jnp.asarray(reveal.step_scales(static.plan, settings))
   length = pipe.card.model.backbone.num_tokens
 
   def generate(params: Any, labels: jax.Array) -> jax.Array:
     draws = draw_batch(keys.root(0), jnp.arange(TIMED_BATCH), length)
-    return masked.generate(
+    return reveal.generate(
       static, params, labels, draws, scales, jnp.float32(settings.temperature)
     )[0]
 

@@ -7,7 +7,7 @@
 
 from experiments import rows
 from marjax.generate.plan import diffusion_steps
-from marjax.settings import Settings
+from marjax.generate.settings import Settings
 
 GRID = {
   (16, "ancestral"): {

@@ -19,11 +19,11 @@ from marjax.version import __version__
 if typing.TYPE_CHECKING:
   from marjax.backbone.masked import MaskedConfig
   from marjax.experiment import Experiment
+  from marjax.generate.settings import Settings
   from marjax.head.diffusion import DiffusionHead, DiffusionHeadConfig
   from marjax.head.reverse import ReverseSettings
   from marjax.model import MarModel, ModelConfig
   from marjax.pipeline import Pipeline, load
-  from marjax.settings import Settings
   from marjax.tokens import regions
 
 _HOMES = {
@@ -33,7 +33,7 @@ _HOMES = {
   "head.reverse": ("ReverseSettings",),
   "model": ("MarModel", "ModelConfig"),
   "pipeline": ("Pipeline", "load"),
-  "settings": ("Settings",),
+  "generate.settings": ("Settings",),
 }
 
 __all__ = [

@@ -9,11 +9,11 @@ from dataclasses import field
 from typing import Annotated, Literal
 
 from marjax import schema
+from marjax.generate.settings import Settings
 from marjax.latents.kl import KLConfig
 from marjax.latents.pixels import PixelsConfig
 from marjax.model import ModelConfig
 from marjax.schema import Count, Positive, Range, Seed, Share, check
-from marjax.settings import Settings
 
 
 @schema.config

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from marjax import flops, keys, schema
+from marjax import keys, schema
 from marjax.arrays import (
   NO_LABEL,
   Counts,
@@ -233,22 +233,3 @@ def in_matmul_dtype(config: ModelConfig, params: PyTree) -> PyTree:
     return leaf.astype(part.dtype) if is_linear else leaf
 
   return jax.tree_util.tree_map_with_path(convert, params)
-
-
-def training_flops(config: ModelConfig) -> float:
-  """Matrix-product FLOPs of one training image, forward and backward.
-
-  The backward pass counts twice the forward; recomputation does not count.
-  """
-  batch = config.masking.num_strata
-  c = config.backbone
-
-  def loss(params, tokens, labels):
-    image_keys = jax.random.split(jax.random.key(0), batch)
-    draws = draw(config, image_keys, labels)
-    return config.build().apply({"params": params}, tokens, draws).loss
-
-  params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-  tokens = jax.ShapeDtypeStruct((batch, c.num_tokens, c.token_dim), "float32")
-  labels = jax.ShapeDtypeStruct((batch,), "int32")
-  return 3 * flops.count(loss, nn.unbox(params), tokens, labels) / batch

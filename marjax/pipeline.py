@@ -5,9 +5,9 @@
     image, mask, label ─edit▶ image
 
 1. `load` reads a released checkpoint or a work directory, with its settings.
-2. Any number of images runs in device batches (`marjax.batching`). Each image's
-   random numbers are addressed by (seed, image id, position, purpose), so it
-   does not depend on the batch it was in, nor on the devices.
+2. Any number of images runs in device batches (`requests.batching`). Each
+   image's random numbers are addressed by (seed, image id, position, purpose),
+   so it does not depend on the batch it was in, nor on the devices.
 """
 
 import functools
@@ -22,27 +22,28 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from marjax import batching, classes, editing, keys
+from marjax import keys
 from marjax.arguments import checked, count, flag, instance, one_of, path
 from marjax.arrays import NO_LABEL, Tokens, check_shapes, shapes_of
-from marjax.batching import CODEC_BATCH, LARGEST_BATCH, Request
-from marjax.compiled import Programs
 from marjax.convert import fetching
-from marjax.editing import Edited
 from marjax.experiment import Experiment
-from marjax.generate import masked
+from marjax.generate import reveal
 from marjax.generate.draws import Draws, as_draws
 from marjax.generate.plan import Plan
+from marjax.generate.settings import PRESETS, Settings
 from marjax.latents.images import check_images, check_latents
 from marjax.model import ModelConfig, init_params
 from marjax.outputs import AnyPath
 from marjax.parallel.mesh import check_mesh, make_mesh
-from marjax.release import loading, workdir
+from marjax.release import classes, loading, workdir
 from marjax.release.card import Card, Codec
-from marjax.settings import PRESETS, Settings
+from marjax.requests import batching, editing
+from marjax.requests.batching import CODEC_BATCH, LARGEST_BATCH, Request
+from marjax.requests.compiled import Programs
+from marjax.requests.editing import Edited
+from marjax.requests.trajectory import Trajectory
 from marjax.tokens import regions
 from marjax.tokens.patches import patchify
-from marjax.trajectory import Trajectory
 
 DTYPE = one_of("float32", "bfloat16", None)
 SETTINGS = instance(
@@ -183,7 +184,7 @@ class Pipeline:
   @checked(settings=SETTINGS)
   def plan(self, settings: Settings | str | None = None) -> Plan:
     """The printable plan of a generation with these settings."""
-    return masked.plan_for(self._model(), self.settings(settings))
+    return reveal.plan_for(self._model(), self.settings(settings))
 
   @checked(
     seed=keys.check_seed,
@@ -232,7 +233,7 @@ class Pipeline:
     """
     labels = self.labels(labels, num_images)
     chosen = self.settings(settings)
-    static = masked.static_for(self._model(), chosen)
+    static = reveal.static_for(self._model(), chosen)
     if not return_latents:
       self._codec_params()
     elif return_trajectory:
@@ -306,7 +307,7 @@ class Pipeline:
     tokens = editing.repeated(np.asarray(self.tokenise(images)), total)
     chosen = self.settings(settings)
     request = Request(
-      masked.static_for(model, chosen, is_edit=True),
+      reveal.static_for(model, chosen, is_edit=True),
       chosen,
       editing.repeated(labels, total),
       editing.kept_first(self.draws(seed, total), is_masked),

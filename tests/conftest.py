@@ -75,8 +75,7 @@ def golden():
 @pytest.fixture
 def traced_for_gpus(monkeypatch):
   """Programs have kernels wherever a GPU would run them."""
-  from marjax import add_norm
-  from marjax.backbone import attention, gelu
+  from marjax.layers import add_norm, attention, gelu
 
   for module in (attention, gelu, add_norm):
     monkeypatch.setattr(module, "has_kernels", lambda: True)
@@ -88,8 +87,8 @@ def kernels(monkeypatch, traced_for_gpus):
   import jax
   from jax.experimental import pallas as pl
 
-  from marjax import add_norm_kernel
-  from marjax.backbone import attention_kernel
+  from marjax.layers.gpu import add_norm as add_norm_kernel
+  from marjax.layers.gpu import attention as attention_kernel
 
   def forget():
     """What was traced with, or without, what is changed here."""

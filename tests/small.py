@@ -13,13 +13,13 @@ import jax.numpy as jnp
 
 from marjax.backbone.masked import MaskedConfig
 from marjax.experiment import DataConfig, Experiment, TrainingConfig
+from marjax.generate.settings import Settings
 from marjax.head.diffusion import DiffusionHeadConfig
 from marjax.latents.kl import KLConfig
 from marjax.latents.pixels import PixelsConfig
 from marjax.model import ModelConfig, init_params
 from marjax.release import directory
 from marjax.release.card import Card
-from marjax.settings import Settings
 from marjax.tokens.masking import MaskConfig
 
 MODEL = ModelConfig(

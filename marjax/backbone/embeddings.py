@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from marjax.arrays import Labels, Order
-from marjax.linear import by_batch, constrained, small_normal
+from marjax.layers.linear import small_normal
+from marjax.layers.placed import by_batch, constrained
 
 
 class ClassEmbedding(nn.Module):

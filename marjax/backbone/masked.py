@@ -26,15 +26,11 @@ from jaxtyping import Array, Float, Int
 
 from marjax import schema
 from marjax.arrays import Counts, Labels, Order
+from marjax.backbone.blocks import SLOT_AXES, BlockConfig, Stack
 from marjax.backbone.embeddings import ClassEmbedding, PositionEmbedding
-from marjax.backbone.layers import SLOT_AXES, BlockConfig, Stack
-from marjax.linear import (
-  by_batch,
-  constrained,
-  linear,
-  small_normal,
-)
-from marjax.norm import LayerNorm
+from marjax.layers.linear import linear, small_normal
+from marjax.layers.norm import LayerNorm
+from marjax.layers.placed import by_batch, constrained
 from marjax.schema import Range, Share, Size, check
 
 Depth = Annotated[int, Range(1, 1024)]
@@ -49,7 +45,7 @@ class MaskedConfig:
     encoder_depth, decoder_depth: blocks. num_heads: attention heads.
     num_buffer: slots that hold the class. num_classes: 0 for no classes.
     label_dropout: share of training images whose class is hidden.
-    attention_dropout, projection_dropout: see `marjax.backbone.layers`.
+    attention_dropout, projection_dropout: see `marjax.backbone.blocks`.
     dtype: of the matmuls.
     remat: what the backward pass recomputes of a block: "full", everything;
       "save_matmuls", all but its matrix products; "none".

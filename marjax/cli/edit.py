@@ -9,7 +9,7 @@ import argparse
 
 from marjax import outputs
 from marjax.cli import generate, settings
-from marjax.settings import Settings
+from marjax.generate.settings import Settings
 
 SIDES = ("left", "right", "top", "bottom")
 
@@ -48,7 +48,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Flags → image, mask, Settings → edit → one file."""
-  from marjax.classes import name_of
+  from marjax.release.classes import name_of
   from marjax.tokens import regions
 
   generate.check_count(args.num_images)

@@ -13,8 +13,8 @@ import numpy as np
 
 from marjax import outputs
 from marjax.cli import settings
+from marjax.generate.settings import Settings
 from marjax.outputs import AnyPath
-from marjax.settings import Settings
 
 FORMATS = (".png", ".npy", ".npz")
 MOST_IMAGES = 1_000_000
@@ -87,7 +87,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Flags → Settings → generate → one file."""
-  from marjax.classes import name_of
+  from marjax.release.classes import name_of
 
   labels = read_labels(args.labels, args.num_images)
   chosen = settings.from_flags(Settings, args)
@@ -167,7 +167,7 @@ def save(
     images: uint8 [N, H, W, C]. labels, names: N classes and their captions.
     overwrite: replace the file. more: further arrays of a .npz file.
   """
-  from marjax import pictures
+  from marjax.requests import pictures
 
   if path.suffix.lower() == ".png":
     page = pictures.grid(

@@ -4,10 +4,10 @@ import flax.linen as nn
 import jax
 from jaxtyping import PyTree
 
-from marjax import classes
 from marjax.convert import recognise
 from marjax.latents.kl import KLConfig
 from marjax.model import init_params
+from marjax.release import classes
 from marjax.release.card import Card
 
 SIBLING = "../kl16"

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from typing import Literal
 
 from marjax.backbone.masked import MaskedConfig
+from marjax.generate.settings import Settings
 from marjax.head.diffusion import DiffusionHeadConfig
 from marjax.latents.kl import CHANNELS, KLConfig
 from marjax.model import ModelConfig
 from marjax.schema import check
-from marjax.settings import Settings
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marjax import batching, schema
+from marjax import schema
 from marjax.data import latent_images, latent_index, latent_records
 from marjax.data.latent_card import CacheSettings, Index, Rounding, Shard
 from marjax.data.latent_images import Batch
@@ -37,6 +37,7 @@ from marjax.data.sources import Source
 from marjax.parallel.rules import batch_sharding
 from marjax.release import loading
 from marjax.release.loading import Release
+from marjax.requests import batching
 from marjax.schema import Count, Range, Size, check
 
 LARGEST_BATCH = 16

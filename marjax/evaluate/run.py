@@ -26,16 +26,17 @@ from typing import Any
 
 import numpy as np
 
-from marjax import outputs, pictures
+from marjax import outputs
 from marjax.data import batches, sources
 from marjax.evaluate import environment, scores
 from marjax.experiment import DataConfig
+from marjax.generate.settings import Settings
 from marjax.outputs import AnyPath
 from marjax.pipeline import Pipeline, load
 from marjax.release import workdir
+from marjax.requests import pictures
+from marjax.requests.trajectory import Trajectory
 from marjax.schema import check
-from marjax.settings import Settings
-from marjax.trajectory import Trajectory
 
 ROW = 10
 """Images per class in samples.png."""

@@ -27,20 +27,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from marjax.add_norm import Branch, Modulation, Norm, add_norm
 from marjax.arrays import Conditions, Timesteps, TokenRows
 from marjax.head import timesteps
-from marjax.linear import (
-  by_batch,
-  is_split,
-  linear,
-  platform,
-  product,
-  shared,
-  small_normal,
-  zeros,
-)
-from marjax.norm import LayerNorm
+from marjax.layers.add_norm import Branch, Modulation, Norm, add_norm
+from marjax.layers.linear import linear, product, shared, small_normal, zeros
+from marjax.layers.norm import LayerNorm
+from marjax.layers.placed import by_batch, is_split, platform
 
 
 class Modulations(NamedTuple):

@@ -38,7 +38,7 @@ from marjax.head.process import Process
 from marjax.head.reverse import ReverseSettings, Walk
 from marjax.head.timesteps import NUM_TIMESTEPS
 from marjax.keys import check_key
-from marjax.linear import platform
+from marjax.layers.placed import platform
 from marjax.schema import Range, Size
 
 ROWS_AT_ONCE = 16384

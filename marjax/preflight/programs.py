@@ -1,7 +1,7 @@
 """The very programs that training and generation run, lowered but not run.
 
 1. Training: the step of `marjax.train.step` with abstract state and batch.
-2. Generation: `marjax.batching`'s begin, each segment, and finish, one after
+2. Generation: `requests.batching`'s begin, each segment, and finish, one after
    the other, so that each is lowered with the placement that the one before it
    gave its results.
 """
@@ -18,16 +18,18 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
-from marjax import batching, compiled, flops, keys
+from marjax import keys
 from marjax.experiment import Experiment
-from marjax.generate import masked
+from marjax.generate import reveal
 from marjax.generate.draws import draw_batch
-from marjax.model import training_flops
 from marjax.parallel.compiler import compiler_options
 from marjax.parallel.mesh import host_mesh
 from marjax.parallel.rules import batch_sharding, replicated
 from marjax.preflight import parts
 from marjax.release.workdir import abstract_params
+from marjax.requests import batching, compiled
+from marjax.train import flops
+from marjax.train.flops import training_flops
 from marjax.train.step import make_train_program
 
 
@@ -79,7 +81,7 @@ def generate_programs(
 ) -> Iterator[Program]:
   """The programs of one device batch of `size` images, guided as configured."""
   settings = experiment.sampling.resolved(experiment.codec.num_tokens)
-  static = masked.static_for(experiment.model, settings)
+  static = reveal.static_for(experiment.model, settings)
   params = abstract_params(experiment.model, mesh)
   kept = held(experiment, mesh, "generate")
   labels, draws, scales, temperature = _inputs(static, mesh, size)
@@ -106,7 +108,7 @@ def generate_programs(
 def plan_padding(experiment: Experiment) -> tuple[parts.Padding, ...]:
   """What the plan of a generation pads, segment by segment."""
   settings = experiment.sampling.resolved(experiment.codec.num_tokens)
-  plan = masked.plan_for(experiment.model, settings)
+  plan = reveal.plan_for(experiment.model, settings)
   return parts.padding(plan, experiment.model.backbone.num_buffer)
 
 
@@ -114,12 +116,12 @@ def useful_generate_flops(experiment: Experiment, size: int) -> Counter[str]:
   """Of one device batch, over all chips, were nothing padded; by part."""
   settings = experiment.sampling.resolved(experiment.codec.num_tokens)
   exact = dataclasses.replace(settings, num_buckets=settings.num_ar_steps)
-  static = masked.static_for(experiment.model, exact)
+  static = reveal.static_for(experiment.model, exact)
   shapes = [strip(shape) for shape in _shapes(static, size)]
   params = strip(abstract_params(experiment.model, host_mesh()))
 
   def generate(params, *rest):
-    return masked.generate(static, params, *rest)
+    return reveal.generate(static, params, *rest)
 
   found = Counter()
   for scope, number in flops.by_scope(generate, params, *shapes).items():
@@ -143,7 +145,7 @@ def strip(tree: PyTree) -> PyTree:
   )
 
 
-def _shapes(static: masked.Static, size: int) -> tuple:
+def _shapes(static: reveal.Static, size: int) -> tuple:
   """Labels, draws, scales and temperature of a batch."""
   labels = jax.ShapeDtypeStruct((size,), jnp.int32)
   length = static.config.backbone.num_tokens
@@ -154,7 +156,7 @@ def _shapes(static: masked.Static, size: int) -> tuple:
   return labels, draws, scales, jax.ShapeDtypeStruct((), jnp.float32)
 
 
-def _inputs(static: masked.Static, mesh: Mesh, size: int) -> tuple:
+def _inputs(static: reveal.Static, mesh: Mesh, size: int) -> tuple:
   """`_shapes`, placed as `batching` places them."""
   labels, draws, *rest = _shapes(static, size)
   labels, draws = _with((labels, draws), batch_sharding(mesh))

@@ -150,7 +150,7 @@ def preflight(
 
 
 def _generation_batch(mesh: Mesh, asked: int | None) -> int:
-  from marjax import batching
+  from marjax.requests import batching
 
   count = mesh.shape["data"] * mesh.shape["fsdp"]
   size = batching.LARGEST_BATCH * count if asked is None else asked

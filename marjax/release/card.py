@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 from marjax import schema
 from marjax.experiment import DataConfig
+from marjax.generate.settings import Settings
 from marjax.latents.kl import KLConfig
 from marjax.latents.pixels import PixelsConfig
 from marjax.model import ModelConfig
 from marjax.release.files import check_name
 from marjax.schema import Count, Positive, check, from_dict, printable, to_dict
-from marjax.settings import Settings
 from marjax.version import __version__
 
 FORMAT = "marjax release"

@@ -23,7 +23,7 @@ from marjax.arrays import Tokens
 from marjax.experiment import Experiment
 from marjax.head.diffusion import HeadLoss
 from marjax.latents.kl import Moments
-from marjax.linear import constrained
+from marjax.layers.placed import constrained
 from marjax.model import ModelConfig, TrainingDraws, draw
 from marjax.tokens.patches import patchify
 

@@ -37,7 +37,6 @@ from marjax.data import contents
 from marjax.data.batches import Batches
 from marjax.data.latent_cache import CachedLatents
 from marjax.experiment import Experiment
-from marjax.model import training_flops
 from marjax.outputs import AnyPath
 from marjax.parallel import hosts
 from marjax.parallel.mesh import mesh_for
@@ -46,6 +45,7 @@ from marjax.release import loading
 from marjax.schema import to_dict
 from marjax.train import autoencoder
 from marjax.train.checkpoint import Checkpointer
+from marjax.train.flops import training_flops
 from marjax.train.metrics import Averages, Stopwatch, parameter_table
 from marjax.train.preemption import watched
 from marjax.train.profile import Profile

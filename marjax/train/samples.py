@@ -17,10 +17,10 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from marjax import outputs
-from marjax.compiled import Programs
 from marjax.data.latent_cache import CachedLatents
 from marjax.experiment import Experiment
 from marjax.pipeline import Pipeline
+from marjax.requests.compiled import Programs
 from marjax.train import autoencoder
 from marjax.train.writers import Writer
 
@@ -81,7 +81,7 @@ class Sampler:
       return pipe.generate(sample_labels(classes))
 
   def _write(self, step: int, images: np.ndarray) -> None:
-    from marjax import pictures
+    from marjax.requests import pictures
 
     page = pictures.grid(images, COLUMNS, scale=max(1, 48 // images.shape[1]))
     path = self._folder / f"step_{step:08}.png"

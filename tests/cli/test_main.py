@@ -13,9 +13,9 @@ from PIL import Image
 
 import marjax
 from marjax.cli import generate, main, programs, settings, train
+from marjax.generate.settings import Settings
 from marjax.latents.pixels import PixelsConfig
 from marjax.release.card import Card
-from marjax.settings import Settings
 
 GENERATE = ["generate", "--checkpoint", "x", "--labels", "0,1"]
 

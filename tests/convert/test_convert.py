@@ -14,12 +14,11 @@ from convert.listings import listing
 from PIL import Image
 
 import marjax
-from marjax import classes
 from marjax.cli import configs
 from marjax.convert import fetching, run
 from marjax.convert.published import Published
 from marjax.parallel.mesh import host_mesh, make_mesh
-from marjax.release import directory, exporting, loading
+from marjax.release import classes, directory, exporting, loading
 
 TESTS = Path(__file__).parents[1]
 SETTINGS = marjax.Settings(num_ar_steps=2, num_diffusion_steps=3, num_buckets=1)

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import small
 
-from marjax import batching, flops
-from marjax.compiled import Program
-from marjax.generate import masked
+from marjax.generate import reveal
 from marjax.generate.draws import draw_batch
+from marjax.generate.settings import Settings
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
-from marjax.settings import Settings
+from marjax.requests import batching
+from marjax.requests.compiled import Program
+from marjax.train import flops
 
 SETTINGS = Settings(
   num_ar_steps=6,
@@ -24,15 +25,15 @@ SETTINGS = Settings(
 
 
 def call():
-  static = masked.static_for(small.MODEL, SETTINGS)
+  static = reveal.static_for(small.MODEL, SETTINGS)
   draws = draw_batch(jax.random.key(3), jnp.arange(4), 16)
-  scales = jnp.asarray(masked.step_scales(static.plan, SETTINGS))
+  scales = jnp.asarray(reveal.step_scales(static.plan, SETTINGS))
   args = (jnp.arange(4), draws, scales, jnp.asarray(1.0))
   return static, (small.params(), *args)
 
 
 def test_one_trace_per_segment_and_none_on_a_second_call(monkeypatch):
-  traced, original = [], masked._next_z
+  traced, original = [], reveal._next_z
 
   def counted(static, params, segment, *args):
     traced.append(segment)
@@ -68,7 +69,7 @@ def scans(jaxpr, inside=False):
 
 def test_loops_only_slice():
   static, args = call()
-  jaxpr = jax.make_jaxpr(masked.generate, static_argnums=0)(static, *args)
+  jaxpr = jax.make_jaxpr(reveal.generate, static_argnums=0)(static, *args)
   names = set(scans(jaxpr.jaxpr))
   assert "dynamic_slice" in names
   assert "dynamic_update_slice" in names
@@ -78,14 +79,14 @@ def test_loops_only_slice():
 
 def test_the_head_runs_on_the_tokens_to_predict():
   static, args = call()
-  wide = masked.static_for(
+  wide = reveal.static_for(
     small.MODEL, Settings(num_ar_steps=1, num_buckets=1).over(SETTINGS)
   )
-  steps = flops.count(lambda *a: masked.generate(static, *a), *args)
+  steps = flops.count(lambda *a: reveal.generate(static, *a), *args)
   widths = [s.head_width * len(s.num_known) for s in static.plan.segments]
   assert sum(widths) < 1.5 * 16
   one = (*args[:3], args[3][:1], args[4])
-  once = flops.count(lambda *a: masked.generate(wide, *a), *one)
+  once = flops.count(lambda *a: reveal.generate(wide, *a), *one)
   # Six steps on all 16 positions would cost the head six times over.
   assert steps < 3.5 * once
 
@@ -102,7 +103,7 @@ def test_data_parallel_generation_needs_no_collectives():
 
 def compiled_text(pipe: Pipeline) -> str:
   """The HLO of every segment that the pipeline runs on its mesh."""
-  static = masked.static_for(small.MODEL, SETTINGS)
+  static = reveal.static_for(small.MODEL, SETTINGS)
   labels, draws = batching.place(pipe.mesh, (jnp.arange(8), pipe.draws(0, 8)))
   *numbers, walks = batching.numbers(pipe.mesh, static, SETTINGS)
   texts = []

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import small
 
-from marjax import batching, compiled
-from marjax.compiled import Program, Programs
+from marjax.generate.settings import Settings
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
-from marjax.settings import Settings
+from marjax.requests import batching, compiled
+from marjax.requests.compiled import Program, Programs
 from marjax.tokens import regions
 from marjax.train.samples import Sampler
 from marjax.train.writers import Writer

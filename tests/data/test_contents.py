@@ -308,7 +308,7 @@ def test_class_names_of_a_work_directory(tmp_path):
   card = workdirs.card_of(experiment, 1, names)
   assert card.class_names == ("2", "10", "")
   with pytest.raises(ValueError, match="'2' means class 2, but is also the na"):
-    marjax.classes.resolve(["2"], card.class_names, 3)
+    marjax.release.classes.resolve(["2"], card.class_names, 3)
   # Names that are the numbers themselves, as the digits', are none.
   record(tmp_path, map(str, range(10)))
   names = workdirs.class_names(tmp_path)

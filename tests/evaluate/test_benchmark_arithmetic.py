@@ -10,11 +10,12 @@ import pytest
 import small
 
 from benchmarks import generation, needed, sizes, timing, training
-from marjax import flops, keys
-from marjax.generate import masked
+from marjax import keys
+from marjax.generate import reveal
 from marjax.generate.draws import draw_batch
-from marjax.settings import Settings
+from marjax.generate.settings import Settings
 from marjax.tokens.masking import MaskConfig
+from marjax.train import flops
 
 # Of MAR-L: TFLOP of one guided image in 64 × 100 steps and the head's share, if
 # the last decoder block had a query at every position; and of training.
@@ -24,7 +25,7 @@ TRAINING_TFLOP = 0.9
 
 def static_of(**changes):
   settings = dataclasses.replace(small.EXPERIMENT.sampling, **changes)
-  return masked.static_for(small.MODEL, settings.resolved())
+  return reveal.static_for(small.MODEL, settings.resolved())
 
 
 def inputs_of(static, batch=2):
@@ -61,7 +62,7 @@ def test_padding_is_done_and_not_needed():
 
 def test_published_sizes_need_the_published_arithmetic():
   experiment = sizes.experiment("large")
-  static = masked.static_for(experiment.model, experiment.sampling)
+  static = reveal.static_for(experiment.model, experiment.sampling)
   total, head = needed.of_generation(static, 1)
   assert 0.94 * GENERATION_TFLOP < total / 1e12 < GENERATION_TFLOP
   assert head / total == pytest.approx(HEAD_SHARE, abs=0.02)

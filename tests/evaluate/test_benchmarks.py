@@ -12,7 +12,7 @@ import pytest
 import small
 
 from benchmarks import run, sizes, timing, training
-from marjax import flops
+from marjax.train import flops
 
 ROOT = pathlib.Path(__file__).parents[2]
 

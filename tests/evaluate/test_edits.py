@@ -10,9 +10,9 @@ import small
 
 from experiments import edits, rows, tables
 from marjax.evaluate import run
+from marjax.generate.settings import Settings
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
-from marjax.settings import Settings
 
 FEW = {
   name: edit._replace(regions=edit.regions[:1])

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from marjax import outputs, pictures
+from marjax import outputs
+from marjax.requests import pictures
 
 
 def one_pixel_images(*greys):

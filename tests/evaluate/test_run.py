@@ -15,8 +15,8 @@ from marjax.experiment import DataConfig
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
 from marjax.release.workdir import card_of
+from marjax.requests.trajectory import Trajectory
 from marjax.schema import to_dict
-from marjax.trajectory import Trajectory
 
 pytest.importorskip("sklearn")
 

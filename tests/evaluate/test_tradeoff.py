@@ -18,10 +18,10 @@ from experiments import (
   tradeoff_settings,
   tradeoff_tables,
 )
+from marjax.generate.settings import Settings
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
 from marjax.release import workdir
-from marjax.settings import Settings
 
 SETTINGS = {
   tradeoff_settings.name_of(settings): settings

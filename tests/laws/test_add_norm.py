@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marjax import add_norm as module
-from marjax import add_norm_kernel
-from marjax.add_norm import Branch, Modulation, Norm, add_norm
-from marjax.dropout import is_kept
 from marjax.head.diffusion import DiffusionHeadConfig
 from marjax.head.reverse import ReverseSettings
+from marjax.layers import add_norm as module
+from marjax.layers.add_norm import Branch, Modulation, Norm, add_norm
+from marjax.layers.dropout import is_kept
+from marjax.layers.gpu import add_norm as add_norm_kernel
 
 SHAPE, STEPS = (3, 30, 384), 4  # three parts of 128; more rows than a program's
 WIDTH = SHAPE[-1]

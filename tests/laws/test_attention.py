@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marjax.backbone import attention, attention_kernel
-from marjax.backbone.attention_blocks import Sequences
-from marjax.dropout import Dropout, is_kept
+from marjax.layers import attention
+from marjax.layers.dropout import Dropout, is_kept
+from marjax.layers.gpu import attention as attention_kernel
+from marjax.layers.gpu.attention import Sequences
 
 NUM_VALID = jnp.array([3, 6])
 

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import small
 
-from marjax import flops
-from marjax.generate import masked
+from marjax.generate import reveal
 from marjax.generate.draws import Draws, draw_batch
 from marjax.generate.plan import MAX_STAGES, diffusion_steps, make_plan
+from marjax.generate.settings import QUICK, Settings
 from marjax.head.noise import RecordedNoise
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
 from marjax.release import workdir
 from marjax.release.card import Card
 from marjax.schema import from_dict, to_dict
-from marjax.settings import QUICK, Settings
+from marjax.train import flops
 
 
 def test_counts_by_hand():
@@ -115,15 +115,15 @@ def draws_of():
 
 def run(settings, draws=None):
   """Tokens of five images, and those after each step."""
-  static = masked.static_for(small.MODEL, settings)
+  static = reveal.static_for(small.MODEL, settings)
   return jax.jit(
-    masked.generate, static_argnums=0, static_argnames="keep_steps"
+    reveal.generate, static_argnums=0, static_argnames="keep_steps"
   )(
     static,
     small.params(),
     jnp.arange(5),
     draws_of() if draws is None else draws,
-    jnp.asarray(masked.step_scales(static.plan, settings)),
+    jnp.asarray(reveal.step_scales(static.plan, settings)),
     jnp.asarray(1.0),
     keep_steps=True,
   )
@@ -142,7 +142,7 @@ def test_buckets_do_not_change_images():
 
 def test_an_unchanging_number_is_as_none():
   constant, never = settings_of(8), settings_of(None)
-  plans = [masked.plan_for(small.MODEL, s) for s in (constant, never)]
+  plans = [reveal.plan_for(small.MODEL, s) for s in (constant, never)]
   assert plans[0] == plans[1]
   np.testing.assert_array_equal(tokens_of(8)[0], tokens_of(None)[0])
 
@@ -156,9 +156,9 @@ def test_the_first_step_draws_as_with_its_own_number_throughout():
 
 def test_the_reverse_process_of_each_segment_has_its_length():
   settings = settings_of(3)
-  static = masked.static_for(small.MODEL, settings)
-  scales = jnp.asarray(masked.step_scales(static.plan, settings))
-  jaxpr = jax.make_jaxpr(masked.generate, static_argnums=0)(
+  static = reveal.static_for(small.MODEL, settings)
+  scales = jnp.asarray(reveal.step_scales(static.plan, settings))
+  jaxpr = jax.make_jaxpr(reveal.generate, static_argnums=0)(
     *(static, jax.eval_shape(small.params), jnp.arange(5)),
     *(jax.eval_shape(draws_of), scales, jnp.asarray(1.0)),
   )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marjax.dropout import Dropout, drop, is_kept, mix
+from marjax.layers.dropout import Dropout, drop, is_kept, mix
 
 SHAPE = (64, 40, 50)
 COUNT = 64 * 40 * 50

@@ -9,11 +9,11 @@ import pytest
 import small
 
 from marjax.generate.draws import draw_batch
-from marjax.generate.masked import Given, generate, static_for, step_scales
+from marjax.generate.reveal import Given, generate, static_for, step_scales
+from marjax.generate.settings import Settings
 from marjax.latents.images import to_uint8
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
-from marjax.settings import Settings
 from marjax.tokens import regions
 
 SETTINGS = Settings(

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marjax.backbone import gelu as module
-from marjax.backbone.gelu import cdf_and_pdf, gelu, gelu_of_product
+from marjax.layers import gelu as module
+from marjax.layers.gelu import cdf_and_pdf, gelu, gelu_of_product
 from marjax.parallel.compiler import compiler_options
 from marjax.preflight import gpus
 from marjax.preflight.topology import devices_of

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import small
 
-from marjax.generate import guidance, masked
+from marjax.generate import guidance, reveal
 from marjax.generate.draws import draw_batch
 from marjax.generate.plan import make_plan
+from marjax.generate.settings import Settings
 from marjax.head.noise import KeyedNoise
-from marjax.settings import Settings
 
 
 @functools.cache
@@ -27,16 +27,16 @@ def tokens_of(count, first=0, buckets=2, scale=2.0, ar_steps=6, keep=False):
     guidance_scale=scale,
     num_buckets=buckets,
   ).resolved()
-  static = masked.static_for(small.MODEL, settings)
+  static = reveal.static_for(small.MODEL, settings)
   draws = draw_batch(jax.random.key(3), first + jnp.arange(count), 16)
   return jax.jit(
-    masked.generate, static_argnums=0, static_argnames="keep_steps"
+    reveal.generate, static_argnums=0, static_argnames="keep_steps"
   )(
     static,
     small.params(),
     (first + jnp.arange(count)) % 10,
     draws,
-    jnp.asarray(masked.step_scales(static.plan, settings)),
+    jnp.asarray(reveal.step_scales(static.plan, settings)),
     jnp.asarray(1.0),
     keep_steps=keep,
   ), draws
@@ -188,12 +188,12 @@ def test_what_a_last_step_writes_beyond_the_end_is_finite():
     guidance_scale=2.0,
     num_buckets=1,
   ).resolved()
-  static = masked.static_for(small.MODEL, settings)
+  static = reveal.static_for(small.MODEL, settings)
   assert static.plan.widest > static.plan.segments[0].num_revealed[-1]
   draws = draw_batch(jax.random.key(0), jnp.arange(2), 16)
-  scales = jnp.asarray(masked.step_scales(static.plan, settings))
-  carry, fixed = masked.begin(static, jnp.arange(2), draws)
-  carry, _ = masked.run_segment(
+  scales = jnp.asarray(reveal.step_scales(static.plan, settings))
+  carry, fixed = reveal.begin(static, jnp.arange(2), draws)
+  carry, _ = reveal.run_segment(
     static, 0, False, small.params(), carry, fixed, scales, jnp.float32(1.0)
   )
   assert jnp.isfinite(carry.tokens).all()

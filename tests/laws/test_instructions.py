@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marjax import add_norm_kernel, instructions
-from marjax.add_norm import Branch, Modulation, Norm
-from marjax.backbone import attention_kernel
-from marjax.backbone.attention_blocks import Inputs, Sequences
+from marjax.layers.add_norm import Branch, Modulation, Norm
+from marjax.layers.gpu import add_norm as add_norm_kernel
+from marjax.layers.gpu import attention as attention_kernel
+from marjax.layers.gpu import instructions
+from marjax.layers.gpu.attention import Inputs, Sequences
 
 SHAPE = (2, 40, 128)
 FMA, EXP2 = "fma.rn.ftz", "ex2.approx.ftz"

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marjax import linear
+from marjax.layers import linear
 from marjax.preflight import topology
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marjax.norm import LayerNorm, normalized
+from marjax.layers.norm import LayerNorm, normalized
 
 
 def definition(x, scale, bias, gain, shift):

@@ -11,10 +11,10 @@ import pytest
 
 import marjax
 from marjax.generate.draws import Draws
-from marjax.generate.masked import generate, static_for, step_scales
+from marjax.generate.reveal import generate, static_for, step_scales
+from marjax.generate.settings import Settings
 from marjax.head.noise import RecordedNoise
 from marjax.parallel.mesh import make_mesh
-from marjax.settings import Settings
 from parity.published import TINY, assert_close, reveal_order
 
 RUNS = {

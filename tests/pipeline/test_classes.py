@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marjax import classes
+from marjax.release import classes
 
 PETS = ("cat, kitty", "dog", "guinea pig, cavy", "dog-fish", "St. Bernard's")
 

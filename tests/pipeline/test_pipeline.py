@@ -17,10 +17,10 @@ from marjax.outputs import write
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
 from marjax.release.workdir import card_of
+from marjax.requests.trajectory import Trajectory
 from marjax.schema import to_dict
 from marjax.train.checkpoint import Checkpointer
 from marjax.train.state import TrainState
-from marjax.trajectory import Trajectory
 
 SETTINGS = marjax.Settings(num_ar_steps=3, num_diffusion_steps=4, num_buckets=1)
 

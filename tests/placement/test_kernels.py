@@ -8,10 +8,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from marjax import add_norm
-from marjax.add_norm import Branch, Modulation, Norm
-from marjax.backbone import attention, gelu
-from marjax.backbone.attention_blocks import Sequences
+from marjax.layers import add_norm, attention, gelu
+from marjax.layers.add_norm import Branch, Modulation, Norm
+from marjax.layers.gpu.attention import Sequences
 from marjax.parallel.mesh import make_mesh
 from marjax.parallel.rules import RULES
 

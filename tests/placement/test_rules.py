@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from marjax.cli import configs
 from marjax.experiment import MeshConfig
-from marjax.linear import constrained
+from marjax.layers.placed import constrained
 from marjax.parallel import rules
 from marjax.parallel.mesh import make_mesh, mesh_for, sizes_of
 from marjax.train.step import make_train_program

@@ -15,10 +15,10 @@ import pytest
 import small
 
 from marjax.experiment import MeshConfig
+from marjax.generate.settings import Settings
 from marjax.parallel.mesh import mesh_for
 from marjax.preflight import costs, hlo, parts, programs
 from marjax.preflight.topology import devices_of
-from marjax.settings import Settings
 from marjax.train.step import make_train_program
 
 BATCH, DEPTH = 7, 3

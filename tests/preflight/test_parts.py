@@ -11,13 +11,13 @@ from PIL import Image
 from experiments import preflight as experiment
 from experiments import rows, tables
 from marjax.experiment import MeshConfig
-from marjax.generate.masked import plan_for
 from marjax.generate.plan import Plan, Segment
+from marjax.generate.reveal import plan_for
+from marjax.generate.settings import Settings
 from marjax.parallel.chips import CHIPS, GIB, Chip
 from marjax.preflight import hlo, parts, pictures, report, table
 from marjax.preflight.parts import PARTS
 from marjax.schema import to_dict
-from marjax.settings import Settings
 
 CHIP = Chip("made up", 1.0, 4 * GIB, 500.0, 1.0)
 SAMPLING = Settings(4, 2, guidance_scale=2.0, num_buckets=2)

@@ -57,9 +57,8 @@ def save_stand_ins(models: Path) -> None:
   import small
   from flax import linen as nn
 
-  from marjax import classes
   from marjax.model import init_params
-  from marjax.release import directory
+  from marjax.release import classes, directory
   from marjax.release.card import Card
 
   backbone = dataclasses.replace(small.MODEL.backbone, num_classes=1000)

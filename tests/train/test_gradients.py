@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import small
 
-from marjax import flops, keys
+from marjax import keys
 from marjax.model import draw, init_params
 from marjax.parallel.mesh import mesh_for
 from marjax.parallel.rules import batch_sharding
 from marjax.tokens.patches import patchify
+from marjax.train import flops
 from marjax.train.gradients import (
   batch_shapes,
   loss_and_gradient,

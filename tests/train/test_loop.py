@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marjax import pictures
 from marjax.cli import configs
 from marjax.parallel.mesh import host_mesh
 from marjax.release import workdir as workdirs
+from marjax.requests import pictures
 from marjax.train import loop, samples, writers
 from marjax.train.checkpoint import Checkpointer
 from marjax.train.writers import Writer

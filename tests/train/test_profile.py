@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 import small
 
-from marjax.generate import masked
+from marjax.generate import reveal
 from marjax.generate.draws import draw_batch
 from marjax.parallel.mesh import make_mesh
 from marjax.train.profile import Profile, move, parse
@@ -148,10 +148,10 @@ def test_operations_of_a_step_are_named():
 
 def test_operations_of_generating_are_named():
   settings = small.EXPERIMENT.sampling.resolved()
-  static = masked.static_for(small.MODEL, settings)
+  static = reveal.static_for(small.MODEL, settings)
   draws = draw_batch(jax.random.key(3), jnp.arange(2), 16)
-  scales = jnp.asarray(masked.step_scales(static.plan, settings))
-  lowered = jax.jit(masked.generate, static_argnums=0).lower(
+  scales = jnp.asarray(reveal.step_scales(static.plan, settings))
+  lowered = jax.jit(reveal.generate, static_argnums=0).lower(
     static, small.params(), jnp.arange(2), draws, scales, jnp.asarray(1.0)
   )
   expected = (

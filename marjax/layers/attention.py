@@ -10,9 +10,7 @@
 """
 
 import functools
-from dataclasses import dataclass
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,93 +18,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from marjax.arrays import Counts, no_gradient
-from marjax.backbone import attention_kernel
-from marjax.backbone.attention_blocks import Inputs, Sequences
-from marjax.dropout import Dropout, drop, entry_seeds, row_hashes
-from marjax.linear import (
-  by_device,
-  constrained,
-  has_kernels,
-  linear,
-  product,
-  shared,
-)
+from marjax.layers.dropout import Dropout, drop, entry_seeds, row_hashes
+from marjax.layers.gpu import attention as attention_kernel
+from marjax.layers.gpu.attention import Inputs, Sequences
+from marjax.layers.placed import by_device, has_kernels
 
 HEAD_AXES = ("batch", "sequence", "heads", "head_dim")
-
-
-@dataclass(frozen=True)
-class AttentionConfig:
-  """Width, heads and dropout on the weights; dtype is that of the matmuls."""
-
-  width: int
-  num_heads: int
-  dropout: float
-  dtype: str
-
-
-class Attention(nn.Module):
-  """Self-attention; see the module docstring."""
-
-  config: AttentionConfig
-
-  def setup(self):
-    c = self.config
-    head_dim = c.width // c.num_heads
-    dtype = jnp.dtype(c.dtype)
-    self.qkv = linear(
-      (3, c.num_heads, head_dim),
-      ("embed", None, "heads", "head_dim"),
-      dtype=dtype,
-    )
-    self.projection = linear(
-      c.width, ("heads", "head_dim", "embed"), dtype=dtype
-    )
-    self.dropout = Dropout(c.dropout)
-
-  def __call__(
-    self,
-    x: Float[Array, "B P W"],
-    lengths: tuple[int, ...],
-    num_valid: list[Counts],
-    deterministic: bool,
-    queries: Float[Array, "B Q W"] | None = None,
-  ) -> tuple[Float[Array, "B Q W"], Float[Array, " W"] | None]:
-    """Slots to slots, and the projection's bias if it is not yet added.
-
-    With dropout it is added with the slots; without, cuBLAS adds it within the
-    product.
-
-    Args:
-      x: one or several sequences. lengths: slots of each; they add up to P.
-      num_valid: for each sequence, how many of its slots hold something [B].
-      deterministic: True turns dropout off.
-      queries: slots of a single sequence that attend; None for all.
-    """
-    kernel, bias = self.qkv.weights((self.config.width,))
-    is_fused = fits_kernel(kernel.dtype, kernel.shape[-1])
-    # Kernels give its gradient.
-    added = jax.lax.stop_gradient(bias) if is_fused else bias
-
-    def part(index, slots):
-      with jax.named_scope("qkv"):
-        made = product(slots, kernel[:, index], added[index])
-        return constrained(made, HEAD_AXES)
-
-    of_query, of_key, of_value = shared(x, 3)
-    query = part(0, of_query if queries is None else queries)
-    sequences = Sequences(
-      lengths if queries is None else (query.shape[1],), lengths
-    )
-    mixed = attend(
-      *(query, part(1, of_key), part(2, of_value), num_valid, sequences),
-      *(self.dropout, deterministic, bias if is_fused else None),
-    )
-    kernel, bias = self.projection.weights(mixed.shape[-2:])
-    with jax.named_scope("projection"):
-      if deterministic:
-        return product(mixed, kernel, bias), None
-      return product(mixed, kernel), bias
 
 
 def attend(

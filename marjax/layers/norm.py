@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from marjax.linear import parameter, zeros
+from marjax.layers.linear import parameter, zeros
 
 
 class LayerNorm(nn.Module):

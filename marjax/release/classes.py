@@ -37,7 +37,7 @@ _NEAR = 3  # classes suggested by a message
 @functools.cache
 def imagenet() -> tuple[str, ...]:
   """The 1000 entries of ImageNet-1k, e.g. 207: "n02099601 golden retriever"."""
-  path = resources.files("marjax").joinpath("imagenet_classes.txt")
+  path = resources.files("marjax.release").joinpath("imagenet_classes.txt")
   return tuple(path.read_text(encoding="utf-8").splitlines())
 
 

@@ -10,7 +10,7 @@
 
    A program goes over some rows and adds up what vectors get of them.
 
-`marjax.add_norm` says what is computed, and does it without them.
+`marjax.layers.add_norm` says what is computed, and does it without them.
 """
 
 import functools
@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from marjax.dropout import row_hashes, survives
-from marjax.instructions import fma
+from marjax.layers.dropout import row_hashes, survives
+from marjax.layers.gpu.instructions import fma
 
 _ROWS, _PROGRAMS = 32, 1280
 """Rows of a program of the backward kernel, at least; programs, at most.

@@ -16,7 +16,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import flax.linen as nn
 import jax
+
+from marjax.model import ModelConfig, draw, init_params
 
 
 def count(function: Callable, *args) -> int:
@@ -26,6 +29,25 @@ def count(function: Callable, *args) -> int:
     ValueError: a loop whose length is not known before it runs.
   """
   return by_scope(function, *args).total()
+
+
+def training_flops(config: ModelConfig) -> float:
+  """Matrix-product FLOPs of one training image, forward and backward.
+
+  The backward pass counts twice the forward; recomputation does not count.
+  """
+  batch = config.masking.num_strata
+  c = config.backbone
+
+  def loss(params, tokens, labels):
+    image_keys = jax.random.split(jax.random.key(0), batch)
+    draws = draw(config, image_keys, labels)
+    return config.build().apply({"params": params}, tokens, draws).loss
+
+  params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+  tokens = jax.ShapeDtypeStruct((batch, c.num_tokens, c.token_dim), "float32")
+  labels = jax.ShapeDtypeStruct((batch,), "int32")
+  return 3 * count(loss, nn.unbox(params), tokens, labels) / batch
 
 
 def by_scope(function: Callable, *args) -> Counter[str]:

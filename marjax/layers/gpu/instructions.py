@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import triton as plgpu
 
-from marjax.linear import platform
+from marjax.layers.placed import platform
 
 
 def fma(a, b, c):

@@ -25,17 +25,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from marjax.arrays import RootKey, check_finite
-from marjax.compiled import Program, Programs
-from marjax.generate import masked
+from marjax.generate import reveal
 from marjax.generate.draws import Draws, check_draws, draw_batch
-from marjax.generate.masked import Given, Static
+from marjax.generate.reveal import Given, Static
+from marjax.generate.settings import Settings
 from marjax.head.noise import KeyedNoise, RecordedNoise
 from marjax.latents.images import to_float, to_uint8
 from marjax.parallel.hosts import fetch, spread
 from marjax.parallel.rules import RULES, batch_sharding, replicated
 from marjax.release.card import Codec
+from marjax.requests.compiled import Program, Programs
 from marjax.schema import check
-from marjax.settings import Settings
 from marjax.tokens.patches import unpatchify
 
 LARGEST_BATCH = 64
@@ -87,7 +87,7 @@ class Request:
   """What to generate.
 
   Attributes:
-    static: see `masked.static_for`. settings: resolved.
+    static: see `reveal.static_for`. settings: resolved.
     labels: int32 [N]. draws: of all N images.
     given: tokens to keep, None unless it is an edit.
     keep_steps: whether tokens after every step are wanted.
@@ -221,7 +221,7 @@ def numbers(mesh: Mesh, static: Static, settings: Settings) -> tuple:
   scales, temperature, walks = jax.tree.map(
     lambda array: spread(array, replicated(mesh)),
     (
-      masked.step_scales(static.plan, settings),
+      reveal.step_scales(static.plan, settings),
       np.asarray(settings.temperature, np.float32),
       {number: static.walk(steps.index(number)) for number in set(steps)},
     ),
@@ -230,17 +230,17 @@ def numbers(mesh: Mesh, static: Static, settings: Settings) -> tuple:
 
 
 def begin(static: Static, labels, draws: Draws, given: Given | None):
-  """`masked.begin`, to be compiled."""
+  """`reveal.begin`, to be compiled."""
   with nn.logical_axis_rules(RULES):
-    return masked.begin(static, labels, draws, given)
+    return reveal.begin(static, labels, draws, given)
 
 
 def run_segment(
   static: Static, index: int, keep_steps: bool, params, carry, *rest
 ):
-  """`masked.run_segment`, to be compiled."""
+  """`reveal.run_segment`, to be compiled."""
   with nn.logical_axis_rules(RULES):
-    return masked.run_segment(static, index, keep_steps, params, carry, *rest)
+    return reveal.run_segment(static, index, keep_steps, params, carry, *rest)
 
 
 def segment_program(
@@ -252,11 +252,11 @@ def segment_program(
 
 def finish(static: Static, carry, fixed, kept: list | None):
   """Tokens in raster order and, if kept, those after each step."""
-  tokens = masked.finish(carry, fixed)
+  tokens = reveal.finish(carry, fixed)
   if kept is None:
     return tokens, None
   after = jnp.concatenate(kept)
-  return tokens, masked.kept_in_raster(static, after, fixed)
+  return tokens, reveal.kept_in_raster(static, after, fixed)
 
 
 def encode(

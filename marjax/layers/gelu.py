@@ -25,9 +25,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from marjax.dropout import drop
-from marjax.linear import constrained, has_kernels
-from marjax.linear import product as product_of
+from marjax.layers.dropout import drop
+from marjax.layers.linear import product as product_of
+from marjax.layers.placed import constrained, has_kernels
 
 _SLOTS = ("batch", "sequence", "mlp")
 

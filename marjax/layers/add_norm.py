@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from marjax import add_norm_kernel as kernels
 from marjax.arrays import no_gradient
-from marjax.dropout import drop, entry_seeds
-from marjax.linear import by_device, has_kernels
-from marjax.norm import normalized
+from marjax.layers.dropout import drop, entry_seeds
+from marjax.layers.gpu import add_norm as kernels
+from marjax.layers.norm import normalized
+from marjax.layers.placed import by_device, has_kernels
 
 
 class Modulation(NamedTuple):

@@ -1,7 +1,7 @@
 """Transformer blocks: pre-norm attention and MLP, scanned over depth.
 
 1. x += proj(attention(norm(x))); x += fc2(gelu(fc1(norm(x)))), exact GELU, but
-   see `marjax.backbone.gelu` for bfloat16.
+   see `marjax.layers.gelu` for bfloat16.
 2. Sequences of several lengths may lie side by side on one axis, so that all
    but attention is one matrix product; attention stays within each:
 
@@ -27,17 +27,93 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from marjax.add_norm import Branch, Norm, add_norm, added
 from marjax.arrays import Counts
-from marjax.backbone.attention import Attention, AttentionConfig
-from marjax.backbone.gelu import gelu_of_product
-from marjax.dropout import Dropout
-from marjax.linear import constrained, linear, product
-from marjax.norm import LayerNorm
+from marjax.layers.add_norm import Branch, Norm, add_norm, added
+from marjax.layers.attention import HEAD_AXES, attend, fits_kernel
+from marjax.layers.dropout import Dropout
+from marjax.layers.gelu import gelu_of_product
+from marjax.layers.gpu.attention import Sequences
+from marjax.layers.linear import linear, product, shared
+from marjax.layers.norm import LayerNorm
+from marjax.layers.placed import constrained
 
 Remat = Literal["none", "full", "save_matmuls"]
 
 SLOT_AXES = ("batch", "sequence", "features")
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+  """Width, heads and dropout on the weights; dtype is that of the matmuls."""
+
+  width: int
+  num_heads: int
+  dropout: float
+  dtype: str
+
+
+class Attention(nn.Module):
+  """Self-attention; see the module docstring."""
+
+  config: AttentionConfig
+
+  def setup(self):
+    c = self.config
+    head_dim = c.width // c.num_heads
+    dtype = jnp.dtype(c.dtype)
+    self.qkv = linear(
+      (3, c.num_heads, head_dim),
+      ("embed", None, "heads", "head_dim"),
+      dtype=dtype,
+    )
+    self.projection = linear(
+      c.width, ("heads", "head_dim", "embed"), dtype=dtype
+    )
+    self.dropout = Dropout(c.dropout)
+
+  def __call__(
+    self,
+    x: Float[Array, "B P W"],
+    lengths: tuple[int, ...],
+    num_valid: list[Counts],
+    deterministic: bool,
+    queries: Float[Array, "B Q W"] | None = None,
+  ) -> tuple[Float[Array, "B Q W"], Float[Array, " W"] | None]:
+    """Slots to slots, and the projection's bias if it is not yet added.
+
+    With dropout it is added with the slots; without, cuBLAS adds it within the
+    product.
+
+    Args:
+      x: one or several sequences. lengths: slots of each; they add up to P.
+      num_valid: for each sequence, how many of its slots hold something [B].
+      deterministic: True turns dropout off.
+      queries: slots of a single sequence that attend; None for all.
+    """
+    kernel, bias = self.qkv.weights((self.config.width,))
+    is_fused = fits_kernel(kernel.dtype, kernel.shape[-1])
+    # Kernels give its gradient.
+    added = jax.lax.stop_gradient(bias) if is_fused else bias
+
+    def part(index, slots):
+      with jax.named_scope("qkv"):
+        made = product(slots, kernel[:, index], added[index])
+        return constrained(made, HEAD_AXES)
+
+    of_query, of_key, of_value = shared(x, 3)
+    query = part(0, of_query if queries is None else queries)
+    sequences = Sequences(
+      lengths if queries is None else (query.shape[1],), lengths
+    )
+    mixed = attend(
+      *(query, part(1, of_key), part(2, of_value), num_valid, sequences),
+      *(self.dropout, deterministic, bias if is_fused else None),
+    )
+    kernel, bias = self.projection.weights(mixed.shape[-2:])
+    with jax.named_scope("projection"):
+      if deterministic:
+        return product(mixed, kernel, bias), None
+      return product(mixed, kernel), bias
 
 
 @dataclass(frozen=True)

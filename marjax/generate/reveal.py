@@ -36,10 +36,10 @@ from marjax.arrays import NO_LABEL, Labels, Leaf, Tokens
 from marjax.generate import guidance
 from marjax.generate.draws import Draws, cut, noise_in_order, pad
 from marjax.generate.plan import Plan, make_plan
+from marjax.generate.settings import Settings
 from marjax.head.reverse import ReverseSettings, Walk
-from marjax.linear import constrained
+from marjax.layers.placed import constrained
 from marjax.model import ModelConfig, in_matmul_dtype
-from marjax.settings import Settings
 from marjax.tokens.order import to_order_space, to_raster
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Shaped, UInt8
 
 from marjax.arguments import shown
 from marjax.generate.draws import Draws
-from marjax.generate.masked import Given
+from marjax.generate.reveal import Given
 from marjax.latents.images import as_uint8
 from marjax.tokens import regions
 
@@ -71,7 +71,7 @@ def kept_first(draws: Draws, is_masked: Bool[np.ndarray, "N L"]) -> Draws:
 
 
 def given(tokens: np.ndarray, is_masked: Bool[np.ndarray, "N L"]) -> Given:
-  """The tokens to keep, for `marjax.generate.masked`."""
+  """The tokens to keep, for `marjax.generate.reveal`."""
   num_given = np.sum(~is_masked, axis=1, dtype=np.int32)
   return Given(np.asarray(tokens), num_given)
 

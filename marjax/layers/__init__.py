@@ -1,0 +1,1 @@
+"""What backbone and head are made of; nothing here knows of images."""

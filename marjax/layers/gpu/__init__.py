@@ -1,0 +1,1 @@
+"""Kernels for NVIDIA GPUs, in Pallas; `marjax.layers` has the plain code."""

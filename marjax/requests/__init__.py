@@ -1,0 +1,1 @@
+"""What a person asks, carried through devices and shown."""
