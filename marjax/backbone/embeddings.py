@@ -1,4 +1,4 @@
-"""Learned tables: one vector per class, per slot, and for what is missing.
+"""Learned tables: one vector per slot.
 
 In order space a token's position embedding travels with it: the table is
 looked up by the generation order once, and from then on only sliced.
@@ -11,35 +11,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from marjax.arrays import Labels, Order
+from marjax.arrays import Order
 from marjax.layers.linear import small_normal
 from marjax.layers.placed import by_batch, constrained
-
-
-class ClassEmbedding(nn.Module):
-  """Label to vector; a negative label gives `fake_latent`, "no class"."""
-
-  num_classes: int
-  width: int
-
-  @nn.compact
-  def __call__(self, labels: Labels) -> Float[Array, "B W"]:
-    """Labels [B] in -1 .. num_classes - 1 to [B, W]."""
-    fake = self.param(
-      "fake_latent",
-      nn.with_logical_partitioning(small_normal, (None, "embed")),
-      (1, self.width),
-    )
-    if self.num_classes == 0:
-      return jnp.broadcast_to(fake, (labels.shape[0], self.width))
-    table = self.param(
-      "table",
-      nn.with_logical_partitioning(small_normal, (None, "embed")),
-      (self.num_classes, self.width),
-    )
-    table = constrained(table, (None, None))
-    rows = table[jnp.maximum(labels, 0)]
-    return by_batch(jnp.where((labels < 0)[:, None], fake, rows))
 
 
 class PositionEmbedding(nn.Module):

@@ -15,192 +15,159 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt32
 
 from marjax.arrays import Counts, no_gradient
-from marjax.layers.dropout import Dropout, drop, entry_seeds, row_hashes
-from marjax.layers.gpu import attention as attention_kernel
+from marjax.layers.dropout import masked, row_hashes, survives
+from marjax.layers.fused import fused
+from marjax.layers.gpu import attention as kernels
 from marjax.layers.gpu.attention import Inputs, Sequences
-from marjax.layers.placed import by_device, has_kernels
 
 HEAD_AXES = ("batch", "sequence", "heads", "head_dim")
+
+_ROW_AXES = ("batch", "heads", "sequence")
 
 
 def attend(
   query: Float[Array, "B Q N H"],
   key: Float[Array, "B P N H"],
   value: Float[Array, "B P N H"],
+  bias: Float[Array, "3 N H"],
   num_valid: list[Counts],
   sequences: Sequences,
-  dropout: Dropout,
-  deterministic: bool,
-  bias: Float[Array, "3 N H"] | None = None,
+  seeds: UInt32[Array, "sequences B"] | None = None,
+  rate: float = 0.0,
 ) -> Float[Array, "B Q N H"]:
   """Bidirectional attention within each sequence, to its num_valid keys.
 
   Args:
-    bias: gets the gradient of one that was added to query, key and value, sums
-      over their slots, which the kernels have at hand; only for them.
+    query, key, value: slots of sequences side by side, biases added.
+    bias: gets the gradient of what was added to query, key and value: sums over
+      their slots, which kernels have at hand.
+    num_valid: for each sequence, its keys that hold something.
+    sequences: lengths of each.
+    seeds: of dropout's entries, for each sequence; None for no dropout.
+    rate: share of the weights that is dropped.
   """
-  seeds = [dropout.seeds(deterministic) for _ in num_valid]
-  static = (sequences, 0.0 if deterministic else dropout.rate)
-  if not fits_kernel(query.dtype, query.shape[-1]):
-    assert bias is None, "its gradient would be lost"
-    mixed = _mix_each(query, key, value, num_valid, seeds, static)
-    return checkpoint_name(mixed, "attention")
-  return _fused(query, key, value, bias, num_valid, seeds, static)
+  rows = _row_hashes(seeds, sequences.queries, query) if rate else None
+  counts = jnp.stack(num_valid, axis=1).astype(jnp.int32)
+  inputs = Inputs(query, key, value, counts, rows)
+  axes = Inputs(
+    HEAD_AXES,
+    HEAD_AXES,
+    HEAD_AXES,
+    ("batch", None),
+    None if rows is None else _ROW_AXES,
+  )
+  head_dim = query.shape[-1]
+  mixed = fused(
+    functools.partial(_mix_each, sequences, rate),
+    lambda inputs, bias: kernels.forward(sequences, rate, inputs),
+    lambda arrays, *rest: kernels.backward(sequences, rate, arrays[0], *rest),
+    (inputs, bias),
+    ((axes, (None, "heads", "head_dim")), HEAD_AXES, _ROW_AXES),
+    fits=query.dtype == jnp.bfloat16 and head_dim in range(16, 129, 16),
+    name="attention",
+  )
+  return checkpoint_name(mixed, "attention")
 
 
-def fits_kernel(dtype, head_dim: int) -> bool:
-  """Whether there are kernels for such arrays where this is traced for."""
-  is_known = dtype == jnp.bfloat16 and head_dim in _HEAD_DIMS
-  return is_known and has_kernels()
+def _row_hashes(seeds, lengths, query):
+  """Hashes of the weights' rows [B, N, Q]; None without seeds."""
+  if seeds is None:
+    return None
+  heads = query.shape[2]
+  hashes = []
+  for entries, length in zip(seeds, lengths, strict=True):
+    rows = jnp.arange(heads * length, dtype=jnp.uint32).reshape(heads, length)
+    hashes.append(row_hashes(entries[:, None, None], rows))
+  # Fused into what uses the mask, they would be computed for every element.
+  return jax.lax.optimization_barrier(jnp.concatenate(hashes, axis=-1))
 
 
-_HEAD_DIMS = range(16, 129, 16)
-
-
-def _mix_each(query, key, value, num_valid, seeds, static):
+def _mix_each(sequences, rate, inputs, bias):
   """`mix`, of one sequence after the other."""
-  sequences, rate = static
-  parts = [
-    jnp.split(array, np.cumsum(lengths)[:-1], axis=1)
-    for array, lengths in (
-      (query, sequences.queries),
-      (key, sequences.keys),
-      (value, sequences.keys),
-    )
-  ]
-  each = zip(*parts, num_valid, seeds, strict=True)
+  pairs = zip(inputs[:3], bias, strict=True)
+  query, key, value = (_biased(slots, own) for slots, own in pairs)
+  ends = [np.cumsum(one)[:-1] for one in (sequences.queries, sequences.keys)]
+  queries = jnp.split(query, ends[0], axis=1)
+  keys, values = (jnp.split(one, ends[1], axis=1) for one in (key, value))
+  rows = [None] * len(queries)
+  if inputs.rows is not None:
+    rows = jnp.split(inputs.rows, ends[0], axis=2)
+  counts = inputs.num_valid.T
+  each = zip(queries, keys, values, counts, rows, strict=True)
   return jnp.concatenate([mix(*one, rate) for one in each], axis=1)
 
 
-_SLOTS, _ROWS = HEAD_AXES, ("batch", "heads", "sequence")
-_INPUTS = Inputs(_SLOTS, _SLOTS, _SLOTS, ("batch", None), _ROWS)
+@jax.custom_vjp
+def _biased(slots, bias):
+  """Slots, to which a bias was added: it gets the gradient of that."""
+  del bias
+  return slots
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
-def _fused(query, key, value, bias, num_valid, seeds, static):
-  """`_mix_each` by kernels, on NVIDIA GPUs."""
-  return _fused_forward(query, key, value, bias, num_valid, seeds, static)[0]
+def _biased_forward(slots, bias):
+  del bias
+  return slots, None
 
 
-def _fused_forward(query, key, value, bias, num_valid, seeds, static):
-  def kernel(*arrays):
-    run = functools.partial(attention_kernel.forward, *static)
-    return by_device(run, (_INPUTS,), (_SLOTS, _ROWS))(
-      _inputs(*arrays, static[0])
-    )
-
-  def plain(*arrays):
-    mixed = _mix_each(*arrays, static)
-    batch, length, heads, _ = mixed.shape
-    return mixed, jnp.zeros((batch, heads, length), jnp.float32)
-
-  arrays = (query, key, value, num_valid, seeds)
-  made = jax.lax.platform_dependent(*arrays, cuda=kernel, default=plain)
-  mixed, sums = (checkpoint_name(array, "attention") for array in made)
-  return mixed, (arrays, bias, mixed, sums)
+def _biased_backward(nothing, gradient):
+  del nothing
+  total = jnp.sum(gradient, axis=(0, 1), dtype=jnp.float32)
+  return gradient, total.astype(gradient.dtype)
 
 
-def _fused_backward(static, kept, gradient):
-  arrays, bias, *made = kept
-
-  def kernel(made, *arrays):
-    def run(*given):
-      *found, sums = attention_kernel.backward(*static, *given)
-      return *found, sums[None]
-
-    # Each device's images give a part of the bias's gradient.
-    made_axes = (_SLOTS, _ROWS, _SLOTS)
-    outputs = (*(_SLOTS,) * 3, ("batch", None, "heads", "head_dim"))
-    run = by_device(run, (_INPUTS, *made_axes), outputs)
-    *found, sums = run(_inputs(*arrays, static[0]), *made)
-    return *found, jnp.sum(sums, axis=0)
-
-  def plain(made, *arrays):
-    def mixed(*slots):
-      return _mix_each(*slots, *arrays[3:], static)
-
-    found = jax.vjp(mixed, *arrays[:3])[1](made[-1])
-    sums = [jnp.sum(one.astype(jnp.float32), axis=(0, 1)) for one in found]
-    return *found, jnp.stack(sums)
-
-  *gradients, to_bias = jax.lax.platform_dependent(
-    *((*made, gradient), *arrays), cuda=kernel, default=plain
-  )
-  to_bias = None if bias is None else to_bias.astype(bias.dtype)
-  return (*gradients, to_bias, *no_gradient(arrays[3:]))
-
-
-_fused.defvjp(_fused_forward, _fused_backward)
-
-
-def _inputs(query, key, value, num_valid, seeds, sequences):
-  return Inputs(
-    *(query, key, value),
-    num_valid=jnp.stack(num_valid, axis=1).astype(jnp.int32),
-    rows=_row_hashes(query, seeds, sequences),
-  )
-
-
-def _row_hashes(query, seeds, sequences):
-  """What `mix` has its dropout compute, of the weights' rows [B, N, Q]."""
-  batch, _, heads, _ = query.shape
-  made = []
-  for pair, length in zip(seeds, sequences.queries, strict=True):
-    if pair is None:
-      return jnp.zeros((batch, heads, 1), jnp.uint32)
-    rows = jnp.arange(heads * length, dtype=jnp.uint32).reshape(heads, length)
-    entries = entry_seeds(pair, batch)[:, None, None]
-    made.append(row_hashes(entries, rows))
-  return jnp.concatenate(made, axis=-1)
+_biased.defvjp(_biased_forward, _biased_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def mix(query, key, value, num_valid, seeds, rate: float):
+def mix(query, key, value, num_valid, rows, rate: float):
   """Values [B, P, N, H] mixed by softmax weights, to [B, Q, N, H].
 
   The weights of keys from num_valid [B] on are 0; of all others a share `rate`
-  is dropped, by two seeds (None for no dropout).
+  is dropped, by hashes of their rows [B, N, Q] (None for no dropout).
 
   With p the weights, w what dropout leaves of them and o the result, the
   gradient of the logits is p · (drop(do·vᵀ) - do·o): the row sum of p and the
   gradient of p, which softmax needs, is that of do and o.
   """
   p = _weights(query, key, num_valid, value.dtype)
-  return jnp.einsum("bnqk,bknh->bqnh", _drop(p, seeds, rate), value)
+  return jnp.einsum("bnqk,bknh->bqnh", _drop(p, rows, rate), value)
 
 
-def _forward(query, key, value, num_valid, seeds, rate):
+def _forward(query, key, value, num_valid, rows, rate):
   # Else XLA keeps the float32 of which p is rounded.
   p = jax.lax.optimization_barrier(_weights(query, key, num_valid, value.dtype))
-  mixed = jnp.einsum("bnqk,bknh->bqnh", _drop(p, seeds, rate), value)
-  return mixed, (query, key, value, p, mixed, num_valid, seeds)
+  mixed = jnp.einsum("bnqk,bknh->bqnh", _drop(p, rows, rate), value)
+  return mixed, (query, key, value, p, mixed, num_valid, rows)
 
 
-def _backward(rate, kept, gradient):
-  query, key, value, p, mixed, num_valid, seeds = kept
+def _backward(rate, arrays, gradient):
+  query, key, value, p, mixed, num_valid, rows = arrays
   dtype, scale = query.dtype, query.shape[-1] ** -0.5
   to_value = jnp.einsum(
-    "bnqk,bqnh->bknh", _drop(p, seeds, rate), gradient
+    "bnqk,bqnh->bknh", _drop(p, rows, rate), gradient
   ).astype(dtype)
   to_weights = jnp.einsum("bqnh,bknh->bnqk", gradient, value)
-  to_weights = _drop(to_weights.astype(jnp.float32), seeds, rate)
+  to_weights = _drop(to_weights.astype(jnp.float32), rows, rate)
   level = jnp.sum(gradient.astype(jnp.float32) * mixed, axis=-1)
   level = jnp.swapaxes(level, 1, 2)[..., None]
   to_logits = (p * (to_weights - level)).astype(dtype)
   to_query = jnp.einsum("bnqk,bknh->bqnh", to_logits, key) * scale
   to_key = jnp.einsum("bnqk,bqnh->bknh", to_logits, query * scale)
-  integers = no_gradient((num_valid, seeds))
+  integers = no_gradient((num_valid, rows))
   return to_query, to_key, to_value, *integers
 
 
 mix.defvjp(_forward, _backward)
 
 
-def _drop(weights, seeds, rate):
-  return weights if seeds is None else drop(weights, seeds, rate)
+def _drop(weights, rows, rate):
+  if rows is None:
+    return weights
+  columns = jnp.arange(weights.shape[-1], dtype=jnp.uint32)
+  return masked(weights, survives(rows[..., None], columns, rate), rate)
 
 
 def _weights(query, key, num_valid, dtype):

@@ -1,6 +1,6 @@
 """Dropout whose mask is a hash of the element's index, recomputed, never kept.
 
-1. A key of the "dropout" stream gives two seeds for one call.
+1. A key gives two seeds for each call.
 2. Each entry of the leading (batch) axis gets a seed of its own, each row of
    the last axis a hash of that seed and its number within the entry, and each
    element a shorter one of that and its column, the place on the last axis:
@@ -22,9 +22,9 @@ worst correlate by 0.28, where those of coin tosses do by 0.19.
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt32
 
 from marjax.arrays import no_gradient
 
@@ -32,49 +32,43 @@ _GOLDEN = 0x9E3779B9
 """2³² divided by the golden ratio."""
 
 
-class Dropout(nn.Module):
-  """Zeroes a share of the elements and scales the others to the same mean.
+def drop(
+  x: Float[Array, "B *any F"], seeds: UInt32[Array, " B"] | None, rate: float
+) -> Float[Array, "B *any F"]:
+  """x with a share `rate` of it set to 0, the others times 1/(1 - rate).
 
-  Attributes:
+  Args:
+    x: what is dropped of. seeds: of its entries; None for no dropout.
     rate: the share, 0 <= rate < 1.
   """
-
-  rate: float
-
-  def __call__(self, x, *, deterministic: bool):
-    """x [B, ...] in its dtype; draws from the stream "dropout"."""
-    seeds = self.seeds(deterministic)
-    return x if seeds is None else drop(x, seeds, self.rate)
-
-  def seeds(self, deterministic: bool):
-    """Two uint32 of the stream "dropout" for one mask; None without one."""
-    if deterministic or self.rate == 0.0:
-      return None
-    return jax.random.bits(self.make_rng("dropout"), (2,), jnp.uint32)
+  return x if seeds is None or not rate else _drop(x, seeds, rate)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def drop(x, seeds, rate: float):
-  """x with a share `rate` of it set to 0, the others times 1/(1 - rate)."""
-  scale = jnp.asarray(1.0 / (1.0 - rate), x.dtype)
-  kept = is_kept(seeds, x.shape, rate)
-  return jnp.where(kept, x * scale, jnp.zeros((), x.dtype))
+def _drop(x, seeds, rate):
+  return masked(x, is_kept(seeds, x.shape, rate), rate)
 
 
 def _forward(x, seeds, rate):
-  return drop(x, seeds, rate), seeds
+  return _drop(x, seeds, rate), seeds
 
 
 def _backward(rate, seeds, gradient):
-  return drop(gradient, seeds, rate), no_gradient(seeds)
+  return _drop(gradient, seeds, rate), no_gradient(seeds)
 
 
-drop.defvjp(_forward, _backward)
+_drop.defvjp(_forward, _backward)
+
+
+def masked(x, kept, rate: float):
+  """x where it is kept, times 1/(1 - rate); 0 elsewhere."""
+  scale = jnp.asarray(1.0 / (1.0 - rate), x.dtype)
+  return jnp.where(kept, x * scale, jnp.zeros((), x.dtype))
 
 
 def is_kept(seeds, shape: tuple[int, ...], rate: float):
-  """The mask [B, ..., F]: for two uint32 seeds, which elements stay."""
-  entries = entry_seeds(seeds, shape[0]).reshape(-1, *(1,) * (len(shape) - 1))
+  """The mask [B, ..., F]: for a uint32 seed per entry, which elements stay."""
+  entries = seeds.reshape(-1, *(1,) * (len(shape) - 1))
   row, stride = jnp.zeros((), jnp.uint32), 1
   for axis in reversed(range(1, len(shape) - 1)):
     along = jnp.arange(shape[axis], dtype=jnp.uint32) * jnp.uint32(stride)
@@ -85,10 +79,16 @@ def is_kept(seeds, shape: tuple[int, ...], rate: float):
   return survives(rows, jnp.arange(shape[-1], dtype=jnp.uint32), rate)
 
 
-def entry_seeds(seeds, count: int):
-  """uint32 [B], of each entry of the leading axis, for two uint32 seeds."""
+def entry_seeds(
+  seeds: UInt32[Array, "*calls 2"], count: int
+) -> UInt32[Array, "*calls B"]:
+  """A seed for each entry of the leading axis of what each call drops of.
+
+  Args:
+    seeds: two random numbers for each call. count: B.
+  """
   leading = jnp.arange(count, dtype=jnp.uint32) * jnp.uint32(_GOLDEN)
-  return mix(leading + seeds[0]) ^ seeds[1]
+  return mix(leading + seeds[..., :1]) ^ seeds[..., 1:]
 
 
 def row_hashes(entry_seed, row):

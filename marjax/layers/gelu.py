@@ -24,10 +24,12 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt32
 
 from marjax.layers.dropout import drop
-from marjax.layers.linear import product as product_of
-from marjax.layers.placed import constrained, has_kernels
+from marjax.layers.fused import fused
+from marjax.layers.linear import product
+from marjax.layers.placed import constrained
 
 _SLOTS = ("batch", "sequence", "mlp")
 
@@ -36,76 +38,71 @@ A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 """Of Abramowitz and Stegun, 7.1.26, see the module docstring."""
 
 
-def gelu_of_product(x, kernel, bias, seeds=None, rate: float = 0.0):
-  """GELU(x · kernel + bias) [B, P, F], of which a share is dropped.
+def gelu_of_product(
+  x: Float[Array, "B P W"],
+  kernel: Float[Array, "W F"],
+  bias: Float[Array, " F"],
+  seeds: UInt32[Array, " B"] | None = None,
+  rate: float = 0.0,
+) -> Float[Array, "B P F"]:
+  """GELU(x · kernel + bias), of which a share is dropped.
 
   Args:
-    x: [B, P, W]. kernel: [W, F], bias: [F], both with the dtype of the result.
+    x: slots. kernel, bias: both with the dtype of the result.
     seeds, rate: see `gelu`.
   """
+
+  def plain(x, kernel, bias):
+    inner = constrained(product(x, kernel), _SLOTS)
+    return gelu(inner, bias, seeds, rate)
+
   # XLA has cuBLAS do it for rows in eights only: it pads others first.
   in_eights = math.prod(x.shape[:-1]) % 8 == 0
-  is_known = seeds is None and kernel.dtype == jnp.bfloat16 and in_eights
-  if is_known and has_kernels():
-    return _of_product(x, kernel, bias)
-  return _one_by_one(x, kernel, bias, seeds, rate)
-
-
-def _one_by_one(x, kernel, bias, seeds=None, rate=0.0):
-  return gelu(constrained(product_of(x, kernel), _SLOTS), bias, seeds, rate)
-
-
-@jax.custom_vjp
-def _of_product(x, kernel, bias):
-  """`_one_by_one`, on NVIDIA GPUs in cuBLAS: XLA knows the formula."""
-  return jax.lax.platform_dependent(
-    *(x, kernel, bias), cuda=_in_cublas, default=_one_by_one
-  )
+  fits = seeds is None and kernel.dtype == jnp.bfloat16 and in_eights
+  arrays = (x, kernel, bias)
+  return fused(plain, _in_cublas, None, arrays, fits=fits)
 
 
 def _in_cublas(x, kernel, bias):
-  made = nn.gelu(product_of(x, kernel, bias), approximate=True)
-  return constrained(made, _SLOTS)
+  """XLA knows the formula; see point 4."""
+  activated = nn.gelu(product(x, kernel, bias), approximate=True)
+  return constrained(activated, _SLOTS), None
 
 
-def _of_product_forward(*arrays):
-  return jax.vjp(_one_by_one, *arrays)
-
-
-_of_product.defvjp(_of_product_forward, lambda pull, gradient: pull(gradient))
-
-
-def gelu(product, bias, seeds=None, rate: float = 0.0):
-  """GELU(product + bias), of which a share is dropped.
+def gelu(
+  inner: Float[Array, "B *any F"],
+  bias: Float[Array, " F"],
+  seeds: UInt32[Array, " B"] | None = None,
+  rate: float = 0.0,
+) -> Float[Array, "B *any F"]:
+  """GELU(inner + bias), of which a share is dropped.
 
   Args:
-    product: [B, P, F]; the result has its dtype. bias: [F].
-    seeds: of the dropout, see there; None for no dropout. rate: the share.
+    inner: a product; the result has its dtype. bias: to be added.
+    seeds, rate: of the dropout, see `dropout.drop`.
   """
-  if product.dtype == jnp.float32:
-    made = nn.gelu(product + bias, approximate=False)
-  else:
-    made = _rounded(product, bias)
-  return made if seeds is None else drop(made, seeds, rate)
+  if inner.dtype == jnp.float32:
+    return drop(nn.gelu(inner + bias, approximate=False), seeds, rate)
+  return drop(_rounded(inner, bias), seeds, rate)
 
 
 @jax.custom_vjp
-def _rounded(product, bias):
-  x = _sum(product, bias)
-  return (x * cdf_and_pdf(x)[0]).astype(product.dtype)
+def _rounded(inner, bias):
+  x = _sum(inner, bias)
+  return (x * cdf_and_pdf(x)[0]).astype(inner.dtype)
 
 
-def _forward(product, bias):
-  return _rounded(product, bias), (product, bias)
+def _forward(inner, bias):
+  return _rounded(inner, bias), (inner, bias)
 
 
-def _backward(kept, gradient):
-  product, bias = kept
+def _backward(arrays, gradient):
+  inner, bias = arrays
   # Else XLA keeps what the forward pass computed in float32.
-  product = jax.lax.optimization_barrier(product)
-  x = _sum(product, bias)
+  inner = jax.lax.optimization_barrier(inner)
+  x = _sum(inner, bias)
   cdf, pdf = cdf_and_pdf(x)
-  dx = (gradient * (cdf + x * pdf)).astype(product.dtype)
+  dx = (gradient * (cdf + x * pdf)).astype(inner.dtype)
   dx = jax.lax.optimization_barrier(dx)
   to_bias = jnp.sum(dx, axis=tuple(range(dx.ndim - 1)), dtype=jnp.float32)
   return dx, to_bias.astype(bias.dtype)
@@ -114,8 +111,8 @@ def _backward(kept, gradient):
 _rounded.defvjp(_forward, _backward)
 
 
-def _sum(product, bias):
-  return product.astype(jnp.float32) + bias.astype(jnp.float32)
+def _sum(inner, bias):
+  return inner.astype(jnp.float32) + bias.astype(jnp.float32)
 
 
 def cdf_and_pdf(x):

@@ -76,7 +76,8 @@ class Linear(nn.Module):
       self, "kernel", nn.with_logical_partitioning(init, self.axes), shape
     )
     bias = parameter(
-      *(self, "bias"),
+      self,
+      "bias",
       nn.with_logical_partitioning(zeros, self.axes[num_inputs:]),
       self.features,
     )

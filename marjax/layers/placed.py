@@ -74,16 +74,11 @@ def by_device(function, axes_in, axes_out):
     return function
   table = dict(nn.get_logical_axis_rules())
 
-  def is_names(tree):
-    return type(tree) is tuple and all(
-      axis is None or isinstance(axis, str) for axis in tree
-    )
-
   def specs(tree):
     return jax.tree.map(
       lambda axes: PartitionSpec(*(table.get(axis) for axis in axes)),
       tree,
-      is_leaf=is_names,
+      is_leaf=is_axes,
     )
 
   return jax.shard_map(
@@ -91,6 +86,13 @@ def by_device(function, axes_in, axes_out):
     in_specs=specs(axes_in),
     out_specs=specs(axes_out),
     check_vma=False,
+  )
+
+
+def is_axes(tree) -> bool:
+  """Whether a tree is the logical names of one array's axes."""
+  return type(tree) is tuple and all(
+    axis is None or isinstance(axis, str) for axis in tree
   )
 
 

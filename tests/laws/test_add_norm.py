@@ -9,7 +9,7 @@ from marjax.head.diffusion import DiffusionHeadConfig
 from marjax.head.reverse import ReverseSettings
 from marjax.layers import add_norm as module
 from marjax.layers.add_norm import Branch, Modulation, Norm, add_norm
-from marjax.layers.dropout import is_kept
+from marjax.layers.dropout import entry_seeds, is_kept
 from marjax.layers.gpu import add_norm as add_norm_kernel
 
 SHAPE, STEPS = (3, 30, 384), 4  # three parts of 128; more rows than a program's
@@ -27,11 +27,16 @@ def arrays(kind="all", steps=()):
   width = WIDTH
 
   def modulation(number, parts):
-    values = draw(number, (*steps, *SHAPE[:-1], parts * width))
-    return Modulation(values, draw(7, (3 * width,)))
+    bias = draw(7, (3 * width,))
+    bias = bias[2 * width :] if parts == 1 else bias[: 2 * width]
+    # A step's are read from where all three stand.
+    values = draw(
+      number, (*steps, *SHAPE[:-1], 3 * width if steps else bias.size)
+    )
+    return Modulation(values, bias)
 
   vectors = [draw(number, (width,), jnp.float32) for number in (10, 11)]
-  seeds = jnp.array([3, 9], jnp.uint32)
+  seeds = entry_seeds(jnp.array([3, 9], jnp.uint32), SHAPE[0])
   branch, norm = {
     "nothing to add": (None, Norm(*vectors)),
     "first of the head": (None, Norm(*vectors, modulation(4, 2))),
@@ -76,7 +81,9 @@ def defined(x, branch, norm, step=None):
 
   def of(modulation, first, last):
     values = modulation.values if step is None else modulation.values[step]
-    return values + modulation.bias[first * WIDTH : last * WIDTH]
+    if step is not None:
+      values = values[..., first * WIDTH : last * WIDTH]
+    return values + modulation.bias
 
   if branch is not None:
     h = branch.h + branch.bias
@@ -176,16 +183,17 @@ def test_what_is_added_without_a_norm_is_the_definition():
 
 
 @pytest.mark.parametrize("steps", [(), (STEPS,)])
-def test_a_platform_without_kernels_computes_the_same(monkeypatch, steps):
+def test_a_platform_without_kernels_computes_the_same(request, steps):
   x, branch, norm = arrays(steps=steps)
   index = jnp.int32(1) if steps else None
 
   def total(x, h):
-    made = add_norm(*(x, branch._replace(h=h), norm, jnp.bfloat16, RATE, index))
+    branch_of_h = branch._replace(h=h)
+    made = add_norm(x, branch_of_h, norm, jnp.bfloat16, RATE, index)
     return sum(jnp.sum(jnp.sin(a.astype(jnp.float32))) for a in made)
 
   plain = jax.value_and_grad(total, argnums=(0, 1))(x, branch.h)
-  monkeypatch.setattr(module, "has_kernels", lambda: True)
+  request.getfixturevalue("traced_for_gpus")
   assert "pallas_call" in str(jax.make_jaxpr(total)(x, branch.h))
   fused = jax.value_and_grad(total, argnums=(0, 1))(x, branch.h)
   for one, other in zip(
@@ -207,6 +215,7 @@ def perturbed_head(z, target):
   )
 
 
+@pytest.mark.slow
 def test_tokens_and_gradients_with_kernels_are_those_without(request):
   """Up to rounding to bfloat16 at other places."""
   z, target = (
@@ -221,7 +230,7 @@ def test_tokens_and_gradients_with_kernels_are_those_without(request):
     tokens = head.apply(params, z, settings, key=key, method="sample")
 
     def loss(params, z):
-      return head.apply(params, z, target, key=key).loss
+      return head.apply(params, z, target, key=key)["loss"]
 
     return tokens, jax.grad(loss, argnums=(0, 1))(params, z)
 

@@ -1,13 +1,12 @@
 """Which attention is computed where, and that both hide what is not valid."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from marjax.layers import attention
-from marjax.layers.dropout import Dropout, is_kept
+from marjax.layers.dropout import is_kept
 from marjax.layers.gpu import attention as attention_kernel
 from marjax.layers.gpu.attention import Sequences
 
@@ -19,26 +18,15 @@ def parts(dtype=jnp.bfloat16, length=6, head_dim=8):
   return jax.random.normal(jax.random.key(0), shape).astype(dtype)
 
 
-class Attend(nn.Module):
-  """Binds the dropout, as a block does."""
-
-  rate: float
-  deterministic: bool
-
-  @nn.compact
-  def __call__(self, query, key, value):
-    return attention.attend(
-      *(query, key, value, [NUM_VALID]),
-      Sequences((query.shape[1],), (key.shape[1],)),
-      Dropout(self.rate),
-      self.deterministic,
-    )
+SEEDS = jnp.array([[3, 9]], jnp.uint32)  # of one sequence, two entries
 
 
-def attend(query, key, value, rate=0.0, deterministic=True):
-  rngs = {"dropout": jax.random.key(1)}
-  module = Attend(rate, deterministic)
-  return module.apply({}, query, key, value, rngs=rngs)
+def attend(query, key, value, rate=0.0):
+  bias = jnp.zeros((3, *query.shape[2:]), query.dtype)
+  sequences = Sequences((query.shape[1],), (key.shape[1],))
+  return attention.attend(
+    query, key, value, bias, [NUM_VALID], sequences, SEEDS, rate
+  )
 
 
 def test_keys_that_are_not_valid_change_nothing():
@@ -65,24 +53,28 @@ def test_keys_that_are_not_valid_change_nothing():
     (False, {"head_dim": 144}),
   ],
 )
-def test_kernels_are_for_what_they_can_do(monkeypatch, fits, shape):
-  query, _, _ = parts(**shape)
-  kind = query.dtype, query.shape[-1]
-  assert not attention.fits_kernel(*kind)  # there is no GPU
-  monkeypatch.setattr(attention, "has_kernels", lambda: True)
-  assert attention.fits_kernel(*kind) == fits
+def test_kernels_are_for_what_they_can_do(request, fits, shape):
+  arrays = parts(**shape)
+
+  def has_kernels():
+    # A function of its own: jax remembers what it traced.
+    return "pallas_call" in str(jax.make_jaxpr(lambda *a: attend(*a))(*arrays))
+
+  assert not has_kernels()  # there is no GPU
+  request.getfixturevalue("traced_for_gpus")
+  assert has_kernels() == fits
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.4])
-def test_a_platform_without_the_kernels_computes_the_same(monkeypatch, rate):
+def test_a_platform_without_the_kernels_computes_the_same(request, rate):
   arrays = parts(head_dim=16)
 
   def total(*arrays):
-    mixed = attend(*arrays, rate, deterministic=False)
+    mixed = attend(*arrays, rate)
     return jnp.sum(jnp.sin(3 * mixed.astype(jnp.float32)))
 
   plain = jax.value_and_grad(total, argnums=(0, 1, 2))(*arrays)
-  monkeypatch.setattr(attention, "has_kernels", lambda: True)
+  request.getfixturevalue("traced_for_gpus")
   assert str(jax.make_jaxpr(jax.grad(total))(*arrays)).count("pallas_call") == 3
   fused = jax.value_and_grad(total, argnums=(0, 1, 2))(*arrays)
   for one, other in zip(
@@ -105,33 +97,37 @@ def test_a_platform_without_the_kernels_computes_the_same(monkeypatch, rate):
 def test_the_kernels_are_the_einsums(lengths, num_queries, head_dim, rate):
   """Forward and backward: no further from float32 than in bfloat16."""
   batch, heads = 2, 2
-  queries = (num_queries,) if num_queries else lengths
-  static = (Sequences(queries, lengths), rate)
+  sequences = Sequences((num_queries,) if num_queries else lengths, lengths)
 
   def draw(number, slots):
     key, shape = jax.random.key(number), (batch, slots, heads, head_dim)
     return jax.random.normal(key, shape).astype(jnp.bfloat16)
 
-  query, along = draw(0, sum(queries)), draw(1, sum(queries))
+  queries = sum(sequences.queries)
+  query, along = draw(0, queries), draw(1, queries)
   key, value = draw(2, sum(lengths)), draw(3, sum(lengths))
-  num_valid = [jnp.array([length, length // 2 + 1]) for length in lengths]
-  seeds = [jnp.array([3 + n, 7], jnp.uint32) for n in range(len(lengths))]
-  if not rate:
-    seeds = [None] * len(lengths)
+  num_valid = [[length, length // 2 + 1] for length in lengths]
+  seeds = jnp.arange(2 * len(lengths), dtype=jnp.uint32).reshape(-1, 2)
+  rows = attention._row_hashes(seeds, sequences.queries, query)
+  inputs = attention.Inputs(
+    query, key, value, jnp.array(num_valid).T, rows if rate else None
+  )
+  bias = jnp.zeros((3, heads, head_dim), jnp.bfloat16)
 
   def plain(dtype):
+    def mixed(*arrays):
+      own = inputs._replace(query=arrays[0], key=arrays[1], value=arrays[2])
+      return attention._mix_each(sequences, rate, own, bias.astype(dtype))
+
     arrays = [array.astype(dtype) for array in (query, key, value)]
-    mixed, pull = jax.vjp(
-      lambda *arrays: attention._mix_each(*arrays, num_valid, seeds, static),
-      *arrays,
-    )
+    mixed, pull = jax.vjp(mixed, *arrays)
     return (mixed, *pull(along.astype(dtype)))
 
-  inputs = attention._inputs(*(query, key, value, num_valid, seeds, static[0]))
-  mixed, sums = attention_kernel.forward(*static, inputs, True)
-  *gradients, totals = attention_kernel.backward(
-    *static, inputs, mixed, sums, along, True
+  mixed, sums = attention_kernel.forward(sequences, rate, inputs)
+  gradients, totals = attention_kernel.backward(
+    sequences, rate, inputs, mixed, sums, along
   )
+  gradients = gradients[:3]
   for total, gradient in zip(totals, gradients, strict=True):
     wanted = jnp.sum(gradient.astype(jnp.float32), axis=(0, 1))
     # Up to the rounding of each gradient.
@@ -155,7 +151,7 @@ def definition(query, key, value, seeds, rate):
   is_valid = jnp.arange(key.shape[1]) < NUM_VALID[:, None]
   logits = jnp.where(is_valid[:, None, None, :], logits, -1e30)
   weights = jax.nn.softmax(logits, axis=-1)
-  if seeds is not None:
+  if rate:
     weights = weights * is_kept(seeds, weights.shape, rate) / (1 - rate)
   return jnp.einsum("bnqk,bknh->bqnh", weights, value)
 
@@ -165,7 +161,7 @@ def definition(query, key, value, seeds, rate):
 def test_the_backward_pass_is_that_of_the_definition(rate, num_queries):
   query, key, value = parts(jnp.float32)
   query = query[:, :num_queries]
-  seeds = jnp.array([5, 7], jnp.uint32) if rate else None
+  rows = attention._row_hashes(SEEDS, [num_queries], query) if rate else None
   along = jax.random.normal(jax.random.key(2), query.shape)
 
   def run(function):
@@ -178,8 +174,8 @@ def test_the_backward_pass_is_that_of_the_definition(rate, num_queries):
     )
     return [mixed, *gradients]
 
-  found = run(lambda q, k, v: attention.mix(q, k, v, NUM_VALID, seeds, rate))
-  wanted = run(lambda q, k, v: definition(q, k, v, seeds, rate))
+  found = run(lambda q, k, v: attention.mix(q, k, v, NUM_VALID, rows, rate))
+  wanted = run(lambda q, k, v: definition(q, k, v, SEEDS[0], rate))
   for one, other in zip(found, wanted, strict=True):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
   assert not np.any(found[2][0, 3:])  # keys that are not valid
@@ -187,11 +183,11 @@ def test_the_backward_pass_is_that_of_the_definition(rate, num_queries):
 
 def test_the_backward_pass_in_bfloat16_is_that_in_float32_rounded():
   arrays = parts()
-  seeds = jnp.array([5, 7], jnp.uint32)
+  rows = attention._row_hashes(SEEDS, [6], arrays[0])
 
   def gradients(dtype):
     def total(*arrays):
-      mixed = attention.mix(*arrays, NUM_VALID, seeds, 0.4)
+      mixed = attention.mix(*arrays, NUM_VALID, rows, 0.4)
       return jnp.sum(jnp.sin(3 * mixed.astype(jnp.float32)))
 
     cast = [array.astype(dtype) for array in arrays]

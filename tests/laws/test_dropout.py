@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marjax.layers.dropout import Dropout, drop, is_kept, mix
+from marjax.layers.dropout import drop, entry_seeds, is_kept, mix
 
 SHAPE = (64, 40, 50)
 COUNT = 64 * 40 * 50
@@ -15,8 +15,12 @@ def seeds(number):
   return jax.random.bits(jax.random.key(number), (2,), jnp.uint32)
 
 
+def mask_of(seeds, shape, rate):
+  return is_kept(entry_seeds(seeds, shape[0]), shape, rate)
+
+
 def kept(number, shape=SHAPE, rate=0.1):
-  return np.asarray(is_kept(seeds(number), shape, rate))
+  return np.asarray(mask_of(seeds(number), shape, rate))
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.9])
@@ -41,7 +45,7 @@ def test_neighbours_entries_and_seeds_are_independent():
     assert abs(correlation(mask, kept(number))) < spread, number
   first, second = (np.asarray(seeds(1)).copy() for _ in range(2))
   second[1] += 1  # the smallest change of a seed
-  near = np.asarray(is_kept(jnp.asarray(second), SHAPE, rate))
+  near = np.asarray(mask_of(jnp.asarray(second), SHAPE, rate))
   assert abs(correlation(mask, near)) < spread
   assert first[1] != second[1]
 
@@ -80,7 +84,7 @@ def test_a_mask_is_that_of_the_same_index_in_a_longer_batch():
 
 def test_the_gradient_passes_where_the_value_did():
   x = jax.random.normal(jax.random.key(0), (8, 16)) + 3.0
-  y, pull = jax.vjp(lambda x: drop(x, seeds(0), 0.25), x)
+  y, pull = jax.vjp(lambda x: drop(x, entry_seeds(seeds(0), 8), 0.25), x)
   (gradient,) = pull(jnp.ones_like(x))
   np.testing.assert_allclose(y, x * gradient, rtol=1e-6)
   assert set(np.unique(np.asarray(gradient)).tolist()) == {
@@ -89,15 +93,15 @@ def test_the_gradient_passes_where_the_value_did():
   }
 
 
-def test_the_module_draws_anew_per_call_and_rests_when_told():
+def test_without_seeds_or_a_rate_nothing_is_dropped():
   x = jnp.ones((4, 1000))
-  module = Dropout(0.5)
+  assert drop(x, None, 0.5) is x
+  assert drop(x, entry_seeds(seeds(0), 4), 0.0) is x
 
-  def run(number, deterministic=False):
-    rngs = {"dropout": jax.random.key(number)}
-    return module.apply({}, x, deterministic=deterministic, rngs=rngs)
 
-  assert np.array_equal(run(0), run(0))
-  assert not np.array_equal(run(0), run(1))
-  assert np.array_equal(run(0, deterministic=True), x)
-  assert np.array_equal(Dropout(0.0).apply({}, x, deterministic=False), x)
+def test_calls_have_masks_of_their_own():
+  pairs = jax.random.bits(jax.random.key(0), (3, 2), jnp.uint32)
+  together = entry_seeds(pairs, 5)
+  assert len(np.unique(together)) == 15
+  for one, pair in zip(together, pairs, strict=True):
+    np.testing.assert_array_equal(one, entry_seeds(pair, 5))

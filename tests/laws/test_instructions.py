@@ -27,15 +27,15 @@ def attention(*, backward: bool):
   if not backward:
     return lambda given: attention_kernel.forward(sequences, 0.1, given), given
   return lambda given: attention_kernel.backward(
-    *(sequences, 0.1, given, slots, rows, slots)
+    sequences, 0.1, given, slots, rows, slots
   ), given
 
 
 def add_norm(*, backward: bool):
   width, vector = SHAPE[-1], zeros(SHAPE[-1], dtype=jnp.float32)
-  bias, row = zeros(3 * width), zeros(*SHAPE[:-1], dtype=jnp.float32)
-  gate = Modulation(zeros(*SHAPE), bias)
-  modulation = Modulation(zeros(*SHAPE[:-1], 2 * width), bias)
+  row = zeros(*SHAPE[:-1], dtype=jnp.float32)
+  gate = Modulation(zeros(*SHAPE), zeros(width))
+  modulation = Modulation(zeros(*SHAPE[:-1], 2 * width), zeros(2 * width))
   given = (
     zeros(*SHAPE),
     Branch(zeros(*SHAPE), zeros(width), gate, zeros(2, dtype=jnp.uint32)),
@@ -44,7 +44,7 @@ def add_norm(*, backward: bool):
   if not backward:
     dtype = jnp.dtype(jnp.bfloat16)
     return lambda given: add_norm_kernel.forward(
-      dtype, 0.1, True, *given, None
+      dtype, 0.1, *given, None
     ), given
   return lambda given: add_norm_kernel.backward(
     0.1, (given[0],) * 2, (given[0], row, row), *given[1:]

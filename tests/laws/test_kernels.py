@@ -30,7 +30,7 @@ def test_a_training_stack_has_the_same_gradients(request, how, remat):
     def total(params, x):
       rngs = {"dropout": jax.random.key(4)}
       made = stack.apply(
-        *(params, x.astype(jnp.bfloat16), LENGTHS, NUM_VALID, False), rngs=rngs
+        params, x.astype(jnp.bfloat16), LENGTHS, NUM_VALID, False, rngs=rngs
       )
       return jnp.sum(along * made), made
 

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from marjax.layers import add_norm, attention, gelu
 from marjax.layers.add_norm import Branch, Modulation, Norm
+from marjax.layers.dropout import entry_seeds
 from marjax.layers.gpu.attention import Sequences
 from marjax.parallel.mesh import make_mesh
 from marjax.parallel.rules import RULES
@@ -23,6 +24,10 @@ pytestmark = pytest.mark.usefixtures("kernels")
 def draw(number, *shape):
   key = jax.random.key(number)
   return jax.random.normal(key, shape).astype(jnp.bfloat16)
+
+
+def seeds_of(*pair):
+  return entry_seeds(jnp.array(pair, jnp.uint32), 4)
 
 
 def on_mesh(function, arrays, specs):
@@ -67,11 +72,13 @@ def agree(function, arrays, specs):
 def test_attention_with_dropout():
   shape, slots = (4, 70, 4, 16), P(BATCH, None, "tensor", None)
   num_valid = [jnp.array([30, 1, 12, 20]), jnp.array([40, 3, 40, 17])]
-  seeds = [jnp.array([n, 7], jnp.uint32) for n in range(2)]
-  static = (Sequences((30, 40), (30, 40)), 0.3)
+  seeds = jnp.stack([seeds_of(n, 7) for n in range(2)])
+  sequences = Sequences((30, 40), (30, 40))
 
   def attend(query, key, value, bias):
-    return attention._fused(query, key, value, bias, num_valid, seeds, static)
+    return attention.attend(
+      query, key, value, bias, num_valid, sequences, seeds, 0.3
+    )
 
   arrays = [draw(n, *shape) for n in range(3)] + [draw(3, 3, 4, 16)]
   agree(attend, arrays, [slots] * 3 + [P(None, "tensor", None)])
@@ -79,7 +86,7 @@ def test_attention_with_dropout():
 
 def test_gelu_with_dropout():
   def activate(product, bias):
-    return gelu.gelu(product, bias, jnp.array([3, 9], jnp.uint32), 0.3)
+    return gelu.gelu(product, bias, seeds_of(3, 9), 0.3)
 
   specs = [P(BATCH, None, "tensor"), P("tensor")]
   agree(activate, [draw(0, 4, 10, 256), draw(1, 256)], specs)
@@ -94,8 +101,9 @@ def test_adding_and_normalising_with_modulations():
 
   def both(x, h, gate, modulation):
     bias = draw(5, 3 * width)
-    branch = Branch(h, draw(8, width), Modulation(gate, bias))
-    norm = norm_of(width, Modulation(modulation, bias))
+    gated = Modulation(gate, bias[2 * width :])
+    branch = Branch(h, draw(8, width), gated)
+    norm = norm_of(width, Modulation(modulation, bias[: 2 * width]))
     made = add_norm.add_norm(x, branch, norm, jnp.bfloat16)
     return made[0] + made[1]
 
@@ -109,11 +117,9 @@ def test_adding_and_normalising_with_the_modulations_of_a_step():
 
   def both(x, h, gate, modulation):
     bias = draw(5, 3 * width)
-    branch = Branch(h, None, Modulation(gate, bias))
-    norm = norm_of(width, Modulation(modulation, bias))
-    made = add_norm.add_norm(
-      *(x, branch, norm, jnp.bfloat16), index=jnp.int32(1)
-    )
+    branch = Branch(h, None, Modulation(gate, bias[2 * width :]))
+    norm = norm_of(width, Modulation(modulation, bias[: 2 * width]))
+    made = add_norm.add_norm(x, branch, norm, jnp.bfloat16, index=jnp.int32(1))
     return made[0] + made[1]
 
   arrays = [draw(n, *batch, width) for n in (0, 1)]
@@ -125,7 +131,7 @@ def test_adding_with_dropout_and_normalising():
   width = 128
 
   def both(x, h, bias):
-    branch = Branch(h, bias, seeds=jnp.array([3, 9], jnp.uint32))
+    branch = Branch(h, bias, seeds=seeds_of(3, 9))
     made = add_norm.add_norm(x, branch, norm_of(width), jnp.bfloat16, 0.3)
     return made[0] + made[1]
 

@@ -163,7 +163,7 @@ def test_a_batch_is_put_together_from_its_rows(sizes):
   rows = rules.local_rows(mesh, 16)
   assert rows.tolist() == list(range(16))
   batch = {"id": np.arange(16), "image": np.random.rand(16, 2).astype("f4")}
-  placed = rules.global_batch(batch, rows, mesh, 16)
+  placed = rules.global_batch(batch, mesh)
   for name, array in placed.items():
     np.testing.assert_array_equal(array, batch[name])
     assert array.sharding.spec == P(("data", "fsdp"))

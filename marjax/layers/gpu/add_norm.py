@@ -23,7 +23,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from marjax.layers.dropout import row_hashes, survives
-from marjax.layers.gpu.instructions import fma
+from marjax.layers.gpu.instructions import fma, is_interpreted
 
 _ROWS, _PROGRAMS = 32, 1280
 """Rows of a program of the backward kernel, at least; programs, at most.
@@ -36,11 +36,11 @@ _WARPS = 8
 
 
 class Gradients(NamedTuple):
-  """What the backward kernel gives.
+  """What the backward kernel writes.
 
   Attributes:
-    x, h, gate: [*batch, W]. modulation: [*batch, 2 · W].
-    sums: float32 [1, vectors, W], of those that `vectors_of` names.
+    x, h, gate: [rows, W]. modulation: [rows, 2 · W].
+    sums: float32 [programs, vectors, W], of those that `_vectors` names.
   """
 
   x: Any
@@ -50,7 +50,7 @@ class Gradients(NamedTuple):
   sums: Any
 
 
-def vectors_of(branch, norm) -> list[str]:
+def _vectors(branch, norm) -> list[str]:
   """The vectors that have gradients, in the order of their sums."""
   names = []
   if branch is not None and branch.bias is not None:
@@ -64,17 +64,13 @@ def vectors_of(branch, norm) -> list[str]:
   return names
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 7))
-def forward(dtype, rate, keeps, x, branch, norm, index, interpret=False):
-  """x, if there is a branch, and u; with `keeps` the norm of each row too.
-
-  That is mean and inverse deviation, [*batch] float32 each.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def forward(dtype, rate, x, branch, norm, index):
+  """(x, u), and mean and inverse deviation of each row, [*batch] float32.
 
   Args:
     dtype: of u. rate: of dropout.
-    x, branch, norm, index: as `add_norm` takes them, but for seeds: those of
-      each entry.
-    interpret: run on any platform, slowly.
+    x, branch, norm, index: as `add_norm` takes them.
   """
   width, num_rows = x.shape[-1], math.prod(x.shape[:-1])
   if index is not None:
@@ -83,70 +79,92 @@ def forward(dtype, rate, keeps, x, branch, norm, index, interpret=False):
   refs, structure = jax.tree.flatten(inputs)
   kinds = [dtype] if branch is None else [x.dtype, dtype]
   shapes = [((num_rows, width), kind) for kind in kinds]
-  shapes += [((num_rows,), jnp.float32)] * 2 * keeps
+  shapes += [((num_rows,), jnp.float32)] * 2
   slots = math.prod(x.shape[1:-1])
   # A single warp waits for no other; where rows are few, several are quicker.
   warps = 4 if num_rows <= 1024 else 1
-  made = pl.pallas_call(
+  outputs = pl.pallas_call(
     functools.partial(_forward_kernel, structure, rate, slots, len(shapes)),
     name="add_norm",
     grid=(num_rows,),
     out_shape=[jax.ShapeDtypeStruct(*shape) for shape in shapes],
     compiler_params=plgpu.CompilerParams(num_warps=warps, num_stages=1),
-    interpret=interpret,
+    interpret=is_interpreted(),
   )(*refs)
-  return tuple(
-    array.reshape(x.shape[: x.ndim - 2 + array.ndim]) for array in made
-  )
+  *sums, u, mean, inverse = [
+    array.reshape(x.shape[: x.ndim - 2 + array.ndim]) for array in outputs
+  ]
+  return (sums[0] if sums else x, u), (mean, inverse)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5))
-def backward(rate, gradients, made, branch, norm, interpret=False):
-  """`Gradients`, given those of x and u.
+@functools.partial(jax.jit, static_argnums=(0,))
+def backward(rate, gradients, rows, branch, norm):
+  """The gradients of x, branch and norm, in their form; vectors' float32.
 
   Args:
-    rate, branch, norm, interpret: as `forward` had them, without an index; h is
-      not used without a gate and may then be None.
-    made: x, mean and inverse deviation, as it gave them.
-
-  A gate's values are [*batch, W], those of the norm [*batch, 2 · W].
+    gradients: of x and u as `forward` gave them.
+    rows: that x, mean and inverse deviation.
+    rate, branch, norm: as it had them, without an index; h is not used without
+      a gate and may then be None.
   """
-  x = made[0]
+  x = rows[0]
   width, num_rows = x.shape[-1], math.prod(x.shape[:-1])
-  inputs = _by_rows(x.ndim, (gradients, made, branch, norm))
+  inputs = _by_rows(x.ndim, (gradients, rows, branch, norm))
   refs, structure = jax.tree.flatten(inputs)
-  rows = max(_ROWS, pl.cdiv(num_rows, _PROGRAMS))
-  programs, vectors = pl.cdiv(num_rows, rows), vectors_of(branch, norm)
+  each = max(_ROWS, pl.cdiv(num_rows, _PROGRAMS))
+  programs, vectors = pl.cdiv(num_rows, each), _vectors(branch, norm)
+  gate, modulation = branch and branch.gate, norm.modulation
 
   def like(array):
     return jax.ShapeDtypeStruct((num_rows, array.shape[-1]), array.dtype)
 
-  has_gate = branch is not None and branch.gate is not None
-  outputs = Gradients(
-    like(x),
-    None if branch is None else like(x),
-    like(x) if has_gate else None,
-    None if norm.modulation is None else like(norm.modulation.values),
-    jax.ShapeDtypeStruct((programs, len(vectors), width), jnp.float32),
+  shapes, structure_of_shapes = jax.tree.flatten(
+    Gradients(
+      like(x),
+      branch and like(x),
+      gate and like(x),
+      modulation and like(modulation.values),
+      jax.ShapeDtypeStruct((programs, len(vectors), width), jnp.float32),
+    )
   )
-  shapes, made_structure = jax.tree.flatten(outputs)
-  found = pl.pallas_call(
-    functools.partial(
-      *(_backward_kernel, structure, made_structure, rate),
-      *(math.prod(x.shape[1:-1]), num_rows, rows, vectors),
-    ),
+  slots = math.prod(x.shape[1:-1])
+  kernel = functools.partial(
+    _backward_kernel, structure, structure_of_shapes, rate, slots
+  )
+  outputs = pl.pallas_call(
+    functools.partial(kernel, num_rows, each, vectors),
     name="add_norm_backward",
     grid=(programs,),
     out_shape=shapes,
     compiler_params=plgpu.CompilerParams(num_warps=_WARPS, num_stages=1),
-    interpret=interpret,
+    interpret=is_interpreted(),
   )(*refs)
-  found = jax.tree.unflatten(made_structure, found)
-  arrays = jax.tree.map(
+  to = jax.tree.unflatten(structure_of_shapes, outputs)
+  sums = jnp.sum(to.sums, axis=0)
+  to = jax.tree.map(
     lambda array: array.reshape(*x.shape[:-1], array.shape[-1]),
-    found._replace(sums=None),
+    to._replace(sums=None),
   )
-  return arrays._replace(sums=jnp.sum(found.sums, axis=0, keepdims=True))
+  return _in_form(to, dict(zip(vectors, sums, strict=True)), branch, norm)
+
+
+def _in_form(to: Gradients, of: dict, branch, norm):
+  """Gradients, and those of vectors, in the form of what they are of."""
+  if branch is not None:
+    gate = branch.gate
+    if gate is not None:
+      gate = gate._replace(values=to.gate, bias=of["gate"])
+    branch = branch._replace(h=to.h, bias=of.get("h"), gate=gate, seeds=None)
+  modulation = norm.modulation
+  if modulation is not None:
+    bias = jnp.concatenate([of["shift"], of["gain"]])
+    modulation = modulation._replace(values=to.modulation, bias=bias)
+  scale, bias = of.get("scale"), of.get("bias")
+  return (
+    to.x,
+    branch,
+    norm._replace(scale=scale, bias=bias, modulation=modulation),
+  )
 
 
 def _by_rows(ndim, tree):
@@ -186,9 +204,13 @@ class _Row:
     return plgpu.load(at, mask=mask, other=0.0)
 
   def modulated(self, one, piece, step=()):
-    """Shift, gain or gate, pieces 0 to 2; values may lack what comes before."""
-    of_values = 0 if one.values.shape[-1] == self.width else piece
-    return self.load(one.values, of_values, step) + self.load(one.bias, piece)
+    """Shift or gain, pieces 0 and 1, or -1 for a gate, the last piece."""
+
+    def place(array):
+      return piece if piece >= 0 else array.shape[-1] // self.width - 1
+
+    values = self.load(one.values, place(one.values), step)
+    return values + self.load(one.bias, place(one.bias))
 
   def store(self, ref, value, piece=0):
     at = ref.at[self.row, piece * self.width + self.features]
@@ -220,7 +242,7 @@ def _forward_kernel(structure, rate, slots, num_outputs, *refs):
       h += row.load(branch.bias)
     h = row.drop(h, branch.seeds, rate, slots)
     if branch.gate is not None:
-      h *= row.modulated(branch.gate, 2, step)
+      h *= row.modulated(branch.gate, -1, step)
     held += h
   if norm.modulation is not None:
     shift, gain = (
@@ -304,7 +326,7 @@ def _backward_kernel(
           h += row.load(branch.bias)
         of["gate"] = to_x * row.drop(h, branch.seeds, rate, slots)
         row.store(found.gate, of["gate"])
-        to_h *= gate.astype(jnp.float32) + row.load(branch.gate.bias, 2)
+        to_h *= gate.astype(jnp.float32) + row.load(branch.gate.bias)
       to_h = row.drop(to_h, branch.seeds, rate, slots)
       row.store(found.h, to_h)
       of["h"] = to_h

@@ -38,7 +38,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from marjax.layers.dropout import survives
-from marjax.layers.gpu.instructions import exp2, fma
+from marjax.layers.gpu.instructions import exp2, fma, is_interpreted
 
 BLOCK = 64
 """Queries, and keys, that a program works on at a time."""
@@ -64,8 +64,8 @@ class Inputs(NamedTuple):
   Attributes:
     query: bfloat16 [B, Q, N, H]. key, value: bfloat16 [B, P, N, H].
     num_valid: int32 [B, S], keys of each sequence; at least 1.
-    rows: uint32 [B, N, Q], `dropout.row_hashes` of the weights' rows; of any
-      length without dropout.
+    rows: uint32 [B, N, Q], `dropout.row_hashes` of the weights' rows; None for
+      no dropout.
   """
 
   query: Any
@@ -179,7 +179,7 @@ class Program:
       first_query, first_key: of the weights, within the sequence.
       queries_first: False for weights [keys, queries].
     """
-    if self.rate == 0.0:
+    if self.row_hashes is None:
       return lambda weights: weights
     rows = self.rows(self.row_hashes, first_query)
     columns = (first_key + jnp.arange(BLOCK)).astype(jnp.uint32)
@@ -214,43 +214,38 @@ def times(parts, factor):
   return [part * factor for part in parts]
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 3))
-def forward(
-  sequences: Sequences, rate: float, inputs: Inputs, interpret: bool = False
-):
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def forward(sequences: Sequences, rate: float, inputs: Inputs):
   """Attention [B, Q, N, H] and the sums' base-2 logarithms [B, N, Q].
 
   Args:
     sequences, inputs: see there.
-    rate: share of the weights that is dropped; 0 for no dropout.
-    interpret: run on any platform, slowly.
+    rate: share of the weights that is dropped.
   """
   query = inputs.query
   sums = jax.ShapeDtypeStruct(
     (query.shape[0], query.shape[2], query.shape[1]), jnp.float32
   )
   return _call(
-    *("attention", _forward_kernel, table_of(sequences, "queries"), inputs, ()),
-    *(rate, (query, sums), interpret),
+    _forward_kernel,
+    table_of(sequences, "queries"),
+    rate,
+    (inputs,),
+    (query, sums),
+    name="attention",
   )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 6))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def backward(
-  sequences: Sequences,
-  rate: float,
-  inputs: Inputs,
-  mixed,
-  sums,
-  gradient,
-  interpret: bool = False,
+  sequences: Sequences, rate: float, inputs: Inputs, mixed, sums, gradient
 ):
-  """The gradients of query, key and value, given that of the result.
+  """The gradients of inputs, those of its integers None, given the result's.
 
   And float32 [3, N, H], their sums over entries and slots.
 
   Args:
-    sequences, rate, inputs, interpret: as `forward` had them.
+    sequences, rate, inputs: as `forward` had them.
     mixed, sums: what it gave. gradient: of mixed.
   """
   batch, _, heads, dim = inputs.query.shape
@@ -260,26 +255,33 @@ def backward(
     return jax.ShapeDtypeStruct((batch, len(table), heads, dim), jnp.float32)
 
   to_query, level, of_query = _call(
-    *("attention_dq", _query_kernel, of_queries, inputs),
-    *((sums, mixed, gradient), rate),
-    *((inputs.query, sums, totals(of_queries)), interpret),
+    _query_kernel,
+    of_queries,
+    rate,
+    (inputs, sums, mixed, gradient),
+    (inputs.query, sums, totals(of_queries)),
+    name="attention_dq",
   )
   to_key, to_value, *others = _call(
-    *("attention_dkv", _key_kernel, of_keys, inputs),
-    *((sums, level, gradient), rate),
-    *((inputs.key, inputs.value, *[totals(of_keys)] * 2), interpret),
+    _key_kernel,
+    of_keys,
+    rate,
+    (inputs, sums, level, gradient),
+    (inputs.key, inputs.value, *[totals(of_keys)] * 2),
+    name="attention_dkv",
   )
   each = [jnp.sum(one, axis=(0, 1)) for one in (of_query, *others)]
-  return to_query, to_key, to_value, jnp.stack(each)
+  return Inputs(to_query, to_key, to_value, None, None), jnp.stack(each)
 
 
-def _call(name, kernel, table, inputs, more, rate, outputs, interpret):
+def _call(kernel, table, rate, arrays, outputs, *, name):
   """A kernel's results, shaped as `outputs`: a program per block and head."""
-  batch, _, heads, _ = inputs.query.shape
+  batch, _, heads, _ = arrays[0].query.shape
+  leaves, structure = jax.tree.flatten(arrays)
 
   def body(table, *refs):
-    own = Program(rate, table, Inputs(*refs[: len(inputs)]))
-    kernel(own, *refs[len(inputs) :])
+    inputs, *more = jax.tree.unflatten(structure, refs[: len(leaves)])
+    kernel(Program(rate, table, inputs), *more, *refs[len(leaves) :])
 
   return pl.pallas_call(
     body,
@@ -289,8 +291,8 @@ def _call(name, kernel, table, inputs, more, rate, outputs, interpret):
       jax.ShapeDtypeStruct(array.shape, array.dtype) for array in outputs
     ],
     compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=3),
-    interpret=interpret,
-  )(jnp.asarray(table), *inputs, *more)
+    interpret=is_interpreted(),
+  )(jnp.asarray(table), *leaves)
 
 
 def _forward_kernel(own, mixed, sums):

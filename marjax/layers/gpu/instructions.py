@@ -18,16 +18,21 @@ from jax.experimental.pallas import triton as plgpu
 from marjax.layers.placed import platform
 
 
+def is_interpreted() -> bool:
+  """Whether kernels traced now are interpreted: there is no GPU for them."""
+  return platform() != "gpu"
+
+
 def fma(a, b, c):
   """a · b + c."""
-  if platform() != "gpu":
+  if is_interpreted():
     return a * b + c
   return _call("fma.rn.ftz.f32 $0, $1, $2, $3;", a, b, c)
 
 
 def exp2(x):
   """2 to the x."""
-  return jnp.exp2(x) if platform() != "gpu" else _call(_EXP2, x)
+  return jnp.exp2(x) if is_interpreted() else _call(_EXP2, x)
 
 
 _EXP2 = "ex2.approx.ftz.f32 $0, $1;"
