@@ -1,37 +1,34 @@
-"""Write a released checkpoint as one .safetensors file.
+"""Copy a released checkpoint, or the weights of a training run, to a folder.
 
-The file holds the weights, the autoencoder where it is found, and all that is
-needed to load them: marjax.load takes it as it is, and marjax convert makes a
-release of it again.
+The copy has the autoencoder where it is found, and all that is needed to load
+it: marjax.load takes it as it is.
 """
 
 import argparse
 
+from marjax.cli import flags
+
+FLAGS = """
+--checkpoint FOLDER, required
+  a released checkpoint, or a work directory
+--out FOLDER, required
+  the folder to make
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Declares the flags of `marjax export`."""
-  parser.add_argument(
-    "--checkpoint",
-    required=True,
-    metavar="FOLDER",
-    help="a released checkpoint, or a work directory",
-  )
-  parser.add_argument(
-    "--out", required=True, metavar="FILE.safetensors", help="the file to write"
-  )
-  parser.add_argument(
-    "--overwrite", action="store_true", help="replace FILE where it exists"
-  )
+  flags.add(parser, FLAGS)
 
 
 def run(args: argparse.Namespace) -> None:
   """Flags → export."""
   from marjax import outputs
   from marjax.convert import fetching
-  from marjax.release import exporting
+  from marjax.release import directory, loading
 
   # A checkpoint of that name may have to be fetched first.
-  outputs.check_free([args.out], args.overwrite)
-  checkpoint = fetching.find(args.checkpoint)
-  num_bytes = exporting.export(checkpoint, args.out, args.overwrite)
+  directory.check_free(outputs.local(args.out))
+  manifest = loading.export(fetching.find(args.checkpoint), args.out)
+  num_bytes = sum(record.num_bytes for record in manifest.files.values())
   print(f"{num_bytes:,} bytes: {outputs.shown(args.out)}")

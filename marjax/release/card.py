@@ -1,9 +1,5 @@
 """What a released checkpoint says of itself: release.json, as dataclasses.
 
-    RELEASE/release.json      the manifest: a card, and every file's hash
-    RELEASE/weights/          parameters, one folder each (Orbax, zarr)
-    RELEASE/autoencoder/      another release, where the model carries its own
-
 1. A card says what is needed to generate: model, head, codec, sampling settings
    and presets, names of classes; and where the weights are from.
 2. A manifest is a card with the format's version and the hashes of all files.
@@ -11,25 +7,23 @@
 """
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import field
 from typing import Any, Literal
 
 from marjax import schema
+from marjax.arrays import named, one_of
 from marjax.experiment import DataConfig
 from marjax.generate.settings import Settings
-from marjax.latents.kl import KLConfig
-from marjax.latents.pixels import PixelsConfig
 from marjax.model import ModelConfig
+from marjax.protocols import Codec
+from marjax.release import json_files
 from marjax.release.files import check_name
 from marjax.schema import Count, Positive, check, from_dict, printable, to_dict
 from marjax.version import __version__
 
 FORMAT = "marjax release"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "release.json"
-
-Codec = PixelsConfig | KLConfig
 
 
 @schema.config
@@ -63,8 +57,9 @@ class Card:
     presets: further settings by name.
     class_names: entry i names class i, synonyms separated by commas; empty
       where classes have no names.
-    autoencoder: release of the codec's weights, inside this one, or beside it
-      as ../NAME; "" for a codec without weights and for an autoencoder itself.
+    autoencoder: the codec's weights: "autoencoder" inside this release, or a
+      release beside it as ../NAME; "" for a codec without weights and for an
+      autoencoder itself.
     data: what the model was trained on, where that is known.
     step: optimizer steps behind the weights, 0 if unknown.
     licence: of the weights.
@@ -72,7 +67,7 @@ class Card:
   """
 
   name: str
-  codec: PixelsConfig | KLConfig
+  codec: Codec
   model: ModelConfig | None = None
   sampling: Settings = field(default_factory=Settings)
   presets: dict[str, Settings] = field(default_factory=dict)
@@ -84,11 +79,13 @@ class Card:
   origin: Origin | None = None
 
   def __post_init__(self):
-    for name, text in _texts(dataclasses.asdict(self)):
+    # Names of presets are a part of the names here.
+    for name, value in named(dataclasses.asdict(self)).items():
+      text = f"{name} {value}".replace("\t", "")
       check(
-        printable(text) == text.replace("\t", "\\t"),
-        f"the card's {name} has control characters, {text[:60]!r}; expected"
-        " text that can be shown.",
+        printable(text) == text,
+        f"the card's {printable(name)} has control characters, {text[:60]!r};"
+        " expected text that can be shown.",
       )
     if self.autoencoder:
       check_name(self.autoencoder, "the card's autoencoder", is_sibling=True)
@@ -96,19 +93,26 @@ class Card:
       return
     backbone, codec = self.model.backbone, self.codec
     check(
-      (backbone.num_tokens, backbone.token_dim)
-      == (codec.num_tokens, codec.token_dim),
-      f"the codec makes {codec.num_tokens} tokens of {codec.token_dim} numbers"
-      f" but the model expects {backbone.num_tokens} of {backbone.token_dim};"
+      (backbone.num_tokens, backbone.token_shape)
+      == (codec.num_tokens, codec.token_shape),
+      f"the codec makes {codec.num_tokens} tokens of shape {codec.token_shape}"
+      f" but the model expects {backbone.num_tokens} of {backbone.token_shape};"
       " name the autoencoder that the model was trained with.",
     )
     for name, settings in {"sampling": self.sampling, **self.presets}.items():
-      settings.check_fits(backbone.num_tokens, name)
+      settings.check_fits(self.model, name)
+    num_classes = self.num_classes
     check(
-      not self.class_names or len(self.class_names) == backbone.num_classes,
+      not self.class_names or len(self.class_names) == num_classes,
       f"class_names has {len(self.class_names)} entries; expected one for each"
-      f" of the model's {backbone.num_classes} classes, or none.",
+      f" of the model's {num_classes} classes, or none.",
     )
+
+  @property
+  def num_classes(self) -> int:
+    """Classes that the model knows; 0 for none."""
+    condition = self.model and self.model.backbone.condition
+    return getattr(condition, "num_classes", 0)
 
   def in_dtype(self, dtype: str | None, codec_dtype: str | None) -> "Card":
     """The same card with other matmul dtypes; None leaves one as it is.
@@ -116,24 +120,22 @@ class Card:
     Raises:
       ValueError: neither "float32" nor "bfloat16", or nothing to set it on.
     """
-    for name, value in (("dtype", dtype), ("codec_dtype", codec_dtype)):
-      check(
-        value in (None, "float32", "bfloat16"),
-        f"{name} is {value!r}; expected 'float32', 'bfloat16' or None.",
-      )
+    check_dtype = one_of("float32", "bfloat16", None)
+    check_dtype(dtype, "dtype")
+    check_dtype(codec_dtype, "codec_dtype")
     model, codec = self.model, self.codec
     if dtype and model:
       backbone = dataclasses.replace(model.backbone, dtype=dtype)
       head = dataclasses.replace(model.head, dtype=dtype)
       model = dataclasses.replace(model, backbone=backbone, head=head)
-    if codec_dtype and isinstance(codec, KLConfig):
+    if codec_dtype and hasattr(codec, "dtype"):
       codec = dataclasses.replace(codec, dtype=codec_dtype)
     return dataclasses.replace(self, model=model, codec=codec)
 
 
 @schema.config
 class FileRecord:
-  """Size and hash of one file, or of one tensor's bytes."""
+  """Size and hash of one file."""
 
   num_bytes: Count
   sha256: str
@@ -146,7 +148,7 @@ class Manifest:
   Attributes:
     format, format_version, marjax_version: what wrote it.
     num_parameters: numbers in the weights, without the autoencoder's.
-    files: path relative to the release, or name of a tensor → its record.
+    files: path relative to the release → its record.
   """
 
   format: str = FORMAT
@@ -161,34 +163,35 @@ class Manifest:
       check_name(name, "the list of files")
 
   def to_json(self) -> bytes:
-    """Text that `read_manifest` reads back."""
-    return schema.write_json(to_dict(self))
-
-
-def read_manifest(text: bytes, where: str) -> Manifest:
-  """The manifest in a text; `where` names its file in messages.
-
-  Raises:
-    ValueError: no manifest, one that was changed, one of a newer format, or one
-      that does not fit.
-  """
-  return from_mapping(schema.read_json(text, where), where)
+    """Text that `json_files.read_json` and `from_mapping` read back."""
+    return json_files.write_json(to_dict(self))
 
 
 def from_mapping(mapping: dict[str, Any], where: str) -> Manifest:
-  """The manifest in a mapping, see `read_manifest`."""
+  """The manifest in a mapping; `where` names its file in messages.
+
+  Raises:
+    ValueError: no manifest, one of an older or newer format, or one that does
+      not fit.
+  """
   check(
     mapping.get("format") == FORMAT,
     f"{where} is no manifest of a released checkpoint; expected the"
     f" {MANIFEST} that marjax wrote: restore it or convert again.",
   )
   version = mapping.get("format_version")
-  if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
-    raise ValueError(
-      f"{where} has format version {version!r}, written by marjax"
-      f" {mapping.get('marjax_version')!r}; this is marjax {__version__}, which"
-      f" reads versions 1 to {FORMAT_VERSION}: upgrade marjax."
-    )
+  check(
+    version != 1,
+    f"{where} is of an older marjax, in a format that is not read any more;"
+    " expected a release of this one: move the folder away, and convert what it"
+    " was made from again, with marjax convert SOURCE --out FOLDER.",
+  )
+  check(
+    version == FORMAT_VERSION,
+    f"{where} has format version {version!r}, written by marjax"
+    f" {mapping.get('marjax_version')!r}; this is marjax {__version__}, which"
+    f" reads version {FORMAT_VERSION}: upgrade marjax.",
+  )
   try:
     return from_dict(Manifest, mapping, where=MANIFEST)
   except ValueError as error:
@@ -206,11 +209,7 @@ def check_layers(
   Cheap, and before the parameters' shapes are worked out, which takes a time
   and memory that grow with the layers.
   """
-  layers = 0
-  if isinstance(config, ModelConfig):
-    layers = config.head.depth
-  elif isinstance(config, KLConfig):
-    layers = config.num_blocks * len(config.multipliers)
+  layers = getattr(getattr(config, "head", config), "depth", 0)
   check(
     layers <= num_arrays,
     f"{where} has {num_arrays} arrays, and the configuration in {MANIFEST} has"
@@ -219,31 +218,10 @@ def check_layers(
   )
 
 
-def _texts(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-  """Every text inside nested mappings and lists, with its place."""
-  if isinstance(value, str):
-    yield name, value
-  elif isinstance(value, dict):
-    for key, inner in value.items():
-      yield f"names in {name}", key
-      yield from _texts(inner, f"{name}.{printable(key)}".lstrip("."))
-  elif isinstance(value, list | tuple):
-    for inner in value:
-      yield from _texts(inner, name)
-
-
-def with_files(
-  card: Card, num_parameters: int, files: dict[str, tuple[int, str]]
-) -> Manifest:
-  """The manifest of a card and its files, (bytes, sha256) each."""
-  records = {name: FileRecord(*files[name]) for name in sorted(files)}
-  return Manifest(num_parameters=num_parameters, card=card, files=records)
-
-
 def is_same_autoencoder(one: Any, other: Any) -> bool:
   """Whether two codecs have the same weights' shape and the same scale."""
-  if not (isinstance(one, KLConfig) and isinstance(other, KLConfig)):
-    return one == other
+  if type(one) is not type(other):
+    return False
   free = {"image_size": 0, "patch": 0, "dtype": ""}
   fields = (dataclasses.asdict(codec) | free for codec in (one, other))
   return next(fields) == next(fields)

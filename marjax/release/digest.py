@@ -7,20 +7,17 @@ digest make the same latents.
 
 import hashlib
 
-import jax
 import numpy as np
 from jaxtyping import PyTree
+
+from marjax.arrays import named
 
 
 def digest(params: PyTree) -> str:
   """The sha256 of nested dicts of arrays, 64 hexadecimal digits."""
   found = hashlib.sha256()
-  named = {
-    jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-  }
-  for name in sorted(named):
-    array = np.asarray(named[name])
+  for name, leaf in sorted(named(params).items()):
+    array = np.asarray(leaf)
     shape = ",".join(map(str, array.shape))
     found.update(f"{name} {array.dtype.name} {shape}\n".encode())
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)

@@ -1,23 +1,29 @@
-"""Files that others wrote: what is opened, what they may name, what is copied.
+"""Files that others wrote: what is opened, and what they may name.
 
 1. Only a regular file is opened: a pipe or a device may keep a reader waiting
    for ever. A link to a regular file is one.
 2. A JSON file is measured before it is read.
 3. A name in a list of files never leaves its folder: it is relative and has no
    `..`. Only an autoencoder may also be beside its model: `../NAME`.
-4. Links are not followed when files are copied, since what they point to may
-   be private: they are refused.
+4. `fault` compares files with the list of their sizes and hashes.
 """
 
+import hashlib
+import math
 import os
-import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from marjax import schema
+from marjax import outputs
+from marjax.outputs import AnyPath
+from marjax.release import json_files
 from marjax.schema import check, printable
+
+NUM_HASHING = 8
+"""Threads; hashing lets other threads run."""
 
 _SPECIAL = {
   stat.S_IFIFO: "a named pipe",
@@ -50,15 +56,62 @@ def check_regular(path: str | os.PathLike) -> int:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-  """The mapping in a JSON file, see `marjax.schema.read_json`.
+  """The mapping in a JSON file, see `marjax.json_files.read_json`.
 
   Raises:
     OSError: there is no such file, or it cannot be read.
     ValueError: no regular file, too large, no JSON, or changed since.
   """
   size = check_regular(path)
-  schema.check_json_size(size, str(path))
-  return schema.read_json(path.read_bytes(), str(path))
+  json_files.check_json_size(size, str(path))
+  return json_files.read_json(path.read_bytes(), str(path))
+
+
+def sha256(path: AnyPath) -> str:
+  """The file's SHA-256 in hexadecimal; OSError if it cannot be read."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fault(
+  folder: AnyPath,
+  records: Mapping[str, tuple[int, str | None]],
+  where: str,
+  most_hashed: int | float = math.inf,
+) -> str | None:
+  """What is wrong with the first bad file of a folder, None if nothing is.
+
+  Args:
+    folder: of the files. where: the name of their list, for the sentence.
+    records: name → bytes, and the SHA-256 where that is known.
+    most_hashed: bytes of the largest file whose hash is compared.
+  """
+
+  def fault_of(name: str) -> str | None:
+    path, (num_bytes, expected) = folder / name, records[name]
+    is_hashed = expected is not None and num_bytes <= most_hashed
+    size = found = None
+    try:
+      if outputs.is_remote(path) or path.is_file():
+        size = outputs.size(path)
+      if size == num_bytes and is_hashed:
+        found = sha256(path)
+    except FileNotFoundError:
+      size = None
+    except Exception as error:
+      return f"{name} cannot be read ({outputs.reason(error)})"
+    if size != num_bytes:
+      what = "missing" if size is None else f"{size} bytes long"
+      return f"{name} is {what}; {where} says {num_bytes} bytes"
+    if found not in (None, expected):
+      return (
+        f"{name} has another content than {where} says (sha256"
+        f" {found[:12]}..., expected {expected[:12]}...)"
+      )
+    return None
+
+  with ThreadPoolExecutor(NUM_HASHING) as pool:
+    return next(filter(None, pool.map(fault_of, records)), None)
 
 
 def check_name(name: str, where: str, is_sibling: bool = False) -> None:
@@ -79,27 +132,3 @@ def check_name(name: str, where: str, is_sibling: bool = False) -> None:
     f"{where} names {printable(name)!r}; expected a name inside its folder"
     f"{', or ../NAME beside it' if is_sibling else ''}: take another copy.",
   )
-
-
-def copy(source: Path, target: Path, names: Iterable[str]) -> None:
-  """Copies the files of these names; makes the folder `target`.
-
-  Raises:
-    ValueError: a name leaves the folder, or leads over a link, or is no file.
-    OSError: a file is missing, or cannot be read or written.
-  """
-  for name in names:
-    check_name(name, str(source))
-    place = source
-    for part in PurePosixPath(name).parts:
-      place = place / part
-      check(
-        not place.is_symlink(),
-        f"{place} is a link, which is not followed when a release is copied:"
-        f" what it points to may be private; copy {source} with what its links"
-        " point to (cp -rL), look through it, and name the copy.",
-      )
-    check_regular(place)
-    copied = target / name
-    copied.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(place, copied)

@@ -1,6 +1,6 @@
 """What a path is, told by the names in it: never one kind taken for another.
 
-    release.json, weights/              a released checkpoint
+    release.json, weights-*             a released checkpoint
     config.json, checkpoints/           a work directory of a training run
     index.json, settings.json           a cache of latents
     anything else                       a folder of something else
@@ -10,6 +10,7 @@ started inside a release, is neither: nobody knows which weights are meant.
 """
 
 import os
+import shlex
 from pathlib import Path
 
 from marjax.release.files import special
@@ -27,6 +28,7 @@ HALF_CACHE = "a half-written cache of latents"
 DIFFUSERS = "a folder of diffusers"
 
 CURES = {
+  FILE: "make a release of it with marjax convert {path} --out FOLDER",
   HALF_RELEASE: "copy the release again, whole, or convert again",
   HALF_WORKDIR: "restore its config.json",
   CACHE: "the autoencoder that made it is the folder autoencoder in it",
@@ -62,11 +64,12 @@ def _kinds(path: Path) -> list[str]:
   ):
     return [DIFFUSERS]
   has_latents = any(name.startswith("latents-") for name in names)
-  begun = {"settings.json", "autoencoder", "autoencoder.safetensors"}
+  has_weights = any(name.startswith("weights-") for name in names)
+  begun = {"settings.json", "autoencoder"}
   kinds = []
   if "release.json" in names:
     kinds.append(RELEASE)
-  elif (path / "weights").is_dir() and "config.json" not in names:
+  elif has_weights and "config.json" not in names:
     kinds.append(HALF_RELEASE)
   if "config.json" in names:
     kinds.append(WORKDIR)
@@ -94,5 +97,6 @@ def check_kind(path: str | os.PathLike, *wanted: str) -> str:
   if kind.endswith("at once"):
     cure = "nobody knows which is meant: move one of them elsewhere"
   raise (FileNotFoundError if is_absent else ValueError)(
-    f"{path} is {kind}; expected {' or '.join(wanted)}: {cure}."
+    f"{path} is {kind}; expected {' or '.join(wanted)}:"
+    f" {cure.replace('{path}', shlex.quote(str(path)))}."
   )

@@ -10,7 +10,8 @@
    looked through for NaN and infinity.
 """
 
-import hashlib
+import dataclasses
+import math
 import os
 import shlex
 from collections.abc import Iterator
@@ -21,14 +22,15 @@ import flax.linen as nn
 import jax
 from jaxtyping import PyTree
 
-from marjax import arrays, outputs
+from marjax import arrays, outputs, schema
 from marjax.experiment import Experiment
-from marjax.latents.kl import KLConfig
 from marjax.model import ModelConfig, init_params
 from marjax.outputs import AnyPath
-from marjax.parallel.rules import shardings
+from marjax.parallel.rules import placed, shardings
+from marjax.release import files
 from marjax.release.card import Card
-from marjax.schema import from_dict, printable, read_json, write_json
+from marjax.release.json_files import read_json, write_json
+from marjax.schema import Count, from_dict, printable
 
 CONFIG = "config.json"
 
@@ -37,9 +39,6 @@ DATA = "data.json"
 
 FILES = "files.json"
 """The list, inside each checkpoint, of its files, their sizes and hashes."""
-
-NUM_HASHING = 8
-"""Threads; hashing lets other threads run."""
 
 HASHED_REMOTE = 2**20
 """Bytes of the largest file that is hashed in a bucket."""
@@ -51,20 +50,31 @@ MARKER = "commit_success.txt"
 """Orbax's last file of a checkpoint in a bucket, where nothing is renamed."""
 
 
+@schema.config
+class _Record:
+  size: Count
+  sha256: str | None = None
+
+
 def card_of(
   experiment: Experiment, step: int = 0, class_names: tuple[str, ...] = ()
 ) -> Card:
   """What a released checkpoint of this experiment says of itself."""
-  return Card(
-    class_names=_one_each(class_names, experiment.model.backbone.num_classes),
+  card = Card(
     name=experiment.name,
     codec=experiment.codec,
     model=experiment.model,
     sampling=experiment.sampling,
-    autoencoder=AUTOENCODER if isinstance(experiment.codec, KLConfig) else "",
+    autoencoder=AUTOENCODER if experiment.codec.has_params() else "",
     data=experiment.data,
     step=step,
   )
+  if not card.num_classes or class_names == tuple(
+    map(str, range(len(class_names)))
+  ):
+    return card  # just the numbers
+  unnamed = [""] * (card.num_classes - len(class_names))
+  return dataclasses.replace(card, class_names=(*class_names, *unnamed))
 
 
 def load(
@@ -123,13 +133,6 @@ def is_file(path: AnyPath) -> bool:
   return path.exists() if outputs.is_remote(path) else path.is_file()
 
 
-def _one_each(names: tuple[str, ...], num_classes: int) -> tuple[str, ...]:
-  """A name, perhaps "", for each class; none if they are just the numbers."""
-  if not num_classes or names == tuple(map(str, range(len(names)))):
-    return ()
-  return (*names, *[""] * (num_classes - len(names)))
-
-
 def read_experiment(directory: str | os.PathLike) -> Experiment:
   """The experiment of a work directory; errors as in `load`."""
   path = outputs.path_of(directory) / CONFIG
@@ -141,11 +144,20 @@ def read_experiment(directory: str | os.PathLike) -> Experiment:
       f"{directory} is not a checkpoint: it has no config.json; expected the"
       " work directory of a training run."
     ) from None
+  return parsed_config(content, path, Experiment)
+
+
+def parsed_config(content: bytes, path: AnyPath, cls: type, cure: str = ""):
+  """The dataclass in config.json; ValueError, with the cure, if there is none.
+
+  `path`, `cure`: for the sentence.
+  """
   try:
-    return from_dict(Experiment, read_json(content, path.name))
+    return from_dict(cls, read_json(content, path.name), where=path.name)
   except ValueError as error:
+    reason = str(error).rstrip(".")
     raise ValueError(
-      f"{path} cannot be read as a configuration ({error}); restore it."
+      f"{path} cannot be read as a configuration ({reason}); restore it{cure}."
     ) from None
 
 
@@ -158,16 +170,15 @@ def steps(checkpoints: AnyPath) -> list[int]:
   """The complete steps, oldest first; OSError if a bucket cannot be read."""
   try:
     with outputs.reading(checkpoints):
-      folders = [path for path in checkpoints.iterdir() if _is_complete(path)]
+      folders = [
+        path
+        for path in checkpoints.iterdir()
+        if path.name.isdecimal()
+        and (not outputs.is_remote(path) or (path / MARKER).exists())
+      ]
   except (FileNotFoundError, NotADirectoryError):
     return []
   return sorted(int(folder.name) for folder in folders)
-
-
-def _is_complete(folder: AnyPath) -> bool:
-  if not folder.name.isdecimal():
-    return False
-  return not outputs.is_remote(folder) or (folder / MARKER).exists()
 
 
 def write_files(root: AnyPath, with_hashes: bool = True) -> None:
@@ -176,11 +187,11 @@ def write_files(root: AnyPath, with_hashes: bool = True) -> None:
 
   def record(path: AnyPath) -> dict[str, Any]:
     size = outputs.size(path)
-    if not (with_hashes and _is_hashed(path, size)):
+    if size > _most_hashed(root, with_hashes):
       return {"size": size}
-    return {"size": size, "sha256": _sha256(path)}
+    return {"size": size, "sha256": files.sha256(path)}
 
-  with ThreadPoolExecutor(NUM_HASHING) as pool:
+  with ThreadPoolExecutor(files.NUM_HASHING) as pool:
     records = list(pool.map(record, paths))
   names = [path.relative_to(root).as_posix() for path in paths]
   listed = write_json(dict(zip(names, records, strict=True)))
@@ -199,55 +210,26 @@ def damage(
   try:
     with outputs.reading(root):
       listed = read_json((root / FILES).read_bytes(), FILES)
-      records = {name: _checked(record) for name, record in listed.items()}
+      records = {name: _listed(record) for name, record in listed.items()}
   except (OSError, ValueError) as error:
     return f"{FILES} is missing or unreadable ({outputs.reason(error)})"
-
-  def fault(name: str) -> str | None:
-    size, sha256 = records[name]
-    return _fault(root / name, name, size, sha256 if with_hashes else None)
-
   first, count = share
-  with ThreadPoolExecutor(NUM_HASHING) as pool:
-    faults = pool.map(fault, sorted(records)[first::count])
-    return next(filter(None, faults), None)
+  mine = dict(sorted(records.items())[first::count])
+  return files.fault(root, mine, FILES, _most_hashed(root, with_hashes))
 
 
-def _checked(record: Any) -> tuple[int, str | None]:
-  """Size and hash, if there is one; older lists have a size alone."""
-  if isinstance(record, int):
-    return record, None
-  if not isinstance(record, dict) or not record.keys() <= {"size", "sha256"}:
-    raise ValueError(f"{record!r} is no size and hash")
-  size, sha256 = record.get("size"), record.get("sha256")
-  if not isinstance(size, int) or not isinstance(sha256, str | None):
-    raise ValueError(f"{record!r} is no size and hash")
-  return size, sha256
+def _listed(record: Any) -> tuple[int, str | None]:
+  """Size and hash of a file; older lists have a size alone."""
+  mapping = record if isinstance(record, dict) else {"size": record}
+  listed = from_dict(_Record, mapping, FILES)
+  return listed.size, listed.sha256
 
 
-def _fault(path: AnyPath, name: str, size: int, sha256: str | None):
-  try:
-    bytes_there = outputs.size(path)
-    if bytes_there != size:
-      return f"{name} has {bytes_there} bytes, expected {size}"
-    if sha256 and _is_hashed(path, size) and _sha256(path) != sha256:
-      return f"{name} is not as it was written: its sha256 is another"
-  except (FileNotFoundError, NotADirectoryError):
-    return f"{name} is missing"
-  except Exception as error:
-    return f"{name} cannot be read ({outputs.reason(error)})"
-  return None
-
-
-def _is_hashed(path: AnyPath, size: int) -> bool:
-  return size <= HASHED_REMOTE or not outputs.is_remote(path)
-
-
-def _sha256(path: AnyPath) -> str:
-  if outputs.is_remote(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-  with open(path, "rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+def _most_hashed(root: AnyPath, with_hashes: bool) -> int | float:
+  """Bytes of the largest file of a checkpoint that is hashed."""
+  if not with_hashes:
+    return -1
+  return HASHED_REMOTE if outputs.is_remote(root) else math.inf
 
 
 def _below(folder: AnyPath) -> Iterator[AnyPath]:
@@ -280,13 +262,7 @@ def check_finite(tree: PyTree, root: AnyPath) -> None:
 def abstract_params(config: ModelConfig, mesh: jax.sharding.Mesh) -> PyTree:
   """Shapes, dtypes and shardings of a model's parameters."""
   boxed = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-  return jax.tree.map(
-    lambda leaf, where: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=where
-    ),
-    nn.unbox(boxed),
-    shardings(boxed, mesh),
-  )
+  return placed(nn.unbox(boxed), shardings(boxed, mesh))
 
 
 def _read_params(root: AnyPath, abstract: PyTree) -> PyTree:

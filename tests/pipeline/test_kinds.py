@@ -9,15 +9,15 @@ import small
 import marjax
 from marjax.convert import run
 from marjax.data import latent_index
-from marjax.data.latent_card import CacheSettings
+from marjax.data.latent_index import CacheSettings
 from marjax.parallel.mesh import make_mesh
-from marjax.release import directory, exporting, kinds
+from marjax.release import directory, kinds, loading
 
 FOLDERS = {
   kinds.EMPTY: [],
   kinds.FOLDER: ["photo.png"],
-  kinds.RELEASE: ["release.json", "weights/"],
-  kinds.HALF_RELEASE: ["weights/"],
+  kinds.RELEASE: ["release.json", "weights-00001-of-00001.safetensors"],
+  kinds.HALF_RELEASE: ["weights-00001-of-00001.safetensors"],
   kinds.WORKDIR: ["config.json", "checkpoints/", "metrics.jsonl"],
   kinds.HALF_WORKDIR: ["checkpoints/"],
   kinds.CACHE: ["settings.json", "index.json", "autoencoder/"],
@@ -72,7 +72,7 @@ def test_what_cannot_be_loaded_is_named(kind, tmp_path):
   for use in (
     lambda: marjax.load(folder),
     lambda: run.convert(folder, tmp_path / "out"),
-    lambda: exporting.export(folder, tmp_path / "a.safetensors"),
+    lambda: loading.export(folder, tmp_path / "out"),
   ):
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
       use()

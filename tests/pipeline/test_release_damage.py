@@ -12,9 +12,10 @@ import pytest
 import small
 
 import marjax
-from marjax import schema
+from marjax.convert import run
 from marjax.parallel.mesh import make_mesh
-from marjax.release.card import MANIFEST
+from marjax.release import directory, json_files, loading
+from marjax.release.card import MANIFEST, Card
 
 TESTS = Path(__file__).parents[1]
 
@@ -37,21 +38,18 @@ def change(folder, **changes):
   """Changes top-level entries of the manifest, and takes its hash away."""
   path = folder / MANIFEST
   mapping = {**json.loads(path.read_text()), **changes}
-  del mapping[schema.HASH]
+  del mapping[json_files.HASH]
   path.write_text(json.dumps(mapping))
 
 
-def largest_file(folder):
-  return max(
-    (path for path in (folder / "weights").rglob("*") if path.is_file()),
-    key=lambda path: path.stat().st_size,
-  )
+def shard(folder, part="weights"):
+  return folder / f"{part}-00001-of-00001.safetensors"
 
 
 def test_a_flipped_bit_is_found(copy):
-  path = largest_file(copy)
+  path = shard(copy)
   content = bytearray(path.read_bytes())
-  content[7] ^= 1
+  content[-5] ^= 1
   path.write_bytes(content)
   with pytest.raises(
     ValueError, match=r"has another content than release\.json"
@@ -61,7 +59,7 @@ def test_a_flipped_bit_is_found(copy):
 
 
 def test_a_damaged_autoencoder_is_found(copy):
-  path = largest_file(copy / "autoencoder")
+  path = shard(copy, "autoencoder")
   path.write_bytes(bytes(path.stat().st_size))
   with pytest.raises(
     ValueError, match=r"has another content than release\.json"
@@ -69,35 +67,34 @@ def test_a_damaged_autoencoder_is_found(copy):
     marjax.load(copy, one_device())
 
 
-def test_a_damaged_autoencoder_is_not_copied(copy, tmp_path):
-  from marjax.convert import run
-
-  path = largest_file(copy / "autoencoder")
-  path.write_bytes(bytes(path.stat().st_size))
-  choices = run.Choices(autoencoder=copy / "autoencoder")
-  with pytest.raises(
-    ValueError, match=r"has another content than release\.json"
+def test_a_damaged_autoencoder_is_not_copied(tmp_path):
+  kl = tmp_path / "kl"
+  directory.save(kl, Card("KL", small.CODEC), small.codec_params())
+  shard(kl).write_bytes(bytes(shard(kl).stat().st_size))
+  for use in (
+    lambda: run.convert(
+      tmp_path / "absent", tmp_path / "out", run.Choices(autoencoder=kl)
+    ),
+    lambda: loading.export(kl, tmp_path / "out"),
   ):
-    run.convert(tmp_path / "absent", tmp_path / "out", choices)
+    with pytest.raises(
+      ValueError, match=r"has another content than release\.json"
+    ):
+      use()
+  assert not (tmp_path / "out").exists()
 
 
 FULL = """
 import resource, sys
 from pathlib import Path
 import small
-from marjax.release import directory, single_file
+from marjax.release import directory
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-folder = Path(sys.argv[1])
-for save in (
-  lambda: directory.save(folder / "a", small.card(), small.params()),
-  lambda: single_file.write(folder / "a.safetensors", small.card(),
-                            small.params()),
-):
-  try:
-    save()
-  except OSError as error:
-    print("sentence:", error)
+try:
+  directory.save(Path(sys.argv[1]) / "a", small.card(), small.params())
+except OSError as error:
+  print("sentence:", error)
 """
 
 
@@ -109,20 +106,25 @@ def test_a_full_disk_is_one_sentence(tmp_path):
     text=True,
     env={**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
   )
-  lines = [x for x in done.stdout.splitlines() if x.startswith("sentence:")]
-  assert len(lines) == 2
-  assert "nothing is left of them: make room" in lines[0]
-  assert "a.safetensors cannot be written" in lines[1]
+  (line,) = [x for x in done.stdout.splitlines() if "sentence:" in x]
+  assert "nothing is left of them: make room" in line
   assert list(tmp_path.iterdir()) == []
 
 
 def test_a_truncated_or_missing_file_is_found(copy):
-  path = largest_file(copy)
+  path = shard(copy)
   path.write_bytes(path.read_bytes()[:-1])
   with pytest.raises(ValueError, match=r"bytes long; release\.json says"):
     marjax.load(copy, one_device())
   path.unlink()
   with pytest.raises(ValueError, match=r"is missing; release\.json says"):
+    marjax.load(copy, one_device(), verify=False)
+
+
+def test_no_safetensors_file_is_one_sentence(copy):
+  path = shard(copy)
+  path.write_bytes(bytes(path.stat().st_size))
+  with pytest.raises(ValueError, match=r"00001\.safetensors cannot be read"):
     marjax.load(copy, one_device(), verify=False)
 
 
@@ -135,8 +137,8 @@ def test_a_half_written_release_is_one_sentence(copy):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"format_version": 2}, "format version 2, written by .*: upgrade marjax"),
-    ({"format_version": "1"}, "format version '1'"),
+    ({"format_version": 3}, "format version 3, written by .*: upgrade marjax"),
+    ({"format_version": "2"}, "format version '2'"),
     ({"format": "other"}, "is no manifest of a released checkpoint"),
     ({"colour": "red"}, "colour is not a known key"),
     ({"card": {"name": "x"}}, r"codec is missing"),
