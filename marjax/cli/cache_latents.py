@@ -9,6 +9,10 @@ the work. Without --source, --verify and --statistics look at a whole cache.
 import argparse
 from pathlib import Path
 
+from marjax import outputs
+from marjax.cli import settings
+from marjax.data.latent_index import CacheSettings, Choices, Storage
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Declares the flags of `marjax cache-latents`."""
@@ -16,12 +20,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     "--out", required=True, metavar="CACHE", help="the folder of the cache"
   )
   _add_source_flags(parser.add_argument_group("images"))
-  _add_cache_flags(parser.add_argument_group("what is written"))
-  _add_work_flags(parser.add_argument_group("how it is done"))
-  _add_report_flags(parser.add_argument_group("looking at a whole cache"))
+  settings.add_flags(parser.add_argument_group("what is written"), Storage)
+  settings.add_flags(parser.add_argument_group("how it is done"), Choices)
+  reports = parser.add_argument_group("looking at a whole cache")
+  reports.add_argument(
+    "--statistics",
+    action="store_true",
+    help="print mean and standard deviation per channel and the latent scale,"
+    " and write them to CACHE/statistics.json",
+  )
+  reports.add_argument(
+    "--verify", action="store_true", help="hash every file of the cache"
+  )
 
 
 def _add_source_flags(group) -> None:
+  """Texts, which need no reading, and paths."""
   group.add_argument(
     "--source",
     choices=("folder", "tfds"),
@@ -37,7 +51,6 @@ def _add_source_flags(group) -> None:
   group.add_argument(
     "--name",
     default="imagenet2012",
-    metavar="NAME",
     help="of the TFDS dataset (default: %(default)s)",
   )
   group.add_argument(
@@ -49,107 +62,24 @@ def _add_source_flags(group) -> None:
     help="of a folder: DATA_DIR/SPLIT/*.JPEG, all of class 0",
   )
   group.add_argument(
-    "--num_examples",
-    type=int,
-    metavar="N",
-    help="only the first N images of the split",
-  )
-  group.add_argument(
-    "--max_skipped",
-    type=int,
-    default=100,
-    metavar="N",
-    help="images that may be unreadable on a host; each is named in the log and"
-    " in CACHE/index.json (default: %(default)s)",
-  )
-
-
-def _add_cache_flags(group) -> None:
-  group.add_argument(
     "--autoencoder",
     default="kl16",
     metavar="PATH",
     help="a released autoencoder, by path or published name (default:"
     " %(default)s)",
   )
-  group.add_argument(
-    "--image_size",
-    type=int,
-    metavar="N",
-    help="pixels per side of the crops (default: the autoencoder's)",
-  )
-  group.add_argument(
-    "--dtype",
-    choices=("float16", "float32"),
-    default="float16",
-    help="of the stored moments (default: %(default)s; CACHE/index.json has its"
-    " error)",
-  )
-  group.add_argument(
-    "--matmul_precision",
-    choices=("highest", "default"),
-    default="highest",
-    help="of float32 products: exact, or rounded as the accelerator likes,"
-    " which is several times faster (default: %(default)s)",
-  )
-  group.add_argument(
-    "--shard_size",
-    type=int,
-    default=5000,
-    metavar="N",
-    help="images in a file (default: %(default)s)",
-  )
-
-
-def _add_work_flags(group) -> None:
-  group.add_argument(
-    "--batch_size",
-    type=int,
-    metavar="N",
-    help="images encoded at a time on this host (default: 16 per device)",
-  )
-  group.add_argument(
-    "--num_threads",
-    type=int,
-    metavar="N",
-    help="that read and crop images (default: one per core)",
-  )
-  group.add_argument(
-    "--host",
-    type=int,
-    metavar="I",
-    help="which of --num_hosts this is, from 0 (default: as jax says)",
-  )
-  group.add_argument(
-    "--num_hosts",
-    type=int,
-    metavar="N",
-    help="hosts that share the work; all must see CACHE (default: as jax says)",
-  )
-
-
-def _add_report_flags(group) -> None:
-  group.add_argument(
-    "--statistics",
-    action="store_true",
-    help="print mean and standard deviation per channel and the latent scale,"
-    " and write them to CACHE/statistics.json",
-  )
-  group.add_argument(
-    "--verify", action="store_true", help="hash every file of the cache"
-  )
 
 
 def run(args: argparse.Namespace) -> None:
   """Flags → write → the reports that were asked for."""
-  from marjax.data import latent_index, latent_statistics
+  from marjax.data import latent_statistics
 
   if args.source is None and not (args.verify or args.statistics):
     raise ValueError(
       "--source is missing; expected folder or tfds, or --verify or"
       " --statistics for a cache that is there."
     )
-  cache = latent_index.folder(args.out)
+  cache = outputs.local(args.out)
   if args.source is not None and not write(args, cache):
     return
   if args.verify:
@@ -169,43 +99,33 @@ def write(args: argparse.Namespace, cache: Path) -> bool:
 
   from marjax.convert import fetching
   from marjax.data import contents, latent_cache, latent_writer, sources
-  from marjax.data.latent_card import CacheSettings
   from marjax.parallel.mesh import make_mesh
   from marjax.release import loading
   from marjax.release.digest import digest
   from marjax.release.workdir import DATA
 
-  choices = latent_writer.Choices(
-    host=jax.process_index() if args.host is None else args.host,
-    num_hosts=args.num_hosts or jax.process_count(),
-    batch_size=args.batch_size,
-    max_skipped=args.max_skipped,
-    num_threads=args.num_threads,
-    progress=True,
-  )
+  choices = settings.from_flags(Choices, args)
+  storage = settings.from_flags(Storage, args)
   source = sources.open_source(source_config(args), args.split)
   path = fetching.find(args.autoencoder)
   mesh = make_mesh(devices=jax.local_devices())
   release = loading.load(path, mesh)
   latent_cache.check_autoencoder(release.card, str(path))
   codec = release.card.codec
-  if args.image_size:
-    codec = dataclasses.replace(codec, image_size=args.image_size)
-  count = len(source) if args.num_examples is None else args.num_examples
-  settings = CacheSettings(
+  size = choices.image_size or codec.image_size
+  described = CacheSettings(
     source=source.description,
     split=args.split,
-    num_source=min(count, len(source)),
-    codec=codec,
+    num_source=min(choices.num_examples or len(source), len(source)),
+    codec=dataclasses.replace(codec, image_size=size),
     digest=digest(release.codec_params),
-    dtype=args.dtype,
-    matmul_precision=args.matmul_precision,
-    shard_size=args.shard_size,
+    **vars(storage),
   )
-  found = contents.of_source(source, settings.num_source)
+  choices.share(described.num_shards)
+  found = contents.of_source(source, described.num_source)
   print(found, flush=True)
   index = latent_writer.write(
-    cache, source, release, path, mesh, settings, choices
+    cache, source, release, path, mesh, described, choices, progress=True
   )
   contents.write(cache / DATA, found)
   if index is None:
@@ -222,11 +142,12 @@ def source_config(args: argparse.Namespace):
   if args.without_classes and args.source != "folder":
     raise ValueError(
       "--without_classes is for --source folder; leave it out: a model without"
-      " classes (model.backbone.num_classes = 0) may be trained on any cache."
+      " classes (model.backbone.condition.num_classes = 0) may be trained on"
+      " any cache."
     )
   return DataConfig(
     source=args.source,
-    image_size=args.image_size or 256,
+    image_size=256,  # unused: the cache crops to what its autoencoder takes
     num_classes=0 if args.without_classes else 2**31 - 1,
     name=args.name,
     data_dir=args.data_dir,
@@ -255,13 +176,10 @@ def report(cache: Path, index) -> str:
     f"{index.num_examples} images, plain and mirrored, in"
     f" {len(index.shards)} shards of {num_bytes / 1e9:.4g} GB in all: {cache}"
   ]
-  for name, error in (
-    ("mean", index.mean_error),
-    ("log-variance", index.log_variance_error),
-  ):
+  for name, error in index.errors.items():
     lines.append(
-      f"error of {index.settings.dtype}, {name}: at most {error['max']:.3g},"
-      f" rms {error['rms']:.3g} ({100 * error['relative_rms']:.2g} %)"
+      f"error of {index.settings.dtype}, {name}: at most {error.max_error:.3g},"
+      f" rms {error.rms_error:.3g} ({100 * error.relative_error:.2g} %)"
     )
   if index.skipped:
     lines.append(f"{len(index.skipped)} images were skipped, see index.json:")

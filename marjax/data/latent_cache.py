@@ -3,27 +3,38 @@
 1. Opening reads the index, compares it with the config, and opens every shard:
    files that are missing, cut off or of another autoencoder are told at once.
 2. Example i is in the shard where the running count of examples passes i, as
-   two records, plain and mirrored; `gather` reads just the one that is wanted,
-   shard by shard, and joins the records to arrays.
-3. `verify` hashes whole files. While reading, array_record's own hashes find
-   every flipped bit of a record.
+   two records, plain and mirrored; `gather` reads just the one that is wanted.
+3. array_record's own hashes find every flipped bit of a record that is read;
+   `verify` hashes whole files.
 
 `gather` may be called by several threads at once.
 """
 
 import functools
+import hashlib
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int32, Int64
+from array_record.python.array_record_module import ArrayRecordReader
+from jaxtyping import Bool, Int, Int32, Int64
+from tqdm import tqdm
 
-from marjax.data import latent_index, latent_records
-from marjax.data.latent_card import Index
+from marjax import outputs
+from marjax.convert import fetching
+from marjax.data import latent_index
+from marjax.data.latent_index import AGAIN, Index, Shard
 from marjax.experiment import DataConfig
-from marjax.latents.kl import KLConfig
+from marjax.parallel.mesh import host_mesh
+from marjax.release import loading
+from marjax.release.digest import digest
+from marjax.schema import check
 
-Moments = Float[np.ndarray, "N rows columns C2"]
-Examples = tuple[Moments, Int32[np.ndarray, " N"], Int64[np.ndarray, " N"]]
+# An example is read alone: what is read ahead would be thrown away.
+OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+BUFFER_BYTES = 2**15
+
+Record = dict[str, np.ndarray]
+Examples = tuple[Record, Int32[np.ndarray, " N"], Int64[np.ndarray, " N"]]
 
 
 class CachedLatents:
@@ -36,6 +47,8 @@ class CachedLatents:
 
   Attributes:
     path: its folder. index: what it says of itself.
+    codec: the autoencoder that made the latents.
+    digest: of its parameters; see `marjax.release.digest`.
 
   Raises:
     FileNotFoundError: there is no cache, a half-written one, or a shard or the
@@ -44,38 +57,34 @@ class CachedLatents:
   """
 
   def __init__(self, config: DataConfig):
-    self.path = latent_index.folder(config.data_dir)
+    self.path = outputs.local(config.data_dir)
     self.index: Index = latent_index.read_index(self.path)
-    _check_fit(self.path, self.index, config)
-    self._type = latent_records.record_type(self.index.settings)
-    self._paths = [
-      self.path / (name + latent_records.SUFFIX) for name in self.index.shards
-    ]
-    shards = list(self.index.shards.values())
-    self._readers = [
-      latent_records.open_reader(path, shard)
-      for path, shard in zip(self._paths, shards, strict=True)
-    ]
+    self.codec = self.index.settings.codec
+    self.digest = self.index.settings.digest
+    self._check_fit(config)
+    self._type = self.index.settings.record_type
+    self._shards = {
+      self.path / f"{name}.array_record": shard
+      for name, shard in self.index.shards.items()
+    }
+    self._readers = list(map(_open, self._shards, self._shards.values()))
     # Where each shard's examples begin, and where the last one's end.
-    self._starts = np.cumsum([0, *(shard.num_examples for shard in shards)])
+    counts = [shard.num_examples for shard in self._shards.values()]
+    self._starts = np.cumsum([0, *counts])
 
   def __len__(self) -> int:
-    return self.index.num_examples
-
-  @property
-  def codec(self) -> KLConfig:
-    """The autoencoder that made the latents."""
-    return self.index.settings.codec
-
-  @property
-  def digest(self) -> str:
-    """Of its parameters; see `marjax.release.digest`."""
-    return self.index.settings.digest
+    return int(self._starts[-1])
 
   @property
   def autoencoder(self) -> Path:
-    """The copy of its release that is in the cache."""
-    return latent_index.autoencoder_path(self.path)
+    """The copy of its release in the cache; FileNotFoundError without it."""
+    place = self.path / latent_index.AUTOENCODER
+    if not place.exists():
+      raise FileNotFoundError(
+        f"{place} is missing; expected the copy of the autoencoder that marjax"
+        " cache-latents made: copy the cache again, whole."
+      )
+    return place
 
   def gather(
     self, indices: Int[np.ndarray, " N"], is_mirrored: Bool[np.ndarray, " N"]
@@ -86,8 +95,8 @@ class CachedLatents:
       indices: 0 .. len - 1. is_mirrored: of the mirror image, one for each.
 
     Returns:
-      moments [N, rows, columns, 2C], mean before log-variance, as stored:
-      float16 or float32; labels int32 [N]; ids int64 [N].
+      what is stored, by name: moments [N, rows, columns, 2C], mean before
+      log-variance, float16 or float32; labels int32 [N]; ids int64 [N].
 
     Raises:
       IndexError: an index is out of range. ValueError: a shard is damaged.
@@ -96,42 +105,63 @@ class CachedLatents:
       raise IndexError(f"examples {indices.tolist()} of {len(self)}.")
     shards = np.searchsorted(self._starts, indices, side="right") - 1
     places = 2 * (indices - self._starts[shards]) + is_mirrored
-    order = np.argsort(shards, kind="stable")
-    cuts = np.flatnonzero(np.diff(shards[order])) + 1
-    found: list[bytes] = [b""] * len(indices)
-    for rows in np.split(order, cuts) if len(order) else ():
-      shard = shards[rows[0]]
-      read = latent_records.read(
-        self._readers[shard],
-        self._paths[shard],
-        places[rows].tolist(),
-        self._type.itemsize,
-      )
-      for row, record in zip(rows.tolist(), read, strict=True):
-        found[row] = record
-    records = np.frombuffer(b"".join(found), self._type)
-    return tuple(
-      np.ascontiguousarray(records[name]) for name in ("moments", "label", "id")
-    )
+    read = map(self._read, shards.tolist(), places.tolist())
+    records = np.frombuffer(b"".join(read), self._type)
+    columns = {
+      name: np.ascontiguousarray(records[name]) for name in self._type.names
+    }
+    return columns, columns.pop("label"), columns.pop("id")
 
   def verify(self, progress: bool = False) -> None:
     """Compares all files with their hashes; raises ValueError, naming one."""
-    from tqdm import tqdm
-
-    shards = self.index.shards.values()
-    total = sum(shard.num_bytes for shard in shards)
-    with tqdm(
-      total=total, unit="B", unit_scale=True, disable=not progress
-    ) as bar:
-      for path, shard in zip(self._paths, shards, strict=True):
-        latent_records.check_hash(path, shard)
+    total = sum(shard.num_bytes for shard in self._shards.values())
+    hidden = not progress
+    with tqdm(total=total, unit="B", unit_scale=True, disable=hidden) as bar:
+      for path, shard in self._shards.items():
+        with open(path, "rb") as file:
+          found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != shard.sha256:
+          raise _damaged(path, "another sha256 than the index says")
         bar.update(shard.num_bytes)
     found = digest_of(str(self.autoencoder))
-    if found != self.digest:
-      raise ValueError(
-        f"{self.autoencoder} has the digest {found[:12]}..., and the cache was"
-        f" made with {self.digest[:12]}...; copy that folder again."
+    check(
+      found == self.digest,
+      f"{self.autoencoder} has the digest {found[:12]}..., and the cache was"
+      f" made with {self.digest[:12]}...; copy that folder again.",
+    )
+
+  def _check_fit(self, config: DataConfig) -> None:
+    codec, num_classes = self.codec, self.index.num_classes
+    check(
+      config.image_size == codec.image_size
+      and config.channels == codec.channels,
+      f"{self.path} has latents of {codec.image_size}² pixels and"
+      f" {codec.channels} channels, and data has {config.image_size} and"
+      f" {config.channels}; make them equal, or make another cache.",
+    )
+    check(
+      num_classes <= config.num_classes,
+      f"{self.path} has labels up to {num_classes - 1}, and data.num_classes is"
+      f" {config.num_classes}; set data.num_classes to at least {num_classes}.",
+    )
+    name = config.autoencoder
+    found = digest_of(name) if name else self.digest
+    check(
+      found == self.digest,
+      f"{self.path} was made by another autoencoder (digest"
+      f" {self.digest[:12]}...) than data.autoencoder = {name} (digest"
+      f" {found[:12]}...); name the one that made it, or make another cache.",
+    )
+
+  def _read(self, shard: int, place: int) -> bytes:
+    try:
+      (record,) = self._readers[shard].read([place])
+      check(
+        len(record) == self._type.itemsize, f"{len(record)} bytes in a record"
       )
+    except (RuntimeError, IndexError, ValueError) as error:
+      raise _damaged(list(self._shards)[shard], str(error)) from error
+    return record
 
 
 @functools.lru_cache(maxsize=4)
@@ -141,11 +171,6 @@ def digest_of(autoencoder: str) -> str:
   Raises:
     ValueError, OSError: see `fetching.find`, `loading.load`; or a model.
   """
-  from marjax.convert import fetching
-  from marjax.parallel.mesh import host_mesh
-  from marjax.release import loading
-  from marjax.release.digest import digest
-
   release = loading.load(fetching.find(autoencoder), host_mesh())
   check_autoencoder(release.card, autoencoder)
   return digest(release.codec_params)
@@ -153,34 +178,35 @@ def digest_of(autoencoder: str) -> str:
 
 def check_autoencoder(card, name: str) -> None:
   """Refuses a release that is no KL autoencoder alone, with a ValueError."""
-  if card.model is not None or not isinstance(card.codec, KLConfig):
-    raise ValueError(
-      f"{name} is a model; expected an autoencoder alone, such as kl16: name"
-      " the one that the model goes with."
-    )
+  check(
+    card.model is None and card.codec.is_cached,
+    f"{name} is a model; expected an autoencoder alone, such as kl16: name the"
+    " one that the model goes with.",
+  )
 
 
-def _check_fit(cache: Path, index: Index, config: DataConfig) -> None:
-  codec = index.settings.codec
-  if (config.image_size, config.channels) != (codec.image_size, codec.channels):
-    raise ValueError(
-      f"{cache} has latents of {codec.image_size}² pixels and {codec.channels}"
-      f" channels, and data has {config.image_size} and {config.channels}; make"
-      " them equal, or make another cache."
+def _open(path: Path, shard: Shard) -> ArrayRecordReader:
+  if not path.is_file():
+    raise FileNotFoundError(f"{path} is missing; {_cure(path)}")
+  size = path.stat().st_size
+  if size != shard.num_bytes:
+    raise _damaged(path, f"{size} bytes, expected {shard.num_bytes}")
+  try:
+    reader = ArrayRecordReader(
+      str(path), options=OPTIONS, file_reader_buffer_size=BUFFER_BYTES
     )
-  if index.num_classes > config.num_classes:
-    raise ValueError(
-      f"{cache} has labels up to {index.num_classes - 1}, and data.num_classes"
-      f" is {config.num_classes}; set data.num_classes to at least"
-      f" {index.num_classes}."
-    )
-  if not config.autoencoder:
-    return
-  found = digest_of(config.autoencoder)
-  if found != index.settings.digest:
-    raise ValueError(
-      f"{cache} was made by another autoencoder (digest"
-      f" {index.settings.digest[:12]}...) than data.autoencoder ="
-      f" {config.autoencoder} (digest {found[:12]}...); name the one that made"
-      " it, or make another cache."
-    )
+    count, expected = reader.num_records(), 2 * shard.num_examples
+  except RuntimeError as error:
+    raise _damaged(path, str(error)) from error
+  if count != expected:
+    raise _damaged(path, f"{count} records, expected {expected}")
+  return reader
+
+
+def _damaged(path: Path, reason: str) -> ValueError:
+  reason = (reason.split(";")[0].splitlines() or ["unreadable"])[0]
+  return ValueError(f"{path} is damaged ({reason}); {_cure(path)}")
+
+
+def _cure(path: Path) -> str:
+  return f"copy {path.name} again, or delete it and {AGAIN}."

@@ -12,6 +12,7 @@ images, mirror images, positions and noise, per channel c:
    E[latent²], is given too.
 """
 
+import functools
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,9 +20,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
+from tqdm import tqdm
 
-from marjax import outputs, schema
+from marjax import outputs
 from marjax.data.latent_cache import CachedLatents
+from marjax.release import json_files
 from marjax.schema import check
 
 FILE = "statistics.json"
@@ -67,22 +70,17 @@ def measure(
   latents: CachedLatents, num_threads: int = 2, progress: bool = False
 ) -> Statistics:
   """One pass over the cache, plain and mirrored."""
-  from tqdm import tqdm
-
   count = len(latents)
-  chunks = [
-    np.arange(start, min(start + CHUNK, count))
-    for start in range(0, count, CHUNK)
-  ]
-  total = np.zeros((3, latents.codec.latent_channels))
-  with (
-    ThreadPoolExecutor(num_threads) as pool,
-    tqdm(total=count, unit="image", disable=not progress) as bar,
-  ):
-    found = pool.map(lambda chunk: _sums(latents, chunk), chunks)
-    for chunk, sums in zip(chunks, found, strict=True):
-      total += sums
-      bar.update(len(chunk))
+  chunks = np.array_split(np.arange(count), -(-count // CHUNK))
+  with ThreadPoolExecutor(num_threads) as pool:
+    sums = tqdm(
+      pool.map(functools.partial(_sums, latents), chunks),
+      total=len(chunks),
+      unit="image",
+      unit_scale=CHUNK,
+      disable=not progress,
+    )
+    total = sum(sums)
   rows, columns, _ = latents.codec.latent_shape
   total /= 2 * count * rows * columns
   everything = _spread(*total.mean(axis=1))
@@ -103,7 +101,7 @@ def measure(
 def save(cache: Path, statistics: Statistics) -> Path:
   """Writes CACHE/statistics.json, anew if it is there; returns its path."""
   path = cache / FILE
-  content = schema.write_json(asdict(statistics))
+  content = json_files.write_json(asdict(statistics))
   outputs.write(path, content, overwrite=True)
   return path
 
@@ -115,8 +113,8 @@ def _sums(
   sums = 0
   for is_mirrored in (False, True):
     coins = np.full(len(indices), is_mirrored)
-    moments = latents.gather(indices, coins)[0].astype(np.float64)
-    mean, log_variance = np.split(moments, 2, axis=-1)
+    moments = latents.gather(indices, coins)[0]["moments"]
+    mean, log_variance = np.split(moments.astype(np.float64), 2, axis=-1)
     parts = np.stack([mean, np.square(mean), np.exp(log_variance)])
     sums = sums + parts.sum(axis=(1, 2, 3))
   return sums

@@ -1,73 +1,63 @@
 """Writes a cache of latents: every image and its mirror image, encoded once.
 
-    source ─threads▶ crops ─device▶ moments ─▶ shard k, renamed when whole
+    source ─threads▶ crops ─device▶ arrays ─▶ shard k, renamed when whole
 
 1. Host h of n writes the shards k with k mod n = h that are not whole yet, so a
    command that was killed goes on where it stopped, a shard at most being done
    again; and n hosts write what one would.
-2. Images are read and cropped ahead by threads. One that cannot be read is
-   skipped, named in the log and in the index; too many are an error.
+2. Images are read and cropped ahead by grain's threads. One that cannot be read
+   is skipped, named in the log and in the index; too many are an error.
 3. A program for one size of batch encodes images and mirror images on a mesh of
    this host's devices, while the batch before is written. A shard's last batch
    is padded.
-4. Moments are rounded to the stored type; how far that is from float32 is
-   summed up in the shard's record.
+4. Numbers are rounded to the stored type; how far that is from float32 is
+   summed up in the shard's JSON file.
 """
 
+import contextlib
+import errno
 import functools
+import hashlib
 import itertools
+import logging
 import operator
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+from tqdm import tqdm
 
-from marjax import schema
-from marjax.data import latent_images, latent_index, latent_records
-from marjax.data.latent_card import CacheSettings, Index, Rounding, Shard
-from marjax.data.latent_images import Batch
+from marjax import outputs
+from marjax.data import crops, decoding, latent_index
+from marjax.data.latent_index import (
+  AGAIN,
+  CacheSettings,
+  Choices,
+  Index,
+  Rounding,
+  Shard,
+  Skipped,
+)
 from marjax.data.sources import Source
 from marjax.parallel.rules import batch_sharding
 from marjax.release import loading
 from marjax.release.loading import Release
 from marjax.requests import batching
-from marjax.schema import Count, Range, Size, check
+from marjax.schema import check
 
+OPTIONS = "group_size:1,uncompressed"
 LARGEST_BATCH = 16
 """Images that the encoder works on at a time, on each device."""
 
+logger = logging.getLogger("marjax.data")
 
-@schema.config
-class Choices:
-  """How the work is done; none of it changes what is written.
-
-  Attributes:
-    host, num_hosts: which share of the shards is written here.
-    batch_size: images encoded at a time, None for a size that fits.
-    max_skipped: images of this host's share that may be unreadable.
-    num_threads: that read and crop, None for one per core.
-    progress: show rate and time left.
-  """
-
-  host: Annotated[int, Range(0, 2**20)] = 0
-  num_hosts: Annotated[int, Range(1, 2**20)] = 1
-  batch_size: Size | None = None
-  max_skipped: Count = 100
-  num_threads: Annotated[int, Range(1, 1024)] | None = None
-  progress: bool = False
-
-  def __post_init__(self):
-    check(
-      self.host < self.num_hosts,
-      f"host is {self.host} of {self.num_hosts}; expected 0 .. num_hosts - 1.",
-    )
+Arrays = dict[str, np.ndarray]
 
 
 def write(
@@ -78,6 +68,7 @@ def write(
   mesh: jax.sharding.Mesh,
   settings: CacheSettings,
   choices: Choices,
+  progress: bool = False,
 ) -> Index | None:
   """Writes this host's share; the index if the cache is whole by then.
 
@@ -86,80 +77,96 @@ def write(
     source: RGB images. settings: that describe it and the autoencoder.
     release: the autoencoder, on `mesh`: this host's devices.
     release_path: where it is, to be copied into the cache.
+    progress: show rate and time left.
 
   Raises:
     ValueError: other settings than before, too many unreadable images, or
-      moments that are no finite numbers.
+      numbers that are not finite.
     OSError: the cache cannot be written.
   """
+  share = choices.share(settings.num_shards)
   latent_index.begin(cache, settings)
   _keep(release_path, cache)
-  pending = _pending(cache, settings, choices)
-  _check_room(cache, settings, pending)
-  size = batching.batch_size(
-    mesh,
-    min(settings.shard_size, settings.num_source),
-    choices.batch_size,
-    LARGEST_BATCH,
+  whole = {k: latent_index.read_shard(cache, settings, k) for k in share}
+  pending = [k for k in share if whole[k] is None]
+  skipped = sum(len(shard.skipped) for shard in whole.values() if shard)
+  names = set(map(settings.shard_name, pending))
+  for left in cache.glob(".latents-*"):
+    if left.name[1:].split(".")[0] in names:
+      left.unlink(missing_ok=True)
+  total, count = (
+    sum(len(settings.span(k)) for k in shards) for shards in (share, pending)
   )
-  threads = choices.num_threads or os.cpu_count()
+  _check_room(cache, settings, count)
+  largest = min(settings.shard_size, settings.num_source)
+  size = batching.batch_size(mesh, largest, choices.batch_size, LARGEST_BATCH)
+  batches = _batches(source, settings, pending, size, choices, skipped)
   with (
-    ThreadPoolExecutor(threads) as pool,
-    _bar(settings, choices, pending) as bar,
+    contextlib.closing(batches),
+    tqdm(
+      total=total, initial=total - count, unit="image", disable=not progress
+    ) as bar,
     jax.default_matmul_precision(settings.matmul_precision),
   ):
-    read = latent_images.read(source, settings, pending, size, pool)
-    skipped = _count_skipped(cache, settings, choices)
-    read = latent_images.limited(read, skipped, choices.max_skipped)
-    encoded = _encoded(read, release, settings, mesh, size)
-    by_shard = itertools.groupby(encoded, key=operator.itemgetter(0))
-    for shard, blocks in by_shard:
+    encoded = _encoded(batches, release, settings, mesh, size)
+    # The device works on a batch while the one before is written.
+    pairs = itertools.pairwise(itertools.chain(encoded, [None]))
+    encoded = (batch for batch, _ in pairs)
+    for shard, blocks in itertools.groupby(encoded, operator.itemgetter(0)):
       _write_shard(cache, settings, shard, blocks, bar)
   return latent_index.join(cache, settings)
 
 
-def _share(settings: CacheSettings, choices: Choices) -> range:
-  return range(choices.host, settings.num_shards, choices.num_hosts)
+def write_records(path: Path, blocks: Iterable[np.ndarray]) -> tuple[int, str]:
+  """Writes a shard's file, whole or not at all; returns its bytes and sha256.
+
+  Args:
+    path: of the file; what is there is replaced.
+    blocks: arrays of `CacheSettings.record_type`, in order.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  try:
+    with outputs.replacing(path, overwrite=True) as temporary:
+      with _telling():
+        writer = ArrayRecordWriter(str(temporary), OPTIONS)
+      for records in blocks:
+        with _telling():
+          for record in records:
+            writer.write(record.tobytes())
+      # What cannot be written, as on a full disk, may be told only now.
+      with _telling():
+        writer.close()
+      with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+      return temporary.stat().st_size, sha256
+  except OSError as error:
+    raise OSError(
+      f"{path} cannot be written ({outputs.reason(error.__cause__ or error)});"
+      " all whole shards are kept: make room there, or mend the folder, and"
+      f" {AGAIN}."
+    ) from error
 
 
-def _pending(
-  cache: Path, settings: CacheSettings, choices: Choices
-) -> list[int]:
-  """This host's shards that are not whole, cleared of half-written files."""
-  pending = [
-    shard
-    for shard in _share(settings, choices)
-    if latent_index.shard_record(cache, settings, shard) is None
-  ]
-  names = {settings.shard_name(shard) for shard in pending}
-  for path in cache.glob(".latents-*"):
-    if path.name[1:].split(".")[0] in names:
-      path.unlink(missing_ok=True)
-  return pending
+@contextlib.contextmanager
+def _telling() -> Iterator[None]:
+  """array_record's errors as those of files that they are."""
+  try:
+    yield
+  except RuntimeError as error:
+    raise OSError(errno.EIO, str(error).split(";")[0]) from None
 
 
-def _count_skipped(
-  cache: Path, settings: CacheSettings, choices: Choices
-) -> int:
-  """Images skipped in the shards that are whole."""
-  records = (
-    latent_index.shard_record(cache, settings, shard)
-    for shard in _share(settings, choices)
-  )
-  return sum(len(record.skipped) for record in records if record)
-
-
-def _check_room(
-  cache: Path, settings: CacheSettings, pending: list[int]
-) -> None:
+def _check_room(cache: Path, settings: CacheSettings, count: int) -> None:
   """Refuses to begin what the disk cannot hold."""
-  images = sum(len(settings.span(shard)) for shard in pending)
   # array_record adds forty bytes to a record.
-  needed = 2 * images * (latent_records.record_type(settings).itemsize + 64)
+  needed = 2 * count * (settings.record_type.itemsize + 64)
   free = shutil.disk_usage(cache).free
   if needed > free:
     raise OSError(
-      f"{cache} needs {needed / 1e9:.4g} GB for {images} images, and"
+      f"{cache} needs {needed / 1e9:.4g} GB for {count} images, and"
       f" {free / 1e9:.4g} GB are free there; make room, choose another --out,"
       " or float16."
     )
@@ -168,144 +175,158 @@ def _check_room(
 def _keep(release: Path, cache: Path) -> None:
   """Copies the autoencoder into the cache, unless it is there."""
   target = cache / latent_index.AUTOENCODER
-  if latent_index.find_autoencoder(cache):
+  if target.exists():
     for left in cache.glob(".autoencoder.*"):
       shutil.rmtree(left, ignore_errors=True)
     return
-  made = tempfile.mkdtemp(prefix=".autoencoder.", dir=cache)
   try:
-    copied = Path(made) / latent_index.AUTOENCODER
-    loading.copy(release, copied)
-    copied.rename(target)
-  except OSError as error:
+    loading.export(release, target)
+  except OSError:
     if not target.exists():  # else another host was quicker
-      reason = (error.strerror or str(error)).lower()
-      raise OSError(
-        f"{target} cannot be written ({reason}); make room there, or choose"
-        " another --out."
-      ) from error
-  finally:
-    shutil.rmtree(made, ignore_errors=True)
+      raise
+
+
+def _example(source: Source, size: int, index: int) -> dict | Skipped:
+  """image, label, id, name of an example, or why there is none.
+
+  Raises:
+    ValueError: no RGB image, or no label: it is not this image alone.
+  """
+  name = source.name(index)
+  try:
+    example = source[index]
+    image = crops.centre_crop(example["image"], size)
+  except (ValueError, OSError) as error:
+    return Skipped(index, name, decoding.reason(error.__cause__ or error))
+  check(
+    image.shape == (size, size, 3) and image.dtype == np.uint8,
+    f"{name} is {image.dtype} of shape {example['image'].shape}; expected uint8"
+    " [height, width, 3], RGB: choose another dataset.",
+  )
+  check(
+    example["label"] >= 0,
+    f"{name} has label {example['label']}; expected 0 or more: choose a split"
+    " with labels.",
+  )
+  return {**example, "image": image, "name": name}
+
+
+def _batches(
+  source: Source,
+  settings: CacheSettings,
+  pending: list[int],
+  size: int,
+  choices: Choices,
+  num_skipped: int,
+) -> Iterator[tuple[int, list[dict], list[Skipped]]]:
+  """(shard, examples, skipped ones) of at most `size`, read ahead.
+
+  Raises:
+    ValueError: too many could not be read, with `num_skipped` before them.
+  """
+  indices = [i for shard in pending for i in settings.span(shard)]
+  read = functools.partial(_example, source, settings.codec.image_size)
+  dataset = grain.MapDataset.source(indices).map(read)
+  threads = choices.num_threads or os.cpu_count()
+  options = grain.ReadOptions(threads, prefetch_buffer_size=2 * size)
+  with contextlib.closing(iter(dataset.to_iter_dataset(options))) as examples:
+    for shard in pending:
+      span = settings.span(shard)
+      for start in range(0, len(span), size):
+        count = min(size, len(span) - start)
+        batch = list(itertools.islice(examples, count))
+        skipped = [one for one in batch if isinstance(one, Skipped)]
+        for image in skipped:
+          logger.warning("skipped %s: %s", image.name, image.reason)
+        num_skipped += len(skipped)
+        check(
+          num_skipped <= choices.max_skipped,
+          f"{num_skipped} images could not be read, the last"
+          f" {skipped[-1].name if skipped else 'before'}; expected at most"
+          f" max_skipped = {choices.max_skipped}: mend or remove them, or raise"
+          " --max_skipped.",
+        )
+        yield shard, [one for one in batch if isinstance(one, dict)], skipped
 
 
 def _encoded(
-  batches: Iterable[tuple[int, Batch]],
+  batches: Iterable,
   release: Release,
   settings: CacheSettings,
   mesh: jax.sharding.Mesh,
   size: int,
-) -> Iterator[tuple[int, Batch, np.ndarray]]:
-  """Adds moments float32 [2, N, rows, columns, 2C]: images, mirror images.
-
-  The device works on a batch while the one before is used.
-  """
-  before = None
-  for shard, batch in batches:
-    padded = np.zeros((size, *batch.images.shape[1:]), np.uint8)
-    padded[: len(batch.images)] = batch.images
-    images = jax.device_put(padded, batch_sharding(mesh))
-    moments = _encode(settings.codec, release.codec_params, images)
-    if before:
-      yield _on_host(*before)
-    before = shard, batch, moments
-  if before:
-    yield _on_host(*before)
-
-
-def _on_host(shard: int, batch: Batch, moments) -> tuple:
-  return shard, batch, np.asarray(moments)[:, : len(batch.images)]
+) -> Iterator[tuple[int, list[dict], list[Skipped], dict[str, jax.Array]]]:
+  """Adds float32 arrays [2, size, ...]: of the images, of mirror images."""
+  side = settings.codec.image_size
+  for shard, examples, skipped in batches:
+    images = np.zeros((size, side, side, 3), np.uint8)
+    for row, example in enumerate(examples):
+      images[row] = example["image"]
+    images = jax.device_put(images, batch_sharding(mesh))
+    arrays = _encode(settings.codec, release.codec_params, images)
+    yield shard, examples, skipped, arrays
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(codec, params, images):
   pixels = images.astype(jnp.float32) / 127.5 - 1
-
-  def moments(pixels):
-    return jnp.concatenate(codec.moments(params, pixels), axis=-1)
-
-  return jax.lax.map(moments, jnp.stack([pixels, pixels[:, :, ::-1]]))
+  both = jnp.stack([pixels, pixels[:, :, ::-1]])
+  return jax.lax.map(functools.partial(codec.record, params), both)
 
 
 def _write_shard(
   cache: Path, settings: CacheSettings, shard: int, blocks: Iterable, bar
 ) -> None:
-  """Writes a shard and then its record."""
-  name, skipped, highest = settings.shard_name(shard), [], -1
-  errors = [Rounding(), Rounding()]
-  num_examples = 0
+  """Writes a shard's file, and then what is in it."""
+  name, labels, skipped = settings.shard_name(shard), [], []
+  errors: dict[str, Rounding] = {}
 
   def records():
-    nonlocal highest, num_examples
-    for _, batch, moments in blocks:
-      stored = _rounded(moments, batch, settings)
-      parts = (np.split(array, 2, axis=-1) for array in (stored, moments))
-      for i, (ours, exact) in enumerate(zip(*parts, strict=True)):
-        errors[i] += _rounding(ours, exact)
-      yield _records(settings, batch, stored)
-      num_examples += len(batch.labels)
-      skipped.extend(batch.skipped)
-      highest = max([highest, *batch.labels.tolist()])
-      bar.update(len(batch.labels) + len(batch.skipped))
+    for _, examples, unreadable, arrays in blocks:
+      exact = {
+        key: np.asarray(array)[:, : len(examples)]
+        for key, array in arrays.items()
+      }
+      stored = _stored(exact, examples, settings)
+      for key, error in _roundings(stored, exact).items():
+        errors[key] = errors.get(key, Rounding()) + error
+      yield stored.T.reshape(-1)  # plain, mirrored, plain, mirrored, ...
+      labels.extend(int(example["label"]) for example in examples)
+      skipped.extend(unreadable)
+      bar.update(len(examples) + len(unreadable))
 
-  path = cache / (name + latent_records.SUFFIX)
-  written = latent_records.write(path, records())
-  record = Shard(num_examples, *written, highest, tuple(skipped), *errors)
-  latent_index.write_record(cache, name, record)
+  written = write_records(cache / f"{name}.array_record", records())
+  highest = max(labels, default=-1)
+  whole = Shard(len(labels), *written, highest, tuple(skipped), errors)
+  latent_index.write_shard(cache, name, whole)
 
 
-def _rounded(
-  moments: np.ndarray, batch: Batch, settings: CacheSettings
+def _stored(
+  exact: Arrays, examples: list[dict], settings: CacheSettings
 ) -> np.ndarray:
-  """The moments in the stored type; raises ValueError if that cannot be."""
-  with np.errstate(over="ignore"):
-    stored = moments.astype(settings.dtype)
-  is_finite = np.isfinite(stored).all(axis=(0, 2, 3, 4))
-  if not is_finite.all():
-    name = batch.names[int(np.argmin(is_finite))]
-    raise ValueError(
-      f"the autoencoder makes moments of {name} that {settings.dtype} cannot"
-      " hold; expected finite numbers: try --dtype float32, or another"
-      " autoencoder."
-    )
-  return stored
+  """Records [2, N] of a batch; raises ValueError for what is not finite."""
+  records = np.empty((2, len(examples)), settings.record_type)
+  for key in ("label", "id"):
+    records[key] = [example[key] for example in examples]
+  for key, array in exact.items():
+    with np.errstate(over="ignore"):
+      records[key] = array
+    axes = (0, *range(2, array.ndim))
+    is_finite = np.isfinite(records[key]).all(axis=axes)
+    if not is_finite.all():
+      name = examples[int(np.argmin(is_finite))]["name"]
+      raise ValueError(
+        f"the autoencoder makes {key} of {name} that {settings.dtype} cannot"
+        " hold; expected finite numbers: try --dtype float32, or another"
+        " autoencoder."
+      )
+  return records
 
 
-def _rounding(stored: np.ndarray, exact: np.ndarray) -> Rounding:
-  if not exact.size:
-    return Rounding()
-  exact = exact.astype(np.float64)
-  error = np.abs(stored - exact)
-  return Rounding(
-    exact.size,
-    float(error.max()),
-    float(np.square(error).sum()),
-    float(np.square(exact).sum()),
-  )
-
-
-def _records(
-  settings: CacheSettings, batch: Batch, moments: np.ndarray
-) -> np.ndarray:
-  """Records of a batch: plain, mirrored, plain, mirrored, ..."""
-  count = len(batch.labels)
-  records = np.empty((count, 2), latent_records.record_type(settings))
-  records["label"] = batch.labels[:, None]
-  records["is_mirrored"] = [0, 1]
-  records["id"] = batch.ids[:, None]
-  records["moments"] = moments.swapaxes(0, 1)
-  return records.reshape(-1)
-
-
-def _bar(settings: CacheSettings, choices: Choices, pending: list[int]):
-  from tqdm import tqdm
-
-  def count(shards):
-    return sum(len(settings.span(shard)) for shard in shards)
-
-  total = count(_share(settings, choices))
-  return tqdm(
-    total=total,
-    initial=total - count(pending),
-    unit="image",
-    disable=not choices.progress,
-  )
+def _roundings(stored: np.ndarray, exact: Arrays) -> dict[str, Rounding]:
+  """By array; of moments by mean and log-variance, whose sizes differ much."""
+  pairs = {key: (stored[key], array) for key, array in exact.items()}
+  if "moments" in pairs:
+    halves = (np.split(array, 2, axis=-1) for array in pairs.pop("moments"))
+    pairs["mean"], pairs["log_variance"] = zip(*halves, strict=True)
+  return {name: Rounding.of(*pair) for name, pair in pairs.items()}

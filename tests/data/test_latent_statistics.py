@@ -20,7 +20,7 @@ def test_they_are_those_of_many_draws(write_cache, latents_config, tmp_path):
   assert found.num_examples == 23
   moments = np.concatenate(
     [
-      latents.gather(np.arange(23), np.full(23, coin))[0]
+      latents.gather(np.arange(23), np.full(23, coin))[0]["moments"]
       for coin in (False, True)
     ]
   ).astype(np.float32)
@@ -36,7 +36,7 @@ def test_they_are_those_of_many_draws(write_cache, latents_config, tmp_path):
   assert found.all.std == pytest.approx(drawn.std(), rel=0.005)
   assert found.all.std**2 == pytest.approx(found.all.rms**2 - found.all.mean**2)
   assert found.latent_scale == 1 / found.all.std
-  scaled = small.CODEC.draw(
+  scaled = small.CODEC.posterior_draw(
     Moments(mean, log_variance), jax.numpy.float32(noise[0])
   )
   std = float(scaled.std()) * found.latent_scale / small.CODEC.latent_scale
