@@ -27,8 +27,9 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Int, Int64
 
-from marjax.data import examples, latent_cache, sources
+from marjax.data import examples, latent_cache
 from marjax.experiment import DataConfig
+from marjax.latents.images import to_float
 
 Batch = dict[str, np.ndarray]
 """image: float32 [B, H, W, C] in [-1, 1], or moments: float16 or float32
@@ -45,6 +46,11 @@ class Batches:
     shuffle: False takes the examples in the source's order, never mirrored.
     rows: those of each batch that are wanted, 0 .. batch_size - 1; None for
       all of them.
+
+  Attributes:
+    num_examples: of the split: one epoch.
+    source: where images are read; None for cached latents.
+    cache: the cached latents; None where images are read.
 
   Raises:
     ValueError: fewer examples than one batch, or rows outside of it; and
@@ -65,36 +71,23 @@ class Batches:
         f"batch_size is {batch_size} and the rows are {rows.tolist()}; expected"
         " at least one example, and rows in 0 .. batch_size - 1."
       )
-    is_cached = config.source == "latents"
-    if is_cached:
-      self._examples = latent_cache.CachedLatents(config)
+    self.cache, self.source = None, None
+    if config.is_cached:
+      self._examples = self.cache = latent_cache.CachedLatents(config)
     else:
       self._examples = examples.Examples(config, split)
+      self.source = self._examples.source
+    self.num_examples = len(self._examples)
     if self.num_examples < batch_size:
       raise ValueError(
         f"split {split!r} of {config.source} has {self.num_examples} images;"
         f" expected at least one batch of {batch_size}: lower"
         f" training.batch_size to {self.num_examples} or less, or add images."
       )
-    self._config, self._shuffle, self._is_cached = config, shuffle, is_cached
+    self._config, self._shuffle = config, shuffle
     self._batch_size, self._rows = batch_size, rows
     steps = grain.MapDataset.range(sys.maxsize // batch_size)
     self._dataset = steps.map(self._make)
-
-  @property
-  def cache(self) -> latent_cache.CachedLatents | None:
-    """The cached latents, None where images are read."""
-    return self._examples if self._is_cached else None
-
-  @property
-  def source(self) -> sources.Source | None:
-    """Where images are read; None for cached latents."""
-    return None if self._is_cached else self._examples.source
-
-  @property
-  def num_examples(self) -> int:
-    """Examples of the split: one epoch."""
-    return len(self._examples)
 
   def __getitem__(self, step: int) -> Batch:
     return self._dataset[step]
@@ -114,13 +107,11 @@ class Batches:
   def _make(self, step: int) -> Batch:
     """The wanted rows of one step's batch."""
     order, is_mirrored = self._places(step * self._batch_size + self._rows)
-    if self._is_cached:
-      moments, labels, ids = self._examples.gather(order, is_mirrored)
-      return {"moments": moments, "label": labels, "id": ids.astype(np.int32)}
+    if self.cache is not None:
+      record, labels, ids = self._examples.gather(order, is_mirrored)
+      return {**record, "label": labels, "id": ids.astype(np.int32)}
     columns = self._examples.gather(order)
-    images = columns.images.astype(np.float32)
-    images /= 127.5
-    images -= 1
+    images = to_float(columns.images)
     if is_mirrored.any():
       images[is_mirrored] = images[is_mirrored, :, ::-1]
     ids = columns.ids.astype(np.int32)
@@ -129,17 +120,14 @@ class Batches:
   def _places(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which examples stand at these places of the line; which are mirrored."""
     epochs, places = np.divmod(places, self.num_examples)
+    if not self._shuffle:
+      return places, np.zeros(places.shape, bool)
     order, coins = np.empty_like(places), np.empty(places.shape, bool)
     for epoch in np.unique(epochs).tolist():
       here = epochs == epoch
-      planned, tossed = self._plan(epoch)
+      planned, tossed = plan(self.num_examples, self._config.seed, epoch)
       order[here], coins[here] = planned[places[here]], tossed[places[here]]
     return order, coins & self._config.flip
-
-  def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    if self._shuffle:
-      return plan(self.num_examples, self._config.seed, epoch)
-    return np.arange(self.num_examples), np.zeros(self.num_examples, bool)
 
 
 @functools.lru_cache(maxsize=4)

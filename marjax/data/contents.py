@@ -16,7 +16,6 @@ import itertools
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -25,22 +24,21 @@ import numpy as np
 
 from marjax import outputs
 from marjax.data.batches import Batches
+from marjax.data.folders import some
 from marjax.data.latent_cache import CachedLatents
 from marjax.data.sources import Source
 from marjax.outputs import AnyPath
 from marjax.parallel import hosts
 from marjax.release import workdir as workdirs
+from marjax.release.json_files import read_json, write_json
 from marjax.release.workdir import DATA
-from marjax.schema import check, from_dict, read_json, to_dict, write_json
+from marjax.schema import check, from_dict, to_dict
 
 LOOKED_AT = 1000
 """Images whose header is read."""
 
 CONTENT = "content of images"
 """What a mark of the images looked at is called."""
-
-SHOWN = 10
-"""Classes, sizes or changes that are printed."""
 
 NUM_THREADS = 8
 
@@ -97,50 +95,70 @@ class Contents:
       f"{self.num_images} images, {len(self.classes) or 'no'} classes with"
       f" names, {self.description}; fingerprint {self.fingerprint}"
     ]
-    names = (
-      f"{i} {part.name}"
-      + ("" if part.num_images is None else f" ({part.num_images})")
-      for i, part in enumerate(self.classes)
+    lines += _line(
+      "classes",
+      [
+        f"{i} {part.name}"
+        + ("" if part.num_images is None else f" ({part.num_images})")
+        for i, part in enumerate(self.classes)
+      ],
     )
-    lines += _line("classes", names, len(self.classes))
-    lines += _line("other splits", _counted(self.other_splits))
+    lines += _line("other splits", self.other_splits)
     if self.num_looked_at:
       lines.append(
         f"  looked at {self.num_looked_at} of them, evenly chosen:"
         f" {self.num_turned} turned as their EXIF says, {self.num_frames} with"
         f" several frames, of which the first is read"
       )
-      lines += _line("sizes", _counted(self.sizes), len(self.sizes))
-      lines += _line("modes", _counted(self.modes))
-      unreadable = self.unreadable.values()
-      lines += _line("unreadable", unreadable, len(unreadable))
-    lines += _line("passed over", _counted(self.skipped))
+      lines += _line("sizes", self.sizes)
+      lines += _line("modes", self.modes)
+      lines += _line("unreadable", list(self.unreadable.values()))
+    lines += _line("passed over", self.skipped)
     return "\n".join(lines)
 
 
 def of_source(source: Source, count: int | None = None) -> Contents:
   """What is in the first `count` images of a source, or in all."""
   count = len(source) if count is None else min(count, len(source))
-  identity, classes = dict(source.identity), _classes(source, count)
-  looked_at = _evenly(count)
-  if source.identity["kind"] == "folder":
-    identity |= _files(source, looked_at, count)
-  found, unreadable = _headers(source, looked_at)
+  looked_at = np.linspace(0, count - 1, min(count, LOOKED_AT))
+  looked_at = np.rint(looked_at).astype(int).tolist()
+  identity = dict(source.identity)
+  classes = [ClassPart(name) for name in source.class_names]
+  unreadable = {}
+
+  def header(index):
+    try:
+      return source.header(index)
+    except (ValueError, OSError) as error:
+      unreadable[source.name(index)] = outputs.shown(str(error))
+
+  with ThreadPoolExecutor(NUM_THREADS) as pool:
+    headers = list(filter(None, pool.map(header, looked_at)))
+    if source.identity["kind"] == "folder":
+      hashes = source.hashes(count)
+      names = "" if classes else f"{hashes} "
+      classes = [
+        ClassPart(part.name, *counted)
+        for part, counted in zip(classes, hashes, strict=False)
+      ]
+      marks = list(pool.map(source.mark, looked_at))
+      identity |= {"images": str(count), CONTENT: _hash([names, marks])}
+  sizes = Counter(f"{x.width}×{x.height}" for x in headers)
   identity["classes"] = _hash([to_dict(part) for part in classes])
   return Contents(
     fingerprint=_hash(identity),
     identity=identity,
     description=source.description,
     num_images=count,
-    classes=classes,
+    classes=tuple(classes),
     other_splits=source.other_splits(),
-    num_looked_at=len(found) + len(unreadable),
-    sizes=_count(f"{x.width}×{x.height}" for x in found),
-    modes=_count(x.mode for x in found),
-    num_frames=sum(x.has_frames for x in found),
-    num_turned=sum(x.is_turned for x in found),
-    unreadable=unreadable,
-    skipped=getattr(source, "skipped", {}),
+    num_looked_at=len(headers) + len(unreadable),
+    sizes=dict(sizes.most_common()),
+    modes=dict(Counter(x.mode for x in headers).most_common()),
+    num_frames=sum(x.has_frames for x in headers),
+    num_turned=sum(x.is_turned for x in headers),
+    unreadable=dict(sorted(unreadable.items())),
+    skipped=source.skipped,
   )
 
 
@@ -160,19 +178,20 @@ def of_cache(cache: CachedLatents) -> Contents:
     "images": str(len(cache)),
     "shards": _hash([shard.sha256 for shard in cache.index.shards.values()]),
   }
-  more = {} if before is None else to_dict(before)
-  more["classes"] = more.get("classes", ())
+  more = {} if before is None else dict(vars(before))
+  classes = more.get("classes", ())
   if len(cache) != more.get("num_images"):
     # Some were skipped, and nobody counted of which class.
-    more["classes"] = [{"name": part["name"]} for part in more["classes"]]
+    classes = tuple(ClassPart(part.name) for part in classes)
   more |= {
     "fingerprint": _hash(identity),
     "identity": identity,
     "description": f"latents of {settings.source}",
     "num_images": len(cache),
+    "classes": classes,
     "unreadable": {},
   }
-  return from_dict(Contents, more)
+  return Contents(**more)
 
 
 def read(path: AnyPath) -> Contents:
@@ -208,16 +227,25 @@ def keep(batches: Batches, workdir: AnyPath, accept: str, is_new: bool) -> None:
   path = workdir / DATA
   before = read(path) if workdirs.is_file(path) else None
   if not is_new:
-    _check_autoencoder(before, contents, workdir)
+    # Latents of another autoencoder mean something else.
+    made_by = [
+      x.identity.get("autoencoder") for x in (before or contents, contents)
+    ]
+    check(
+      None in made_by or made_by[0] == made_by[1],
+      f"the cache was made by {made_by[1]}..., and {workdir} was trained on"
+      f" latents of the autoencoder {made_by[0]}...; expected the same: name"
+      " that cache, or another --workdir.",
+    )
     changed = changes(before, contents)
     check(
       not changed or accept == contents.fingerprint,
       f"the data is not what {workdir} was trained on:"
-      f" {_some(changed, '; ')}; expected the same: restore it, or go on with"
+      f" {some(changed, '; ')}; expected the same: restore it, or go on with"
       f" --config.data.accept={contents.fingerprint} if the change is meant.",
     )
     if changed:
-      logger.info("changed data is accepted: %s", _some(changed, "; "))
+      logger.info("changed data is accepted: %s", some(changed, "; "))
   is_same = before and before.fingerprint == contents.fingerprint
   if is_same and not contents.classes:
     # The names in a run's record outlive those beside its cache.
@@ -226,42 +254,33 @@ def keep(batches: Batches, workdir: AnyPath, accept: str, is_new: bool) -> None:
     write(path, contents)
 
 
-def _check_autoencoder(
-  before: Contents | None, now: Contents, workdir: AnyPath
-) -> None:
-  """Refuses what cannot be accepted: latents that mean something else."""
-  theirs = (before or now).identity.get("autoencoder")
-  ours = now.identity.get("autoencoder")
-  check(
-    theirs == ours or None in (theirs, ours),
-    f"the cache was made by {ours}..., and {workdir} was trained on latents of"
-    f" the autoencoder {theirs}...; expected the same: name that cache, or"
-    " another --workdir.",
-  )
-
-
 def changes(before: Contents | None, now: Contents) -> list[str]:
   """What differs, in words; nothing if the fingerprints are equal."""
   if before is None:
-    return _renumbered(now)
+    # Before there were records, folders with numbers were sorted as text.
+    names = [part.name for part in now.classes]
+    if now.identity["kind"] != "folder" or names == sorted(names):
+      return []
+    return [
+      "it was begun by an older version, which numbered classes in the order of"
+      f" their names as text, {some(sorted(names))}, and now that is"
+      f" {some(names)}"
+    ]
   if before.fingerprint == now.fingerprint:
     return []
   words = []
-  pairs = itertools.zip_longest(before.classes, now.classes)
-  if not (before.classes and now.classes):
-    pairs = ()
-  for i, (old, new) in enumerate(pairs):
-    was, now_is = (part.name if part else "none" for part in (old, new))
-    if was != now_is:
-      words.append(f"class {i} was {was} and is {now_is}")
+  if before.classes and now.classes:
+    pairs = itertools.zip_longest(before.classes, now.classes)
+    for i, (old, new) in enumerate(pairs):
+      was, now_is = (part.name if part else "none" for part in (old, new))
+      if was != now_is:
+        words.append(f"class {i} was {was} and is {now_is}")
   if not words:
     for old, new in zip(before.classes, now.classes, strict=False):
       counts = old.num_images, new.num_images
-      if None in counts:
-        continue
-      if counts[0] != counts[1]:
+      if None not in counts and counts[0] != counts[1]:
         words.append(f"{new.name} had {counts[0]} images and has {counts[1]}")
-      elif old.files != new.files:
+      elif None not in counts and old.files != new.files:
         words.append(f"{new.name} has files of other names")
   shown = {"classes", CONTENT, "images"} if words else {"classes"}
   for key in before.identity | now.identity:
@@ -271,73 +290,13 @@ def changes(before: Contents | None, now: Contents) -> list[str]:
   return words or [f"its fingerprint was {before.fingerprint}"]
 
 
-def _renumbered(now: Contents) -> list[str]:
-  """Before there were records, folders with numbers were sorted as text."""
-  names = [part.name for part in now.classes]
-  if now.identity["kind"] != "folder" or names == sorted(names):
-    return []
-  return [
-    "it was begun by an older version, which numbered classes in the order of"
-    f" their names as text, {_some(sorted(names))}, and now that is"
-    f" {_some(names)}"
-  ]
-
-
-def _classes(source: Source, count: int) -> tuple[ClassPart, ...]:
-  if source.identity["kind"] != "folder":
-    return tuple(map(ClassPart, source.class_names))
-  parts = zip(source.class_names, source.hashes(count), strict=False)
-  return tuple(ClassPart(name, *part) for name, part in parts)
-
-
-def _files(source, looked_at: list[int], count: int) -> dict[str, str]:
-  """Marks of the files looked at; names of all, where there are no classes."""
-  with ThreadPoolExecutor(NUM_THREADS) as pool:
-    marks = list(pool.map(source.mark, looked_at))
-  names = "" if source.class_names else f"{source.hashes(count)} "
-  return {"images": str(count), CONTENT: _hash([names, marks])}
-
-
-def _headers(source: Source, indices: list[int]) -> tuple[list, dict[str, str]]:
-  """Headers, and name → why of those that cannot be read."""
-
-  def look(index):
-    try:
-      return source.header(index)
-    except (ValueError, OSError) as error:
-      return source.name(index), outputs.shown(str(error))
-
-  with ThreadPoolExecutor(NUM_THREADS) as pool:
-    results = list(pool.map(look, indices))
-  headers = [x for x in results if x is not None and hasattr(x, "mode")]
-  unreadable = [x for x in results if x is not None and not hasattr(x, "mode")]
-  return headers, dict(unreadable)
-
-
-def _evenly(count: int) -> list[int]:
-  chosen = np.linspace(0, count - 1, min(count, LOOKED_AT))
-  return np.rint(chosen).astype(int).tolist()
-
-
 def _hash(what) -> str:
   text = json.dumps(what, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _count(items: Iterable[str]) -> dict[str, int]:
-  return dict(Counter(items).most_common())
-
-
-def _counted(counts: dict[str, int]) -> Iterator[str]:
-  return (f"{n} {kind}" for kind, n in counts.items())
-
-
-def _line(title: str, words: Iterable[str], count: int = 0) -> list[str]:
-  """One line of the first few, and how many more there are; or none."""
-  few = list(itertools.islice(words, SHOWN))
-  more = [f"and {count - len(few)} more"] if count > len(few) else []
-  return [f"  {title}: {', '.join(few + more)}"] if few else []
-
-
-def _some(words: list[str], between: str = ", ") -> str:
-  return between.join([*words[:SHOWN], *["..."] * (len(words) > SHOWN)])
+def _line(title: str, words: list[str] | dict[str, int]) -> list[str]:
+  """One line of the first few words, or of what there is of each; or none."""
+  if isinstance(words, dict):
+    words = [f"{n} {kind}" for kind, n in words.items()]
+  return [f"  {title}: {some(words)}"] if words else []

@@ -26,9 +26,7 @@ which knows no EXIF, drops alpha and clips 16 bits.
 import contextlib
 import io
 import os
-import re
 import stat
-import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -56,17 +54,6 @@ GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 PHOTOMETRIC, MAX_SAMPLE_VALUE, BITS = 262, 281, 258
 """Tags of TIFF."""
 
-TURNS = {
-  2: Image.Transpose.FLIP_LEFT_RIGHT,
-  3: Image.Transpose.ROTATE_180,
-  4: Image.Transpose.FLIP_TOP_BOTTOM,
-  5: Image.Transpose.TRANSPOSE,
-  6: Image.Transpose.ROTATE_270,
-  7: Image.Transpose.TRANSVERSE,
-  8: Image.Transpose.ROTATE_90,
-}
-"""EXIF's orientation → what undoes it."""
-
 
 class Refused(ValueError):
   """A whole file that is not decoded; the text is a clause."""
@@ -83,13 +70,13 @@ class Header(NamedTuple):
 
 
 def read(path: str | os.PathLike, mode: str) -> UInt8[np.ndarray, "H W C"]:
-  """The pixels of an image file, in a mode of Pillow's: L, RGB or RGBA.
+  """`decode` of an image file, with errors that name it.
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it cannot be decoded, or is refused; names it and says why.
+    ValueError: it cannot be decoded, or is refused; says why.
   """
-  with _naming(path):
+  with naming(path):
     return decode(path, mode)
 
 
@@ -101,19 +88,13 @@ def header(file: str | os.PathLike | io.BytesIO) -> Header:
     is_on_side = turn in (5, 6, 7, 8) and picture.format != "TIFF"
     sides = picture.size[::-1] if is_on_side else picture.size
     has_frames = getattr(picture, "is_animated", False)
-    return Header(*sides, picture.mode, has_frames, turn in TURNS)
-
-
-def header_of(path: str | os.PathLike) -> Header:
-  """The header of an image file; errors as in `read`."""
-  with _naming(path):
-    return header(path)
+    return Header(*sides, picture.mode, has_frames, 2 <= turn <= 8)
 
 
 def decode(
   file: str | os.PathLike | io.BytesIO, mode: str
 ) -> UInt8[np.ndarray, "H W C"]:
-  """As `read`, of a path or of a file's bytes.
+  """The pixels of an image file or its bytes, in Pillow's mode L, RGB or RGBA.
 
   Raises:
     Refused: see the module. Exception: whatever Pillow raises.
@@ -122,19 +103,23 @@ def decode(
     _mend_transparency(picture)
     picture.load()
     # A TIFF was turned by loading, and says so.
-    turn = TURNS.get(_orientation(picture))
+    turn = _orientation(picture)
     if picture.mode in GREY:
       picture = _in_8_bits(picture)
     elif mode != "RGBA" and picture.has_transparency_data:
-      picture = _on_white(picture)
+      ground = Image.new("RGBA", picture.size, "white")
+      ground.alpha_composite(picture.convert("RGBA"))
+      picture = ground.convert("RGB")
     if picture.mode == "LAB":
       picture = picture.convert("RGB")
     if picture.mode != mode:
       picture = picture.convert(mode)
-    if turn is not None:
-      picture = picture.transpose(turn)
     pixels = np.asarray(picture)
-  return pixels.reshape(*pixels.shape[:2], -1)
+  if turn in (5, 6, 7, 8):
+    pixels = pixels.swapaxes(0, 1)
+  rows = slice(None, None, -1 if turn in (3, 4, 7, 8) else 1)
+  columns = slice(None, None, -1 if turn in (2, 3, 6, 7) else 1)
+  return pixels[rows, columns].reshape(*pixels.shape[:2], -1)
 
 
 def check_sides(width: int, height: int, what: str = "it") -> None:
@@ -148,7 +133,7 @@ def check_sides(width: int, height: int, what: str = "it") -> None:
 
 
 @contextlib.contextmanager
-def _naming(path: str | os.PathLike) -> Iterator[None]:
+def naming(path: str | os.PathLike) -> Iterator[None]:
   """Makes one sentence of what is wrong with a file."""
   try:
     yield
@@ -173,7 +158,6 @@ def reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _opened(file: str | os.PathLike | io.BytesIO) -> Iterator[Image.Image]:
-  _quieten_pillow()
   if not isinstance(file, io.BytesIO):
     status = os.stat(file)
     if not stat.S_ISREG(status.st_mode):
@@ -186,17 +170,6 @@ def _opened(file: str | os.PathLike | io.BytesIO) -> Iterator[Image.Image]:
       yield picture
   except Image.DecompressionBombError as error:
     raise Refused(f"at most {MAX_PIXELS} pixels are read: {error}") from error
-
-
-def _quieten_pillow() -> None:
-  """Ignores warnings raised in Pillow, in this process.
-
-  They are about sizes, which are checked here, and about broken EXIF. To do it
-  for a moment only is not safe with threads.
-  """
-  quiet = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-  if quiet not in warnings.filters:
-    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -250,9 +223,3 @@ def _largest(tags) -> int:
   said = tags.get(MAX_SAMPLE_VALUE, 0)
   said = said[0] if isinstance(said, tuple) else said
   return said if said in [2**n - 1 for n in range(9, 16)] else 2**16 - 1
-
-
-def _on_white(picture: Image.Image) -> Image.Image:
-  ground = Image.new("RGBA", picture.size, "white")
-  ground.alpha_composite(picture.convert("RGBA"))
-  return ground.convert("RGB")

@@ -22,11 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int
 
 NUM_IMAGES = 1797
 NUM_TEST = 450
-MAX_LEVEL = 16
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -57,17 +56,26 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager) -> dict:
-    levels, labels = _load()
-    is_test = choose_test(labels)
+    try:
+      from sklearn.datasets import load_digits
+    except ModuleNotFoundError as error:
+      raise ModuleNotFoundError(
+        "scikit-learn is not installed; the digits are prepared from it, once:"
+        " pip install 'marjax[demo]'."
+      ) from error
+    digits = load_digits()
+    is_test = choose_test(digits.target)
     return {
-      "train": self._generate_examples(levels, labels, ~is_test),
-      "test": self._generate_examples(levels, labels, is_test),
+      "train": self._generate_examples(digits, ~is_test),
+      "test": self._generate_examples(digits, is_test),
     }
 
-  def _generate_examples(self, levels, labels, is_chosen):
+  def _generate_examples(self, digits, is_chosen):
+    # From grey levels 0..16 to 0..255.
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     for row in np.flatnonzero(is_chosen).tolist():
-      image = to_uint8(levels[row])[..., None]
-      yield row, {"image": image, "label": int(labels[row]), "id": row}
+      label = int(digits.target[row])
+      yield row, {"image": images[row], "label": label, "id": row}
 
 
 def prepare(data_dir: Path) -> Path:
@@ -84,8 +92,10 @@ def prepare(data_dir: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=data_dir, prefix=".digits-") as name:
       _write(name)
-      _publish(Path(name) / folder.relative_to(data_dir), folder)
+      (Path(name) / folder.relative_to(data_dir)).rename(folder)
   except OSError as error:
+    if folder.exists():  # another process was quicker
+      return folder
     raise type(error)(
       f"{data_dir} cannot hold the digits ({error.strerror or error}); expected"
       " a folder that you can write to: set data.data_dir or MARJAX_DATA."
@@ -102,29 +112,6 @@ def choose_test(labels: Int[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
   return is_test
 
 
-def to_uint8(levels: np.ndarray) -> UInt8[np.ndarray, "..."]:
-  """Grey levels 0..16 to 0..255."""
-  return np.rint(levels * (255 / MAX_LEVEL)).astype(np.uint8)
-
-
-def to_levels(images: UInt8[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
-  """The inverse of `to_uint8`; other values go to the nearest level."""
-  return np.rint(images * (MAX_LEVEL / 255)).astype(np.uint8)
-
-
-def _load() -> tuple[np.ndarray, np.ndarray]:
-  """Levels [1797, 8, 8] and labels [1797]."""
-  try:
-    from sklearn.datasets import load_digits
-  except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-      "scikit-learn is not installed; the digits are prepared from it, once:"
-      " pip install 'marjax[demo]'."
-    ) from error
-  digits = load_digits()
-  return digits.images, digits.target
-
-
 def _write(data_dir: str) -> None:
   builder = Digits(data_dir=data_dir, file_format="array_record")
   offline = tfds.download.DownloadConfig(try_download_gcs=False)
@@ -132,11 +119,3 @@ def _write(data_dir: str) -> None:
   noise = io.StringIO()
   with contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise):
     builder.download_and_prepare(download_config=offline)
-
-
-def _publish(made: Path, folder: Path) -> None:
-  try:
-    made.rename(folder)
-  except OSError:
-    if not folder.exists():  # else another process was quicker
-      raise

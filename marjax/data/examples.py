@@ -37,10 +37,16 @@ class Examples:
   def __init__(self, config: DataConfig, split: str):
     self._config, self._split = config, split
     self.source = sources.open_source(config, split)
+    size, count = config.image_size, len(self.source)
+    shape = (count, size, size, config.channels)
     self._kept = None
-    if len(self) * math.prod(self._shape) <= MEMORY_LIMIT:
-      self._kept = self._empty(len(self))
-      self._is_kept = np.zeros(len(self), bool)
+    if math.prod(shape) <= MEMORY_LIMIT:
+      self._is_kept = np.zeros(count, bool)
+      self._kept = Columns(
+        np.empty(shape, np.uint8),
+        np.empty(count, np.int32),
+        np.empty(count, np.int64),
+      )
 
   def __len__(self) -> int:
     return len(self.source)
@@ -62,29 +68,17 @@ class Examples:
       self._is_kept[missing] = True
     return Columns(*(column[indices] for column in self._kept))
 
-  @property
-  def _shape(self) -> tuple[int, int, int]:
-    size = self._config.image_size
-    return (size, size, self._config.channels)
-
-  def _empty(self, count: int) -> Columns:
-    return Columns(
-      np.empty((count, *self._shape), np.uint8),
-      np.empty(count, np.int32),
-      np.empty(count, np.int64),
-    )
-
   def _read(self, indices: Int[np.ndarray, " N"]) -> Columns:
-    columns = self._empty(len(indices))
-    for row, index in enumerate(indices.tolist()):
+    read = []
+    for index in indices.tolist():
       example = self.source[index]
       self._check(example, index)
-      columns.images[row] = crops.centre_crop(
-        example["image"], self._config.image_size
-      )
-      columns.labels[row] = example["label"]
-      columns.ids[row] = example["id"]
-    return columns
+      image = crops.centre_crop(example["image"], self._config.image_size)
+      read.append((image, example["label"], example["id"]))
+    images, labels, ids = zip(*read, strict=True)
+    return Columns(
+      np.stack(images), np.array(labels, np.int32), np.array(ids, np.int64)
+    )
 
   def _check(self, example: dict, index: int) -> None:
     config, where = self._config, f"image {index} of split {self._split!r}"

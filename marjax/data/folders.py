@@ -31,6 +31,9 @@ from marjax.schema import check
 MARKED = 4096
 """Bytes, at a file's end, by which it is told from others."""
 
+SHOWN = 10
+"""Names that are printed."""
+
 LEFT_BEHIND = {
   "thumbs.db",
   "ehthumbs.db",
@@ -60,13 +63,14 @@ class Listing(NamedTuple):
   others: Counter
 
 
+NOTHING = Listing([], [], Counter())
+
+
 class FolderSource:
   """Image files in class folders; see the module's docstring.
 
   Images are read as grey or RGB, as config.channels says.
   """
-
-  kind = "folder"
 
   def __init__(self, config: DataConfig, split: str):
     check(
@@ -86,48 +90,33 @@ class FolderSource:
       f"data.data_dir is {root}; expected a folder of images on this machine,"
       " or one that is mounted here.",
     )
-    folder = root / split
+    folder, train = root / split, root / config.train_split
     if not folder.is_dir():
       raise FileNotFoundError(_no_split(root, folder))
     self._root, self._split, self._config = root, split, config
     whole = _listed(folder)
-    self._skipped = whole.others
     if config.num_classes == 0:
-      self._names, counts = [], [len(whole.images)]
       _check_flat(folder, whole)
-      self._files = [(str(folder / name), 0) for name in whole.images]
+      names, classes, skipped = [], {"": whole}, Counter()
     else:
-      self._skipped["images outside of a class folder"] += len(whole.images)
-      train = root / config.train_split
       own = _in_order(whole.folders)
       is_train = not train.is_dir() or train.samefile(folder)
-      self._names = own if is_train else _in_order(_listed(train).folders)
-      self._files, counts = self._labelled(folder, whole, own)
-    self._starts = [sum(counts[:i]) for i in range(len(counts) + 1)]
-
-  def _labelled(self, folder: Path, whole: Listing, own: list[str]):
-    """(path, label) of every image, by class, then by file name; and counts."""
-    _check_known(folder, own, self._names)
-    classes = {name: _listed(folder / name) for name in own}
-    if not any(listing.images for listing in classes.values()):
-      raise FileNotFoundError(_no_images(folder, whole, classes))
-    _check_filled(folder, classes)
-    count, wanted = len(self._names), self._config.num_classes
-    check(
-      count <= wanted,
-      f"{shown(folder)} has {count} class folders,"
-      f" {_some(self._names)}, and data.num_classes is {wanted}; set"
-      f" data.num_classes to {count}, and the model's to that or 0.",
-    )
-    files, counts = [], []
-    for label, name in enumerate(self._names):
-      listing = classes.get(name, Listing([], [], Counter()))
+      names = own if is_train else _in_order(_listed(train).folders)
+      classes = {name: _listed(folder / name) for name in own}
+      _check_classes(folder, whole, classes, names, config.num_classes)
+      loose = Counter({"images outside of a class folder": len(whole.images)})
+      skipped = whole.others + loose
+    self._files: list[tuple[str, int]] = []
+    for label, name in enumerate(names or [""]):
+      images, folders, others = classes.get(name, NOTHING)
       path = os.path.join(folder, name, "")
-      files += [(path + image, label) for image in listing.images]
-      counts.append(len(listing.images))
-      self._skipped += listing.others
-      self._skipped["folders inside of class folders"] += len(listing.folders)
-    return files, counts
+      self._files += [(path + image, label) for image in images]
+      skipped += others
+      skipped["folders inside of class folders"] += len(folders)
+    # Entry i names class i; none where images have no classes.
+    self.class_names = tuple(map(shown, names))
+    # What was passed over: kind → how many.
+    self.skipped = {kind: n for kind, n in sorted(skipped.items()) if n}
 
   def __len__(self) -> int:
     return len(self._files)
@@ -140,7 +129,9 @@ class FolderSource:
 
   def header(self, index: int) -> decoding.Header:
     """Of the file; errors as in `decoding.read`."""
-    return decoding.header_of(self._files[index][0])
+    path, _ = self._files[index]
+    with decoding.naming(path):
+      return decoding.header(path)
 
   def mark(self, index: int) -> tuple[int, int]:
     """Bytes of the file, and a checksum of the last of them."""
@@ -153,25 +144,12 @@ class FolderSource:
     """Path relative to ROOT, without control characters."""
     return shown(os.path.relpath(self._files[index][0], self._root))
 
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    """Entry i names class i; none where images have no classes."""
-    return tuple(map(shown, self._names))
-
-  @property
-  def skipped(self) -> dict[str, int]:
-    """What was passed over: kind → how many."""
-    return {kind: n for kind, n in sorted(self._skipped.items()) if n}
-
   def hashes(self, count: int) -> list[tuple[int, str]]:
     """Of the first `count` images, by class: how many, hash of their names."""
-    result = []
-    for start, end in zip(self._starts, self._starts[1:], strict=False):
-      paths = [path for path, _ in self._files[start : min(end, count)]]
-      names = "\n".join(map(os.path.basename, paths))
-      digest = hashlib.sha256(os.fsencode(names)).hexdigest()
-      result.append((len(paths), digest[:16]))
-    return result
+    names = [[] for _ in self.class_names or [""]]
+    for path, label in self._files[:count]:
+      names[label].append(os.path.basename(path))
+    return [(len(x), _hash("\n".join(x))) for x in names]
 
   def other_splits(self) -> dict[str, int]:
     """Images of the config's other splits, where they are there."""
@@ -182,7 +160,7 @@ class FolderSource:
         listing = _listed(folder)
         parts = [_listed(folder / name) for name in listing.folders]
         counts[split] = sum(len(part.images) for part in parts)
-        counts[split] += len(listing.images) * (not self._names)
+        counts[split] += len(listing.images) * (not self.class_names)
     return counts
 
   @property
@@ -193,19 +171,16 @@ class FolderSource:
   @property
   def description(self) -> str:
     """Split, number of images and a hash of their names and labels."""
-    names = hashlib.sha256()
     start = len(str(self._root))
-    for path, label in self._files:
-      names.update(f"{path[start:]} {label}\n".encode(errors="surrogateescape"))
+    names = "".join(f"{path[start:]} {label}\n" for path, label in self._files)
     return (
-      f"folder {self._split}: {len(self)} images,"
-      f" sha256 {names.hexdigest()[:16]} of their names"
+      f"folder {self._split}: {len(self)} images, sha256 {_hash(names)} of"
+      " their names"
     )
 
 
-def is_left_behind(name: str) -> bool:
-  """Whether a name is that of what systems and tools leave in folders."""
-  return name.startswith(".") or name.lower() in LEFT_BEHIND
+def _hash(names: str) -> str:
+  return hashlib.sha256(os.fsencode(names)).hexdigest()[:16]
 
 
 def _listed(folder: Path) -> Listing:
@@ -218,7 +193,7 @@ def _listed(folder: Path) -> Listing:
       " folder that you can read."
     ) from None
   for entry in entries:
-    if is_left_behind(entry.name):
+    if entry.name.startswith(".") or entry.name.lower() in LEFT_BEHIND:
       others["hidden or left behind by a system"] += 1
     elif _is(entry.is_dir):
       folders.append(entry.name)
@@ -246,34 +221,45 @@ def _in_order(names: Sequence[str]) -> list[str]:
   return sorted(names)
 
 
-def _check_known(folder: Path, own: list[str], names: list[str]) -> None:
-  strange = [name for name in own if name not in set(names)]
+def _check_classes(
+  folder: Path,
+  whole: Listing,
+  classes: dict[str, Listing],
+  names: list[str],
+  num_classes: int,
+) -> None:
+  """Refuses classes that no split may have, and those without an image."""
+  strange = sorted(classes.keys() - set(names))
   check(
     not strange,
     f"{shown(folder / (strange or ['.'])[0])} is a class that the train split"
     " does not have; expected the same class folders in every split.",
   )
-
-
-def _check_filled(folder: Path, classes: dict[str, Listing]) -> None:
-  """Refuses classes without an image, by name."""
+  if not any(listing.images for listing in classes.values()):
+    raise FileNotFoundError(_no_images(folder, whole, classes))
   empty = {name: x for name, x in classes.items() if not x.images}
   check(
     not empty,
     f"{shown(folder)} has class folders without an image that can be read:"
-    f" {_some([f'{name} (in it: {_rest(x)})' for name, x in empty.items()])};"
+    f" {some([f'{name} (in it: {_rest(x)})' for name, x in empty.items()])};"
     f" expected {', '.join(SUFFIXES)} files directly in each: move or convert"
     " them, or remove the folder.",
+  )
+  check(
+    len(names) <= num_classes,
+    f"{shown(folder)} has {len(names)} class folders, {some(names)}, and"
+    f" data.num_classes is {num_classes}; set data.num_classes to {len(names)},"
+    " and the model's to that or 0.",
   )
 
 
 def _check_flat(folder: Path, whole: Listing) -> None:
   check(
     not whole.folders,
-    f"{shown(folder)} has class folders, {_some(whole.folders)}, and"
+    f"{shown(folder)} has class folders, {some(whole.folders)}, and"
     f" data.num_classes is 0; set data.num_classes to {len(whole.folders)} (a"
-    " model without classes has model.backbone.num_classes = 0), or put all"
-    " images directly into that folder.",
+    " model without classes has model.backbone.condition.num_classes = 0), or"
+    " put all images directly into that folder.",
   )
   if not whole.images:
     raise FileNotFoundError(_no_images(folder, whole, {}))
@@ -285,7 +271,7 @@ def _no_split(root: Path, folder: Path) -> str:
     f"{shown(folder)} is no folder; expected {shown(root)}/SPLIT/CLASS/*.png:"
     " name a split that is there with data.train_split and data.test_split, or"
     " marjax evaluate --split; or '.' if the class folders lie directly in"
-    f" data.data_dir. Folders there: {_some(names) or 'none'}."
+    f" data.data_dir. Folders there: {some(names) or 'none'}."
   )
 
 
@@ -297,12 +283,13 @@ def _no_images(
       f"{shown(folder)} holds {len(whole.images)} images and no class folders"
       " with images; expected CLASS/*.png below it: put them into one folder"
       " for each class, or, to train without classes, set data.num_classes and"
-      " model.backbone.num_classes to 0 (cache-latents: --without_classes)."
+      " model.backbone.condition.num_classes to 0 (cache-latents:"
+      " --without_classes)."
     )
   parts = [f"{name} ({_rest(x)})" for name, x in classes.items()]
   return (
     f"{shown(folder)} holds no images; expected CLASS/*.png below it"
-    f" ({', '.join(SUFFIXES)}). In it: {_some(parts) or _rest(whole)}."
+    f" ({', '.join(SUFFIXES)}). In it: {some(parts) or _rest(whole)}."
   )
 
 
@@ -314,7 +301,7 @@ def _rest(listing: Listing) -> str:
   return ", ".join(words) or "nothing"
 
 
-def _some(names: Sequence[str]) -> str:
-  """The first few, for a message."""
-  few = [shown(name) for name in names[:6]]
-  return ", ".join(few) + (", ..." if len(names) > 6 else "")
+def some(words: Sequence[str], between: str = ", ") -> str:
+  """The first few, fit for print, for a message."""
+  few = [shown(word) for word in words[:SHOWN]]
+  return between.join(few + ["..."] * (len(words) > SHOWN))

@@ -17,88 +17,15 @@ import hashlib
 import io
 import os
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import ClassVar
 
 from marjax import outputs
-from marjax.data import decoding, folders
+from marjax.data import decoding
+from marjax.data.folders import FolderSource
+from marjax.data.synthetic import SyntheticSource
 from marjax.experiment import DataConfig
 from marjax.outputs import shown
-
-KINDS = ("digits", "tfds", "folder", "synthetic")
-
-
-@runtime_checkable
-class Source(Protocol):
-  """Random access to images."""
-
-  def __len__(self) -> int: ...
-
-  def __getitem__(self, index: int) -> dict: ...
-
-  def name(self, index: int) -> str:
-    """What people call an image."""
-    ...
-
-  @property
-  def description(self) -> str:
-    """The set of images, in words that no other set has."""
-    ...
-
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    """Entry i names class i; none where they have no names."""
-    ...
-
-  @property
-  def identity(self) -> dict[str, str]:
-    """What tells this data from other data; see `contents`."""
-    ...
-
-  def header(self, index: int) -> decoding.Header | None:
-    """Of an image that is a file; None where all are made alike."""
-    ...
-
-  def other_splits(self) -> dict[str, int]:
-    """Images of other splits."""
-    ...
-
-
-def open_source(config: DataConfig, split: str) -> Source:
-  """The images of one split, as the module's docstring describes them.
-
-  Args:
-    config: a DataConfig.
-    split: a name the source knows, e.g. config.train_split; TFDS slices such
-      as "train[:90%]" work for digits and tfds.
-
-  Raises:
-    ValueError: the source does not fit the config, or is damaged.
-    FileNotFoundError: there is no such dataset, folder or split.
-  """
-  match config.source:
-    case "digits":
-      return _open_digits(config, split)
-    case "tfds":
-      return _open_tfds(config, split)
-    case "folder":
-      return folders.FolderSource(config, split)
-    case "synthetic":
-      return _open_synthetic(config, split)
-  raise ValueError(
-    f"data.source is {config.source!r}; expected one of {', '.join(KINDS)}."
-  )
-
-
-def dataset_dir(data_dir: str) -> Path:
-  """Where prepared datasets lie."""
-  chosen = data_dir or os.environ.get("MARJAX_DATA", "")
-  path = outputs.path_of(chosen or "~/.cache/marjax/datasets")
-  if outputs.is_remote(path):
-    raise ValueError(
-      f"data.data_dir is {path}; expected a folder of data sets on this"
-      " machine, or one that is mounted here."
-    )
-  return path
+from marjax.schema import check
 
 
 class TfdsSource:
@@ -112,6 +39,8 @@ class TfdsSource:
     id_name: the feature that is an image's id; "" takes its position.
   """
 
+  skipped: ClassVar[dict[str, int]] = {}
+
   def __init__(
     self,
     folder: Path,
@@ -120,57 +49,46 @@ class TfdsSource:
     cure: str,
     id_name: str = "",
   ):
-    self._folder, self._cure, self._id_name = folder, cure, id_name
-    self._split = split
-    builder = self._restored()
-    features = builder.info.features
-    missing = {"image", "label"} - set(features)
-    if missing:
-      raise ValueError(
-        f"{folder} has the features {', '.join(features)}; expected image and"
-        " label: choose a dataset of labelled images."
-      )
-    self._label, self._info = features["label"], builder.info
-    known = getattr(self._label, "num_classes", None) or 0
-    if known > num_classes:
-      raise ValueError(
-        f"{folder} has {known} classes, and data.num_classes is {num_classes};"
-        f" set data.num_classes to {known}."
-      )
-    self._records, self._mode = self._opened(builder, split)
-
-  def _restored(self):
     import tensorflow_datasets as tfds
 
+    self._folder, self._split = folder, split
+    self._cure, self._id_name = cure, id_name
     try:
-      builder = tfds.builder_from_directory(self._folder)
+      builder = tfds.builder_from_directory(folder)
     except Exception as error:
-      raise _damaged(self._folder, error, self._cure) from error
-    found = builder.info.file_format
-    if found is not tfds.core.FileFormat.ARRAY_RECORD:
-      raise ValueError(
-        f"{self._folder} holds {found.value} files; expected array_record:"
-        f" {self._cure}."
-      )
-    return builder
-
-  def _opened(self, builder, split: str) -> tuple:
-    """The records, and the mode of images that are encoded files, else None."""
-    import tensorflow_datasets as tfds
-
-    decoders, mode = None, None
-    feature = builder.info.features["image"]
-    if isinstance(feature, tfds.features.Image):
-      # TFDS would give a palette's indices as pixels, and would use another
-      # decoder, OpenCV, on machines where that is installed.
+      raise _damaged(folder, error, cure) from error
+    found, features = builder.info.file_format, builder.info.features
+    check(
+      found is tfds.core.FileFormat.ARRAY_RECORD,
+      f"{folder} holds {found.value} files; expected array_record: {cure}.",
+    )
+    check(
+      {"image", "label"} <= set(features),
+      f"{folder} has the features {', '.join(features)}; expected image and"
+      " label: choose a dataset of labelled images.",
+    )
+    self._splits = builder.info.splits
+    known = getattr(features["label"], "num_classes", None) or 0
+    names = features["label"].names if known else ()
+    self.class_names = tuple(map(shown, names))
+    check(
+      known <= num_classes,
+      f"{folder} has {known} classes, and data.num_classes is {num_classes};"
+      f" set data.num_classes to {known}.",
+    )
+    # Of images that are encoded files. TFDS would give a palette's indices as
+    # pixels, and would use another decoder, OpenCV, where that is installed.
+    decoders, self._mode = None, None
+    if isinstance(features["image"], tfds.features.Image):
       decoders = {"image": tfds.decode.SkipDecoding()}
-      mode = {1: "L", 4: "RGBA"}.get(feature.shape[-1], "RGB")
+      channels = features["image"].shape[-1]
+      self._mode = {1: "L", 4: "RGBA"}.get(channels, "RGB")
     try:
-      return builder.as_data_source(split, decoders=decoders), mode
+      self._records = builder.as_data_source(split, decoders=decoders)
     except Exception as error:
       raise ValueError(
-        f"{self._folder} has no split {split!r}; expected one of"
-        f" {', '.join(builder.info.splits)}, or a slice such as 'train[:90%]'."
+        f"{folder} has no split {split!r}; expected one of"
+        f" {', '.join(self._splits)}, or a slice such as 'train[:90%]'."
       ) from error
 
   def __len__(self) -> int:
@@ -218,32 +136,24 @@ class TfdsSource:
       return f"image {index} of {self._split}"
     return shown(os.fsdecode(name) if isinstance(name, bytes) else str(name))
 
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    """Those of the feature `label`."""
-    is_named = getattr(self._label, "num_classes", None)
-    return tuple(map(shown, self._label.names)) if is_named else ()
-
   def other_splits(self) -> dict[str, int]:
     """All that the dataset has."""
-    splits = self._info.splits.items()
     return {
       shown(name): split.num_examples
-      for name, split in splits
+      for name, split in self._splits.items()
       if name != self._split
     }
 
   @property
   def identity(self) -> dict[str, str]:
     """Dataset, split, and the sizes of its files."""
-    dataset, version = self._folder.parts[-2:]
-    splits = self._info.splits.items()
     sizes = [
-      (name, split.num_bytes, *split.shard_lengths) for name, split in splits
+      (name, split.num_bytes, *split.shard_lengths)
+      for name, split in self._splits.items()
     ]
     return {
       "kind": "tfds",
-      "data set": f"{dataset}/{version}",
+      "data set": "/".join(self._folder.parts[-2:]),
       "split": self._split,
       "images": str(len(self)),
       "files": hashlib.sha256(repr(sizes).encode()).hexdigest()[:16],
@@ -252,8 +162,48 @@ class TfdsSource:
   @property
   def description(self) -> str:
     """Name, version, split and number of images."""
-    dataset, version = self._folder.parts[-2:]
-    return f"tfds {dataset}/{version} {self._split}: {len(self)} images"
+    dataset = "/".join(self._folder.parts[-2:])
+    return f"tfds {dataset} {self._split}: {len(self)} images"
+
+
+Source = TfdsSource | FolderSource | SyntheticSource
+
+
+def open_source(config: DataConfig, split: str) -> Source:
+  """The images of one split, as the module's docstring describes them.
+
+  Args:
+    config: a DataConfig.
+    split: a name the source knows, e.g. config.train_split; TFDS slices such
+      as "train[:90%]" work for digits and tfds.
+
+  Raises:
+    ValueError: the source does not fit the config, or is damaged.
+    FileNotFoundError: there is no such dataset, folder or split.
+  """
+  match config.source:
+    case "digits":
+      from marjax.data import digits
+
+      folder = digits.prepare(dataset_dir(config.data_dir))
+      cure = "delete that folder and run again, it is prepared anew in a second"
+      return TfdsSource(folder, split, config.num_classes, cure, id_name="id")
+    case "tfds":
+      return _open_tfds(config, split)
+    case "folder":
+      return FolderSource(config, split)
+    case "synthetic":
+      return SyntheticSource(config, split)
+  raise ValueError(
+    f"data.source is {config.source!r}; expected one of digits, tfds, folder,"
+    " synthetic."
+  )
+
+
+def dataset_dir(data_dir: str) -> Path:
+  """Where prepared datasets lie; ValueError for a bucket."""
+  chosen = data_dir or os.environ.get("MARJAX_DATA", "")
+  return outputs.local(chosen or "~/.cache/marjax/datasets")
 
 
 def _damaged(folder: Path, error: Exception, cure: str) -> ValueError:
@@ -264,20 +214,13 @@ def _damaged(folder: Path, error: Exception, cure: str) -> ValueError:
   )
 
 
-def _open_digits(config: DataConfig, split: str) -> TfdsSource:
-  from marjax.data import digits
-
-  folder = digits.prepare(dataset_dir(config.data_dir))
-  cure = "delete that folder and run again, it is prepared anew in a second"
-  return TfdsSource(folder, split, config.num_classes, cure, id_name="id")
-
-
 def _open_tfds(config: DataConfig, split: str) -> TfdsSource:
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import read_only_builder
 
-  if not config.name:
-    raise ValueError("data.name is empty; expected a TFDS dataset's name.")
+  check(
+    bool(config.name), "data.name is empty; expected a TFDS dataset's name."
+  )
   data_dir = dataset_dir(config.data_dir)
   command = (
     'python -c "import tensorflow_datasets as tfds; tfds.builder('
@@ -300,12 +243,3 @@ def _open_tfds(config: DataConfig, split: str) -> TfdsSource:
     raise _damaged(data_dir / config.name, error, cure) from error
   folder = Path(builder.data_dir)
   return TfdsSource(folder, split, config.num_classes, cure)
-
-
-def _open_synthetic(config: DataConfig, split: str) -> Source:
-  from marjax.data import synthetic
-
-  shape = (config.image_size, config.image_size, config.channels)
-  return synthetic.SyntheticSource(
-    shape, max(1, config.num_classes), config.num_examples, config.seed, split
-  )

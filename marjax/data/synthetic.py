@@ -11,34 +11,28 @@ and add a little noise. Neighbouring patches agree, so order and context matter.
 """
 
 import zlib
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
+
+from marjax.experiment import DataConfig
 
 
 class SyntheticSource:
   """`num_examples` images, each a function of (seed, split, index) only.
 
-  Args:
-    shape: (height, width, C) of the images.
-    num_classes: image i is of class i modulo this.
-    num_examples: how many there are.
-    seed: any integer from 0.
-    split: any name; other names give other images.
+  They have the sizes and classes of `config`; the split may have any name.
   """
 
-  def __init__(
-    self,
-    shape: tuple[int, int, int],
-    num_classes: int,
-    num_examples: int,
-    seed: int,
-    split: str,
-  ):
-    self._shape = shape
-    self._num_classes = num_classes
-    self._num_examples = num_examples
-    self._entropy = (seed, zlib.crc32(split.encode()))
+  class_names = ()
+  skipped: ClassVar[dict[str, int]] = {}
+
+  def __init__(self, config: DataConfig, split: str):
+    self._shape = (config.image_size, config.image_size, config.channels)
+    self._num_classes = max(1, config.num_classes)
+    self._num_examples = config.num_examples
+    self._entropy = (config.seed, zlib.crc32(split.encode()))
 
   def __len__(self) -> int:
     return self._num_examples
@@ -55,8 +49,6 @@ class SyntheticSource:
   def name(self, index: int) -> str:
     """Its number."""
     return f"image {index}"
-
-  class_names = ()
 
   def header(self, index: int) -> None:
     """None: no image is a file."""

@@ -4,6 +4,7 @@ Every report and every benchmark row carries this, so that two of them can be
 compared, or seen not to be comparable.
 """
 
+import contextlib
 import os
 import platform
 from importlib import metadata
@@ -22,10 +23,8 @@ def versions(*more: str) -> dict[str, str]:
   """
   found = {"python": platform.python_version(), "marjax": __version__}
   for name in (*PACKAGES, *more):
-    try:
+    with contextlib.suppress(metadata.PackageNotFoundError):
       found[name] = metadata.version(name)
-    except metadata.PackageNotFoundError:
-      continue
   return found
 
 
@@ -33,13 +32,15 @@ def device() -> dict[str, str | int]:
   """The accelerator jax computes on, how many, and the host's processor."""
   import jax
 
-  first = jax.devices()[0]
+  first, cores = jax.devices()[0], os.cpu_count() or 1
+  if hasattr(os, "sched_getaffinity"):  # of which this process may use fewer
+    cores = len(os.sched_getaffinity(0))
   return {
     "platform": first.platform,
     "kind": first.device_kind,
     "count": jax.device_count(),
     "processor": processor(),
-    "cores": _cores(),
+    "cores": cores,
   }
 
 
@@ -51,10 +52,3 @@ def processor() -> str:
     return platform.processor() or platform.machine()
   named = [line for line in lines if line.startswith("model name")]
   return named[0].split(":", 1)[1].strip() if named else platform.machine()
-
-
-def _cores() -> int:
-  """Cores this process may use, which can be fewer than there are."""
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1

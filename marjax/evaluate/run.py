@@ -30,7 +30,6 @@ from marjax import outputs
 from marjax.data import batches, sources
 from marjax.evaluate import environment, scores
 from marjax.experiment import DataConfig
-from marjax.generate.settings import Settings
 from marjax.outputs import AnyPath
 from marjax.pipeline import Pipeline, load
 from marjax.release import workdir
@@ -105,7 +104,7 @@ def evaluate(
   num_images: int = 1000,
   seed: int = 0,
   overwrite: bool = False,
-  settings: Settings | None = None,
+  settings: Any = None,
   split: str = "",
   data_dir: str = "",
 ) -> dict[str, Any]:
@@ -135,7 +134,7 @@ def evaluate(
   _check_names(pipe, data)
   real = load_real(data)
   start = time.perf_counter()
-  images, trajectory = _generate(pipe, labels, seed, settings)
+  images, *shown = _generate(pipe, labels, seed, settings)
   seconds = time.perf_counter() - start
   with _kept(paths.pop("images"), overwrite, images=images, labels=labels):
     report = {
@@ -146,12 +145,9 @@ def evaluate(
       "generation_seconds": seconds,
       "images_per_second": num_images / seconds,
     }
-    pngs = {
-      "samples": _samples(images, labels, real),
-      "reveal": _reveal(trajectory),
-    }
-    for name, png in pngs.items():
-      pictures.save_png(paths[name], png, overwrite)
+    samples = _samples(images, labels, real)
+    pictures.save_png(paths["samples"], samples, overwrite)
+    pictures.save_png(paths["reveal"], _reveal(*shown), overwrite)
     if "loss" in paths:
       metrics = checkpoint / "metrics.jsonl"
       pictures.loss_curve(metrics, paths["loss"], overwrite)
@@ -197,14 +193,14 @@ def known_data(
     " one.",
   )
   check(
-    card.data.source != "latents",
+    not card.data.is_cached,
     f"{card.name} was trained on cached latents, and these scores compare the"
     " pixels of small images with real ones; expected a model of pixels, such"
     " as configs/digits.py makes: draw this model's images with marjax generate"
     " and score them with another program.",
   )
   check(
-    card.model is None or card.model.backbone.num_classes > 0,
+    card.model is None or card.num_classes > 0,
     f"{card.name} has no classes, and these scores ask whether an image shows"
     " the class that was asked for; expected a model with classes: draw this"
     " model's images with marjax generate and score them with another program.",
@@ -253,14 +249,14 @@ def training_record(pipe: Pipeline, checkpoint: AnyPath) -> dict[str, Any]:
   metrics = checkpoint / "metrics.jsonl"
   if not metrics.exists():
     return record
-  rates = pictures.read_curve(metrics, "images_per_second")
-  rates = rates[rates[:, 0] <= pipe.card.step]
+  curves = (
+    pictures.read_curve(metrics, name) for name in ("images_per_second", "loss")
+  )
+  rates, losses = (rows[rows[:, 0] <= pipe.card.step] for rows in curves)
   if len(rates):
     steps = np.diff(rates[:, 0], prepend=0)
     batch_size = workdir.read_experiment(checkpoint).training.batch_size
     record["seconds"] = float(np.sum(steps * batch_size / rates[:, 1]))
-  losses = pictures.read_curve(metrics, "loss")
-  losses = losses[losses[:, 0] <= pipe.card.step]
   if len(losses):
     record["loss"] = float(losses[-1, 1])
   return record
@@ -292,28 +288,24 @@ def _context(
 def summary(report: dict[str, Any], paths: list[AnyPath]) -> str:
   """What a person wants to know of a report, in a few lines."""
   repeated = report["frechet_ratio_of_repeated_training_images"]
-  training = report["training"]
-  took = training["seconds"]
-  device = report["device"]
+  training, device = report["training"], report["device"]
   trained = f"{training['steps']} steps"
-  if took is not None:
-    trained += f" in {took:.0f} s"
-  return "\n".join(
-    [
-      f"label accuracy   {report['label_accuracy']:.3f}"
-      f"  (real test images {report['real_test_accuracy']:.3f})",
-      f"Fréchet ratio    {report['frechet_ratio']:.2f}"
-      f"   (repeated training images {repeated['mean']:.2f}"
-      f" ± {repeated['standard_deviation']:.2f})",
-      f"near copies      {report['near_copy_rate']:.3f}"
-      "  (unseen real images 0.010)",
-      f"trained          {trained}",
-      f"generated        {report['num_images']} images in"
-      f" {report['generation_seconds']:.0f} s with compiling, on"
-      f" {device['count']} {device['kind']} ({device['processor']},"
-      f" {device['cores']} cores)",
-      f"written          {', '.join(map(str, paths))}",
-    ]
+  if training["seconds"] is not None:
+    trained += f" in {training['seconds']:.0f} s"
+  return (
+    f"label accuracy   {report['label_accuracy']:.3f}"
+    f"  (real test images {report['real_test_accuracy']:.3f})\n"
+    f"Fréchet ratio    {report['frechet_ratio']:.2f}"
+    f"   (repeated training images {repeated['mean']:.2f}"
+    f" ± {repeated['standard_deviation']:.2f})\n"
+    f"near copies      {report['near_copy_rate']:.3f}"
+    "  (unseen real images 0.010)\n"
+    f"trained          {trained}\n"
+    f"generated        {report['num_images']} images in"
+    f" {report['generation_seconds']:.0f} s with compiling, on"
+    f" {device['count']} {device['kind']} ({device['processor']},"
+    f" {device['cores']} cores)\n"
+    f"written          {', '.join(map(str, paths))}"
   )
 
 
@@ -321,13 +313,8 @@ def _free_paths(
   checkpoint: AnyPath, out: AnyPath, overwrite: bool
 ) -> dict[str, AnyPath]:
   """The files to write, by name, after making sure that they can be."""
-  paths = {
-    "samples": out / "samples.png",
-    "reveal": out / "reveal.png",
-    "loss": out / "loss.png",
-    "report": out / "report.json",
-    "images": out / "images.npz",
-  }
+  files = ("samples.png", "reveal.png", "loss.png", "report.json", "images.npz")
+  paths = {file.partition(".")[0]: out / file for file in files}
   if not (checkpoint / "metrics.jsonl").exists():
     del paths["loss"]
   outputs.check_free(paths.values(), overwrite)
@@ -335,9 +322,9 @@ def _free_paths(
 
 
 def _generate(
-  pipe: Pipeline, labels: np.ndarray, seed: int, settings: Settings | None
-) -> tuple[np.ndarray, Trajectory]:
-  """All images, and the trajectory of one of them.
+  pipe: Pipeline, labels: np.ndarray, seed: int, settings: Any
+) -> tuple[np.ndarray, Trajectory, int]:
+  """All images, a trajectory, and which of its images to show.
 
   Small images come with all their frames, which saves compiling twice.
   """
@@ -345,51 +332,35 @@ def _generate(
   frame = codec.image_size**2 * codec.channels
   shown = len(np.unique(labels)) // 3
   if 4 * frame * steps * len(labels) <= FRAMES_LIMIT:
-    whole = pipe.generate(
-      labels, seed, settings, return_trajectory=True, progress=True
-    )
-    return whole.images, _one(whole, shown)
+    whole = pipe.reveal(labels, seed, settings, progress=True)
+    return whole.images, whole, shown
   images = pipe.generate(labels, seed, settings, progress=True)
-  one = pipe.generate(labels[[shown]], seed, settings, return_trajectory=True)
-  return images, _one(one, 0)
+  return images, pipe.reveal(labels[[shown]], seed, settings), 0
 
 
-def _one(trajectory: Trajectory, index: int) -> Trajectory:
-  """The trajectory of one image of several."""
-  pick = slice(index, index + 1)
-  return dataclasses.replace(
-    trajectory,
-    images=trajectory.images[pick],
-    frames=trajectory.frames[:, pick],
-    is_known=trajectory.is_known[:, pick],
+def _reveal(trajectory: Trajectory, image: int) -> np.ndarray:
+  """A strip from the empty image to the whole one."""
+  frames, is_known = trajectory.frames[:, image], trajectory.is_known[:, image]
+  return pictures.reveal_strip(
+    np.concatenate([frames[:1], frames]),
+    np.concatenate([np.zeros_like(is_known[:1]), is_known]),
+    (0, *trajectory.num_known),
+    title="one image, revealed step by step: tokens known",
   )
 
 
 def _samples(images: np.ndarray, labels: np.ndarray, real: Real) -> np.ndarray:
   """The first images of each class beside the first real test ones."""
   classes = np.intersect1d(labels, real.test.labels)[:ROW]
-  each = min(
-    ROW,
-    *(np.sum(labels == label) for label in classes),
-    *(np.sum(real.test.labels == label) for label in classes),
+  made, found = (
+    [np.flatnonzero(of == label) for label in classes]
+    for of in (labels, real.test.labels)
   )
-
-  def first(of_labels):
-    rows = [np.flatnonzero(of_labels == label)[:each] for label in classes]
-    return np.concatenate(rows)
-
-  made, found = first(labels), first(real.test.labels)
+  each = min(ROW, *map(len, made + found))
+  made, found = (
+    np.concatenate([rows[:each] for rows in by_class])
+    for by_class in (made, found)
+  )
   return pictures.comparison(
     images[made], real.test.images[found], labels[made]
-  )
-
-
-def _reveal(trajectory: Trajectory) -> np.ndarray:
-  """A strip from the empty image to the whole one."""
-  frames, is_known = trajectory.frames[:, 0], trajectory.is_known[:, 0]
-  return pictures.reveal_strip(
-    np.concatenate([frames[:1], frames]),
-    np.concatenate([np.zeros_like(is_known[:1]), is_known]),
-    (0, *trajectory.num_known),
-    title="one image, revealed step by step: tokens known",
   )

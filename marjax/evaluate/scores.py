@@ -51,7 +51,7 @@ def check_real(
   """Refuses real images that generated ones cannot be scored against.
 
   Raises:
-    ValueError: too few of them, or of a class, or of pixels in each.
+    ValueError: too few of them, or of a class.
   """
   check_count(len(images), f"the number of images in split {split!r}")
   counts = np.bincount(labels, minlength=num_classes)
@@ -60,11 +60,6 @@ def check_real(
     f"split {split!r} has no images of {np.sum(counts == 0)} of {num_classes}"
     f" classes, the first {np.argmin(counts)}; expected two classes or more,"
     " and images of each, to score by: choose another split or folder.",
-  )
-  check(
-    images[0].size >= NUM_COMPONENTS,
-    f"images have {images[0].size} numbers; expected {NUM_COMPONENTS} or more,"
-    " for as many principal components of the Fréchet ratio.",
   )
 
 
@@ -80,24 +75,21 @@ def fit_classifier(images: np.ndarray, labels: np.ndarray):
   return SVC(gamma=0.001 * 64 / pixels.shape[1]).fit(pixels, labels)
 
 
-def classify(classifier, images: np.ndarray) -> np.ndarray:
-  """The class that the classifier sees in each image, [N]."""
-  return classifier.predict(_pixels(images) * (16 / 255))
-
-
-def label_accuracy(classifier, images: np.ndarray, labels: np.ndarray) -> float:
+def label_accuracy(
+  classifier, images: np.ndarray, labels: np.ndarray | int
+) -> float:
   """Share of images in which the classifier sees their label, 0 to 1."""
-  return float(np.mean(classify(classifier, images) == labels))
+  seen = classifier.predict(_pixels(images) * (16 / 255))
+  return float(np.mean(seen == labels))
 
 
 def accuracy_by_class(
   classifier, images: np.ndarray, labels: np.ndarray
 ) -> dict[int, float]:
   """Label accuracy of the images of each class."""
-  seen = classify(classifier, images)
   return {
-    int(label): float(np.mean(seen[labels == label] == label))
-    for label in np.unique(labels)
+    label: label_accuracy(classifier, images[labels == label], label)
+    for label in np.unique(labels).tolist()
   }
 
 
@@ -251,16 +243,10 @@ def near_copy_rate(
 
 def nearest_distances(images: np.ndarray, train: np.ndarray) -> np.ndarray:
   """Euclidean distance of each image to its nearest training image, [N]."""
-  queries, known = _pixels(images), _pixels(train)
-  lengths = np.sum(known**2, axis=1)
-  nearest = np.empty(len(queries))
-  # Some hundred rows at a time, so that the table of distances stays small.
-  # Pixels are whole numbers, so these sums of products are exact.
-  for start in range(0, len(queries), 256):
-    rows = queries[start : start + 256]
-    squares = lengths - 2 * rows @ known.T
-    nearest[start : start + 256] = squares.min(1) + np.sum(rows**2, axis=1)
-  return np.sqrt(nearest)
+  from sklearn.metrics import pairwise_distances_argmin_min
+
+  # Pixels are whole numbers, so the sums of products in it are exact.
+  return pairwise_distances_argmin_min(_pixels(images), _pixels(train))[1]
 
 
 def _pixels(images: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ between them, have the given dtype. Source: arXiv 2112.10752, appendix G; spec
 section 1.
 """
 
+import functools
 from typing import Literal
 
 import flax.linen as nn
@@ -28,44 +29,19 @@ NORM_GROUPS = 32
 FLOAT32 = jnp.dtype("float32")
 
 
-def conv(
-  features: int,
-  size: int = 3,
-  *,
-  dtype: jnp.dtype,
-  strides: int = 1,
-  padding="SAME",
-  name: str | None = None,
-) -> nn.Conv:
+norm = functools.partial(
+  nn.GroupNorm,
+  NORM_GROUPS,
+  epsilon=1e-6,
+  dtype=FLOAT32,
+  use_fast_variance=False,
+)
+"""float32 in its statistics and result."""
+
+
+def conv(features: int, size: int = 3, **options) -> nn.Conv:
   """A biased size × size convolution; zero padding keeps the image's size."""
-  return nn.Conv(
-    features,
-    (size, size),
-    strides=strides,
-    padding=padding,
-    dtype=dtype,
-    name=name,
-  )
-
-
-def norm(name: str | None = None) -> nn.GroupNorm:
-  """GroupNorm in 32 groups, eps 1e-6; float32 in its statistics and result."""
-  return nn.GroupNorm(
-    num_groups=NORM_GROUPS,
-    epsilon=1e-6,
-    dtype=FLOAT32,
-    use_fast_variance=False,
-    name=name,
-  )
-
-
-def doubled(x):
-  """[B, H, W, C] to [B, 2H, 2W, C], each pixel four times."""
-  batch, height, width, channels = x.shape
-  x = jnp.broadcast_to(
-    x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels)
-  )
-  return x.reshape(batch, 2 * height, 2 * width, channels)
+  return nn.Conv(features, (size, size), **options)
 
 
 class ResidualBlock(nn.Module):
@@ -76,9 +52,9 @@ class ResidualBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    h = nn.swish(norm("norm1")(x))
+    h = nn.swish(norm(name="norm1")(x))
     h = conv(self.features, dtype=self.dtype, name="conv1")(h)
-    h = nn.swish(norm("norm2")(h))
+    h = nn.swish(norm(name="norm2")(h))
     h = conv(self.features, dtype=self.dtype, name="conv2")(h)
     if x.shape[-1] != self.features:
       x = conv(self.features, 1, dtype=self.dtype, name="shortcut")(x)
@@ -92,14 +68,14 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x):
-    batch, height, width, channels = x.shape
+    channels = x.shape[-1]
 
     def project(name, h):
       return conv(channels, 1, dtype=self.dtype, name=name)(h)
 
-    h = norm("norm")(x)
+    h = norm(name="norm")(x)
     query, key, value = (
-      project(name, h).reshape(batch, height * width, channels)
+      project(name, h).reshape(len(x), -1, channels)
       for name in ("query", "key", "value")
     )
     logits = jnp.einsum(
@@ -139,26 +115,18 @@ class Level(nn.Module):
   resampling: Literal["down", "up", "none"]
   dtype: jnp.dtype
 
-  def setup(self):
-    width, dtype = self.features, self.dtype
-    count = range(self.num_blocks)
-    self.blocks = [ResidualBlock(width, dtype) for _ in count]
-    self.attentions = [Attention(dtype) for _ in count if self.has_attention]
+  @nn.compact
+  def __call__(self, x):
+    for i in range(self.num_blocks):
+      x = ResidualBlock(self.features, self.dtype, name=f"blocks_{i}")(x)
+      if self.has_attention:
+        x = Attention(self.dtype, name=f"attentions_{i}")(x)
+    convolve = functools.partial(conv, self.features, dtype=self.dtype)
     if self.resampling == "down":
       sides = ((0, 1), (0, 1))
-      self.down = conv(width, dtype=dtype, strides=2, padding=sides)
+      return convolve(strides=2, padding=sides, name="down")(x)
     if self.resampling == "up":
-      self.up = conv(width, dtype=dtype)
-
-  def __call__(self, x):
-    for i, block in enumerate(self.blocks):
-      x = block(x)
-      if self.has_attention:
-        x = self.attentions[i](x)
-    if self.resampling == "down":
-      return self.down(x)
-    if self.resampling == "up":
-      return self.up(doubled(x))
+      return convolve(name="up")(x.repeat(2, axis=1).repeat(2, axis=2))
     return x
 
 
@@ -179,38 +147,27 @@ class Encoder(nn.Module):
   has_level_attention: bool
   dtype: jnp.dtype
 
-  def setup(self):
+  @nn.compact
+  def __call__(self, x):
     last = len(self.widths) - 1
-    self.conv_in = conv(self.widths[0], dtype=self.dtype)
-    self.levels = [
-      Level(
+    x = conv(self.widths[0], dtype=self.dtype, name="conv_in")(x)
+    for i, width in enumerate(self.widths):
+      x = Level(
         width,
         self.num_blocks,
         has_attention=self.has_level_attention and i == last,
         resampling="none" if i == last else "down",
         dtype=self.dtype,
-      )
-      for i, width in enumerate(self.widths)
-    ]
-    self.middle = Middle(self.dtype)
-    self.norm_out = norm()
-    self.conv_out = conv(self.features, dtype=FLOAT32)
-
-  def __call__(self, x):
-    x = self.conv_in(x)
-    for level in self.levels:
-      x = level(x)
-    return self.conv_out(nn.swish(self.norm_out(self.middle(x))))
+        name=f"levels_{i}",
+      )(x)
+    x = nn.swish(norm(name="norm_out")(Middle(self.dtype, name="middle")(x)))
+    return conv(self.features, dtype=FLOAT32, name="conv_out")(x)
 
 
 class Decoder(nn.Module):
   """Features to images: each level but level 0, the last, doubles the sides.
 
-  Attributes:
-    widths: of the levels, that of the full resolution first.
-    num_blocks: residual blocks of a level.
-    features: width of the result, float32.
-    dtype: of the convolutions and of what flows between them.
+  Attributes: as of the `Encoder`.
   """
 
   widths: tuple[int, ...]
@@ -218,24 +175,18 @@ class Decoder(nn.Module):
   features: int
   dtype: jnp.dtype
 
-  def setup(self):
-    self.conv_in = conv(self.widths[-1], dtype=self.dtype)
-    self.middle = Middle(self.dtype)
-    self.levels = [
-      Level(
+  @nn.compact
+  def __call__(self, x):
+    x = conv(self.widths[-1], dtype=self.dtype, name="conv_in")(x)
+    x = Middle(self.dtype, name="middle")(x)
+    for i, width in reversed(list(enumerate(self.widths))):
+      x = Level(
         width,
         self.num_blocks,
         has_attention=False,
         resampling="up" if i else "none",
         dtype=self.dtype,
-      )
-      for i, width in enumerate(self.widths)
-    ]
-    self.norm_out = norm()
-    self.conv_out = conv(self.features, dtype=FLOAT32)
-
-  def __call__(self, x):
-    x = self.middle(self.conv_in(x))
-    for level in reversed(self.levels):
-      x = level(x)
-    return self.conv_out(nn.swish(self.norm_out(x)))
+        name=f"levels_{i}",
+      )(x)
+    x = nn.swish(norm(name="norm_out")(x))
+    return conv(self.features, dtype=FLOAT32, name="conv_out")(x)

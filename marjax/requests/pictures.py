@@ -23,7 +23,7 @@ Captions = Sequence | np.ndarray
 
 _PAPER = (255, 255, 255)
 _INK = (38, 38, 38)
-_HATCH = ((232, 232, 232), (205, 205, 205))
+_HATCH = np.array([[232] * 3, [205] * 3], np.uint8)
 _MARGIN = 12
 
 
@@ -58,8 +58,12 @@ def grid(
   _check_count("row_labels", row_labels, rows)
   columns = min(columns, num_images)
   gap = max(2, min(height, width) // 12)
-  font, big = _font(max(11, min(18, width // 3))), _font(20)
-  left = _MARGIN + _width_of(row_labels, font)
+  font = ImageFont.load_default(max(11, min(18, width // 3)))
+  beside = [
+    outputs.shown(str(x)) for x in ([] if row_labels is None else row_labels)
+  ]
+  widths = [int(font.getlength(text)) + 10 for text in beside]
+  left = _MARGIN + max(widths, default=0)
   top = _MARGIN + (30 if title else 0)
   caption = int(font.size * 1.5) if labels is not None else 0
   step_x, step_y = width + gap, height + gap + caption
@@ -70,16 +74,16 @@ def grid(
   page = Image.new("RGB", size, _PAPER)
   draw = ImageDraw.Draw(page)
   if title:
-    draw.text((left, _MARGIN), title, _INK, big)
+    draw.text((left, _MARGIN), title, _INK, ImageFont.load_default(20))
   for i, cell in enumerate(cells):
     x, y = left + i % columns * step_x, top + i // columns * step_y
     page.paste(Image.fromarray(cell), (x, y))
     if labels is not None:
       below = (x + width / 2, y + height + 2)
       draw.text(below, outputs.shown(str(labels[i])), _INK, font, anchor="ma")
-  for row, label in enumerate([] if row_labels is None else row_labels):
-    beside = (left - 10, top + row * step_y + height / 2)
-    draw.text(beside, outputs.shown(str(label)), _INK, font, anchor="rm")
+  for row, text in enumerate(beside):
+    place = (left - 10, top + row * step_y + height / 2)
+    draw.text(place, text, _INK, font, anchor="rm")
   return np.asarray(page)
 
 
@@ -168,8 +172,10 @@ def reveal_strip(
   scale = scale or max(1, round(96 / height))
   frames = _enlarged(images[shown], scale)
   pixels = np.repeat(np.repeat(is_known[shown], scale, 1), scale, 2)
-  hatch = _hatch(frames.shape[1], frames.shape[2], max(3, height * scale // 16))
-  frames = np.where(pixels[..., None], frames, hatch)
+  # Diagonal stripes in two greys.
+  diagonal = np.add.outer(*map(np.arange, frames.shape[1:3]))
+  stripes = diagonal // max(3, height * scale // 16) % 2
+  frames = np.where(pixels[..., None], frames, _HATCH[stripes])
   captions = [f"{num_known[i]} of {num_known[-1]}" for i in shown]
   return grid(frames, columns, labels=captions, title=title)
 
@@ -190,8 +196,7 @@ def save_png(
       f"image is {image.dtype} of shape {image.shape}; expected uint8 [height,"
       " width, channels]: one image of those that generate gives."
     )
-  is_grey = image.ndim == 3 and image.shape[-1] == 1
-  pixels = image[..., 0] if is_grey else image
+  pixels = image[..., 0] if image.shape[2:] == (1,) else image
   Image.fromarray(pixels).save(buffer, format="PNG")
   outputs.write(path, buffer.getvalue(), overwrite)
 
@@ -233,7 +238,15 @@ def loss_curve(
     trends[name] = _trend(values)
     axes.plot(steps, values, ".", color=colour, alpha=0.18, markersize=3)
     axes.plot(steps, trends[name], color=colour, lw=1.8, label=words[name])
-  _style(axes, np.concatenate(list(trends.values())))
+  values = np.concatenate(list(trends.values()))
+  if values.min() > 0 and values.max() / values.min() > 10:
+    axes.set_yscale("log")
+  else:
+    axes.set_ylim(bottom=min(0, values.min()), top=1.05 * values.max())
+  axes.set_xlabel("training step")
+  axes.grid(alpha=0.25, lw=0.6)
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.legend(frameon=False)
   axes.set_title("Training loss", loc="left")
   canvas, buffer = FigureCanvasAgg(figure), io.BytesIO()
   canvas.print_png(buffer)
@@ -278,23 +291,6 @@ def _check_count(name: str, captions: Captions | None, count: int) -> None:
     raise ValueError(f"{name} has {len(captions)} entries; expected {count}.")
 
 
-def _font(size: int):
-  return ImageFont.load_default(size)
-
-
-def _width_of(captions: Captions | None, font) -> int:
-  """Pixels to keep free on the left for the captions of rows."""
-  if captions is None or not len(captions):
-    return 0
-  return int(max(font.getlength(str(caption)) for caption in captions)) + 10
-
-
-def _hatch(height: int, width: int, period: int) -> np.ndarray:
-  """Diagonal stripes in two greys, uint8 [height, width, 3]."""
-  diagonal = np.add.outer(np.arange(height), np.arange(width)) // period % 2
-  return np.array(_HATCH, np.uint8)[diagonal]
-
-
 def _trend(values: np.ndarray) -> np.ndarray:
   """Moving average over a tenth of the run, shorter at both ends.
 
@@ -306,14 +302,3 @@ def _trend(values: np.ndarray) -> np.ndarray:
   reach = np.minimum(max(1, len(values) // 20), here)
   first, last = here - reach, np.minimum(here + reach + 1, len(values))
   return (total[last] - total[first]) / (last - first)
-
-
-def _style(axes, values: np.ndarray) -> None:
-  if values.min() > 0 and values.max() / values.min() > 10:
-    axes.set_yscale("log")
-  else:
-    axes.set_ylim(bottom=min(0, values.min()), top=1.05 * values.max())
-  axes.set_xlabel("training step")
-  axes.grid(alpha=0.25, lw=0.6)
-  axes.spines[["top", "right"]].set_visible(False)
-  axes.legend(frameon=False)

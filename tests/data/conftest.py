@@ -10,7 +10,7 @@ import small
 from PIL import Image
 
 from marjax.data import latent_writer, sources
-from marjax.data.latent_card import CacheSettings
+from marjax.data.latent_index import CacheSettings, Choices
 from marjax.experiment import DataConfig
 from marjax.parallel.mesh import make_mesh
 from marjax.release import directory, loading
@@ -136,9 +136,7 @@ def write_cache(loaded, autoencoder):
       shard_size=5,
     )
     settings = dataclasses.replace(settings, **changes)
-    choices = latent_writer.Choices(
-      **{"batch_size": 2, "num_threads": 2, **(choices or {})}
-    )
+    choices = Choices(**{"batch_size": 2, "num_threads": 2, **(choices or {})})
     return latent_writer.write(
       cache, source, release, autoencoder, mesh, settings, choices
     )

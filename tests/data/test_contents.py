@@ -12,12 +12,14 @@ import small
 from PIL import Image
 
 import marjax
+from marjax.backbone.conditions import ClassesConfig
 from marjax.cli import main
 from marjax.data import contents, sources
 from marjax.data.batches import Batches
 from marjax.experiment import DataConfig
 from marjax.release import workdir as workdirs
-from marjax.schema import HASH, to_dict
+from marjax.release.json_files import HASH
+from marjax.schema import to_dict
 from marjax.train import loop
 
 
@@ -249,7 +251,7 @@ def test_a_cache_keeps_the_names_and_counts_of_its_images(
 def experiment_on(data):
   """One step of a small RGB model of three classes."""
   backbone = dataclasses.replace(
-    small.MODEL.backbone, token_dim=12, num_classes=3
+    small.MODEL.backbone, token_dim=12, condition=ClassesConfig(3)
   )
   head = dataclasses.replace(small.MODEL.head, token_dim=12)
   return dataclasses.replace(
@@ -263,6 +265,7 @@ def experiment_on(data):
   )
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_class_names_and_its_data(root, tmp_path, caplog):
   fill(root, cat=6, dog=3)
   data = DataConfig("folder", 8, 3, data_dir=str(root))
@@ -301,14 +304,16 @@ def test_class_names_of_a_work_directory(tmp_path):
   record(tmp_path, ["2", "10"])
   names = workdirs.class_names(tmp_path)
   assert names == ("2", "10")
-  backbone = dataclasses.replace(small.MODEL.backbone, num_classes=3)
+  backbone = dataclasses.replace(
+    small.MODEL.backbone, condition=ClassesConfig(3)
+  )
   model = dataclasses.replace(small.MODEL, backbone=backbone)
   data = dataclasses.replace(small.EXPERIMENT.data, num_classes=3)
   experiment = dataclasses.replace(small.EXPERIMENT, model=model, data=data)
   card = workdirs.card_of(experiment, 1, names)
   assert card.class_names == ("2", "10", "")
   with pytest.raises(ValueError, match="'2' means class 2, but is also the na"):
-    marjax.release.classes.resolve(["2"], card.class_names, 3)
+    marjax.backbone.classes.resolve(["2"], card.class_names, 3)
   # Names that are the numbers themselves, as the digits', are none.
   record(tmp_path, map(str, range(10)))
   names = workdirs.class_names(tmp_path)

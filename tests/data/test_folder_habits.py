@@ -111,8 +111,9 @@ def test_a_flat_folder_trains_without_classes(tmp_path):
   fill(tmp_path / "train", "1.png", "2.jpg", ".3.png", "4.txt")
   with pytest.raises(FileNotFoundError, match="holds 2 images and no") as error:
     opened(tmp_path)
-  assert "set data.num_classes and model.backbone.num_classes to 0" in str(
-    error.value
+  assert (
+    "set data.num_classes and model.backbone.condition.num_classes to 0"
+    in str(error.value)
   )
   source = opened(tmp_path, num_classes=0)
   assert labels(source) == [0, 0]

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import sizes
+from marjax.backbone.conditions import ClassesConfig
 from marjax.cli import main
 from marjax.data import batches
 from marjax.evaluate import run
@@ -30,7 +31,7 @@ class Recaller(Pipeline):
   noise: int = 12
   asked: list = dataclasses.field(default_factory=list)
 
-  def generate(self, labels, seed, settings, *, return_trajectory, progress):
+  def reveal(self, labels, seed, settings, *, progress):
     self.asked.append((len(labels), seed, settings))
     rng = np.random.default_rng(seed)
     known = batches.load_all(self.card.data, "test")
@@ -100,7 +101,7 @@ def test_the_four_files_and_the_report(workdir, tmp_path, recaller, capsys):
   assert report["frechet_ratio"] < 3
   assert report["near_copy_rate"] < 0.1
   assert report["frechet"]["num_components"] >= 20
-  assert report["settings"]["start_timestep"] == 950
+  assert report["settings"]["head"]["start"] == 950
   # 40 steps of 64 images at 320 per second; the line of step 50 is later.
   assert report["training"] == {"steps": 40, "seconds": 8.0, "loss": 0.05}
   assert {"python", "jax", "flax", "numpy"} <= set(report["versions"])
@@ -114,9 +115,7 @@ def test_noise_lowers_the_scores(data):
   labels = run.balanced_labels(500, 10)
 
   def scores_with(noise):
-    images = make_recaller(data, noise).generate(
-      labels, 0, None, return_trajectory=True, progress=False
-    )
+    images = make_recaller(data, noise).reveal(labels, 0, None, progress=False)
     return run.score(images.images, labels, real)
 
   clean, noisy = scores_with(8), scores_with(120)
@@ -175,7 +174,9 @@ def small_set(root, split, **counts):
 def folder_pipe(root, monkeypatch, names=("cat", "dog"), **changes):
   """A stand-in for a model of two classes, trained on that folder."""
   sizes_of = sizes.experiment("digits")
-  backbone = dataclasses.replace(sizes_of.model.backbone, num_classes=2)
+  backbone = dataclasses.replace(
+    sizes_of.model.backbone, condition=ClassesConfig(2)
+  )
   experiment = dataclasses.replace(
     sizes_of,
     model=dataclasses.replace(sizes_of.model, backbone=backbone),
@@ -241,27 +242,30 @@ def test_what_cannot_be_scored_is_told_before_generating(tmp_path, monkeypatch):
   refused("does not say what it was trained on", data=None)
   latents = dataclasses.replace(data, source="latents")
   refused("was trained on cached latents, and these scores", data=latents)
-  backbone = dataclasses.replace(model.backbone, num_classes=0)
+  backbone = dataclasses.replace(model.backbone, condition=ClassesConfig(0))
   without = dataclasses.replace(model, backbone=backbone)
   refused("has no classes, and these scores", model=without, class_names=())
 
 
-def test_a_failing_score_does_not_lose_the_images(
-  workdir, tmp_path, recaller, monkeypatch
+@pytest.mark.parametrize("step", ["score", "_samples", "_reveal"])
+def test_a_failing_step_does_not_lose_the_images(
+  workdir, tmp_path, recaller, monkeypatch, step
 ):
   pytest.importorskip("matplotlib")
 
-  def score(*args):
+  def fail(*args):
     raise MemoryError("no room")
 
   with monkeypatch.context() as context:
-    context.setattr(run, "score", score)
+    context.setattr(run, step, fail)
     with pytest.raises(ValueError, match=r"images\.npz, but .*MemoryError: no"):
       run.evaluate(workdir, tmp_path / "out", num_images=100)
   with np.load(tmp_path / "out" / "images.npz") as kept:
     assert kept["images"].shape == (100, 8, 8, 1)
     assert kept["labels"].tolist() == 10 * list(range(10))
-  with pytest.raises(FileExistsError, match=r"images\.npz already exists"):
+  with pytest.raises(
+    FileExistsError, match=r"(images|samples)\.\w+ already ex"
+  ):
     run.evaluate(workdir, tmp_path / "out", num_images=100)
   run.evaluate(workdir, tmp_path / "out", num_images=100, overwrite=True)
   assert sorted(path.name for path in (tmp_path / "out").iterdir()) == FILES
