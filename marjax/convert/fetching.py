@@ -54,8 +54,7 @@ def find(name_or_dir: str | os.PathLike) -> outputs.AnyPath:
   if len(path.parts) > 1 or path.suffix:
     raise FileNotFoundError(
       f"{path} does not exist; expected a released checkpoint, a work"
-      " directory, a .safetensors file of marjax, or one of the names"
-      f" {', '.join(PUBLISHED)}."
+      f" directory, or one of the names {', '.join(PUBLISHED)}."
     )
   if str(name_or_dir) not in PUBLISHED:  # perhaps converted as NAME-raw
     if (models_dir() / path).exists():
@@ -156,29 +155,15 @@ def fetched(
 
 
 def _fetch_published(row: Published, progress: bool) -> tuple[Path, str]:
-  _require("torch", "pycurl")  # before gigabytes are fetched
-  place = downloads_dir() / row.file_name
-  path = download.fetch(row.url, place, progress=progress)
-  _check_size(path, row)
-  return path, row.url
-
-
-def _folder(variable: str, name: str) -> Path:
-  chosen = os.environ.get(variable, "") or f"~/.cache/marjax/{name}"
-  return outputs.local(chosen)
-
-
-def _require(*modules: str) -> None:
-  """One sentence where something that reads published files is missing."""
-  missing = [name for name in modules if not importlib.util.find_spec(name)]
-  if missing:
+  needed = ("torch", "requests")
+  missing = [name for name in needed if not importlib.util.find_spec(name)]
+  if missing:  # told before gigabytes are fetched
     raise ModuleNotFoundError(
       f"{' and '.join(missing)} cannot be imported, and published files are"
       ' fetched and read with it: pip install "marjax[convert]".'
     )
-
-
-def _check_size(path: Path, row: Published) -> None:
+  place = downloads_dir() / row.file_name
+  path = download.fetch(row.url, place, progress=progress)
   size = path.stat().st_size
   if abs(size / row.approximate_bytes - 1) > 0.1:
     raise OSError(
@@ -186,3 +171,9 @@ def _check_size(path: Path, row: Published) -> None:
       f" {row.approximate_bytes:,}: delete it and fetch it again, or convert a"
       " file that you have."
     )
+  return path, row.url
+
+
+def _folder(variable: str, name: str) -> Path:
+  chosen = os.environ.get(variable, "") or f"~/.cache/marjax/{name}"
+  return outputs.local(chosen)

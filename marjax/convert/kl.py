@@ -5,7 +5,9 @@ Sources are state dicts of the released program: convolution weights are
 resolution in encoder and decoder alike, and so is ours.
 """
 
-from marjax.convert.table import Rule, same
+from functools import partial
+
+from marjax.convert.table import Rule, weight_and_bias
 
 _LEVEL = r"(?P<half>encoder|decoder)\.(?:down|up)\.(?P<level>\d+)\."
 _LEVEL_TARGET = r"\g<half>/levels_\g<level>/"
@@ -29,18 +31,8 @@ def conv(array, shape: tuple[int, ...]):
   return moved
 
 
-def _conv(pattern: str, path: str) -> tuple[Rule, Rule]:
-  return (
-    Rule(pattern + r"\.weight", path + "/kernel", conv),
-    Rule(pattern + r"\.bias", path + "/bias", same),
-  )
-
-
-def _norm(pattern: str, path: str) -> tuple[Rule, Rule]:
-  return (
-    Rule(pattern + r"\.weight", path + "/scale", same),
-    Rule(pattern + r"\.bias", path + "/bias", same),
-  )
+_conv = partial(weight_and_bias, weight="kernel", move=conv)
+_norm = partial(weight_and_bias, weight="scale")
 
 
 def _block(pattern: str, path: str) -> tuple[Rule, ...]:

@@ -4,40 +4,23 @@ Sources are state dicts of the released program: linear weights are [out, in],
 the fused qkv output is [3, heads, head_dim], position tables are [1, slots, W].
 """
 
-from marjax.convert.table import Rule, same, transposed
+from functools import partial
+
+from marjax.convert.table import Rule, transposed, weight_and_bias
 
 _STACK = r"(?P<stack>encoder|decoder)_blocks\.(?P<layer>\d+)\."
 _BLOCK = r"backbone/\g<stack>/layers/block/"
 _HEAD_BLOCK = r"diffloss\.net\.res_blocks\.(?P<block>\d+)\."
 _HEAD_TARGET = r"head/net/blocks_\g<block>/"
-
-
-def _linear(pattern: str, path: str) -> tuple[Rule, Rule]:
-  return (
-    Rule(pattern + r"\.weight", path + "/kernel", transposed),
-    Rule(pattern + r"\.bias", path + "/bias", same),
-  )
-
-
-def _norm(pattern: str, path: str) -> tuple[Rule, Rule]:
-  return (
-    Rule(pattern + r"\.weight", path + "/scale", same),
-    Rule(pattern + r"\.bias", path + "/bias", same),
-  )
-
+_linear = partial(weight_and_bias, weight="kernel", move=transposed)
+_norm = partial(weight_and_bias, weight="scale")
 
 RULES: tuple[Rule, ...] = (
   Rule("fake_latent", "backbone/class_embedding/fake_latent"),
   Rule(r"class_emb\.weight", "backbone/class_embedding/table"),
   Rule("mask_token", "backbone/mask_token"),
-  Rule(
-    "encoder_pos_embed_learned",
-    "backbone/encoder_positions/table",
-  ),
-  Rule(
-    "decoder_pos_embed_learned",
-    "backbone/decoder_positions/table",
-  ),
+  Rule("encoder_pos_embed_learned", "backbone/encoder_positions/table"),
+  Rule("decoder_pos_embed_learned", "backbone/decoder_positions/table"),
   Rule("diffusion_pos_embed_learned", "backbone/head_positions/table"),
   *_linear("z_proj", "backbone/embed_token"),
   *_norm("z_proj_ln", "backbone/embed_norm"),

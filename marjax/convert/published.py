@@ -29,55 +29,45 @@ class Published:
     name: what commands call it, e.g. "mar-base".
     url: its address.
     approximate_bytes: its size, within about one per cent.
-    licence: of the weights.
     description: what it is, one line.
     file_name: what to call it on disk; the published names are not distinct.
+    licence: of the weights.
   """
 
   name: str
   url: str
   approximate_bytes: int
-  licence: str
   description: str
   file_name: str
+  licence: str = "MIT"
 
+
+_MODELS = (
+  ("base", "f6dpuyjb7fudzxcyhvrhk", "a6i4bo71vhfo4anp33n9ukujb", 1587),
+  ("large", "pxacc5b2mrt3ifw4cah6k", "m48ovo6g7ivcbosrbdaz0ehqt", 3650),
+  ("huge", "1qmfx6fpy3k7j9vcjjs3s", "4lae281yzxb406atp32vzc83o", 7191),
+)
+"""Size, folder, key, MiB."""
 
 _ROWS = (
   Published(
-    name="kl16",
-    url=_HOST
-    + "hhmuvaiacrarfg28qxhwz/kl16.ckpt?rlkey=l44xipsezc8atcffdp4q7mwmh&dl=1",
-    approximate_bytes=254 * _MIB,
-    licence="MIT",
-    description="KL-16 autoencoder: 256×256 images ↔ 16×16×16 latents",
-    file_name="kl16.ckpt",
+    "kl16",
+    f"{_HOST}hhmuvaiacrarfg28qxhwz/kl16.ckpt?rlkey=l44xipsezc8atcffdp4q7mwmh"
+    "&dl=1",
+    254 * _MIB,
+    "KL-16 autoencoder: 256×256 images ↔ 16×16×16 latents",
+    "kl16.ckpt",
   ),
-  Published(
-    name="mar-base",
-    url=_HOST + "f6dpuyjb7fudzxcyhvrhk/checkpoint-last.pth"
-    "?rlkey=a6i4bo71vhfo4anp33n9ukujb&dl=1",
-    approximate_bytes=1587 * _MIB,
-    licence="MIT",
-    description="MAR-B, ImageNet 256×256: weights and their moving average",
-    file_name="mar-base.pth",
-  ),
-  Published(
-    name="mar-large",
-    url=_HOST + "pxacc5b2mrt3ifw4cah6k/checkpoint-last.pth"
-    "?rlkey=m48ovo6g7ivcbosrbdaz0ehqt&dl=1",
-    approximate_bytes=3650 * _MIB,
-    licence="MIT",
-    description="MAR-L, ImageNet 256×256: weights and their moving average",
-    file_name="mar-large.pth",
-  ),
-  Published(
-    name="mar-huge",
-    url=_HOST + "1qmfx6fpy3k7j9vcjjs3s/checkpoint-last.pth"
-    "?rlkey=4lae281yzxb406atp32vzc83o&dl=1",
-    approximate_bytes=7191 * _MIB,
-    licence="MIT",
-    description="MAR-H, ImageNet 256×256: weights and their moving average",
-    file_name="mar-huge.pth",
+  *(
+    Published(
+      f"mar-{size}",
+      f"{_HOST}{folder}/checkpoint-last.pth?rlkey={key}&dl=1",
+      num_mib * _MIB,
+      f"MAR-{size[0].upper()}, ImageNet 256×256: weights and their moving"
+      " average",
+      f"mar-{size}.pth",
+    )
+    for size, folder, key, num_mib in _MODELS
   ),
 )
 

@@ -25,7 +25,7 @@
    (see `table`), but a flipped bit in a number may pass.
 """
 
-import os
+import hashlib
 import pickle
 import re
 import zipfile
@@ -50,8 +50,6 @@ _NUMBERS = {"F64", "F32", "F16", "BF16", "BOOL"}
 _NUMBERS |= {f"{sign}{bits}" for sign in "IU" for bits in (8, 16, 32, 64)}
 
 _AVERAGE = "model_ema."
-
-_CHUNK = 4 * 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,12 @@ def read(path: str | Path, weights: str | None = None) -> WeightFile:
     kind, to_lazy = form, _from_safetensors
   else:
     sets = _open_torch(path, is_zip=form == "zip")
-  chosen = _choose(path, sets, weights)
+  chosen = weights or ("ema" if "ema" in sets else next(iter(sets)))
+  if chosen not in sets:
+    raise ValueError(
+      f"{path} has no {weights!r} weights, only one set; expected a file with"
+      " both, or no choice: leave it out to take what is there."
+    )
   for name in sets[chosen]:
     check(
       not isinstance(name, str) or printable(name) == name,
@@ -141,29 +144,10 @@ def is_page(start: bytes) -> bool:
   return text.startswith(_PAGES)
 
 
-def sha256(path: str | Path, progress: bool = False) -> str:
-  """The file's SHA-256 in hexadecimal.
-
-  Args:
-    path: of a file of any size.
-    progress: shows a bar if it takes more than a second.
-
-  Raises:
-    OSError: the file cannot be read.
-  """
-  import hashlib
-
-  from tqdm import tqdm
-
-  digest = hashlib.sha256()
-  style = {"unit": "B", "unit_scale": True, "delay": 1, "desc": "sha256"}
+def sha256(path: str | Path) -> str:
+  """The file's SHA-256 in hexadecimal; OSError if it cannot be read."""
   with _opened(Path(path)) as file:
-    size = os.fstat(file.fileno()).st_size
-    with tqdm(total=size, disable=not progress, **style) as bar:
-      while chunk := file.read(_CHUNK):
-        digest.update(chunk)
-        bar.update(len(chunk))
-  return digest.hexdigest()
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -201,17 +185,6 @@ def _kind(path: Path) -> str:
   raise ValueError(
     f"{path} {found}; expected a PyTorch or safetensors weight file: download"
     " or save it again."
-  )
-
-
-def _choose(path: Path, sets: Mapping, weights: str | None) -> str:
-  if weights is None:
-    return "ema" if "ema" in sets else next(iter(sets))
-  if weights in sets:
-    return weights
-  raise ValueError(
-    f"{path} has no {weights!r} weights, only one set; expected a file with"
-    " both, or no choice: leave it out to take what is there."
   )
 
 
@@ -336,19 +309,16 @@ def _from_torch(path: Path, name: Any, value: Any) -> LazyArray:
   if isinstance(value, torch.Tensor) and isinstance(name, str):
     is_plain = value.layout is torch.strided and value.device.type == "cpu"
     if is_plain and not (value.is_quantized or value.is_complex()):
-      return LazyArray(tuple(value.shape), lambda: _numbers(value))
+      numbers = value.detach()
+      return LazyArray(
+        tuple(value.shape), lambda: numbers.to(torch.float32, copy=True).numpy()
+      )
     found = "a sparse, quantized, complex or meta tensor"
   raise ValueError(
     f"{path} has {found} under {name!r}; expected one tensor of real numbers"
     " under each name, in the file itself or under 'model', 'model_ema' or"
     " 'state_dict': save a plain state dict."
   )
-
-
-def _numbers(tensor) -> np.ndarray:
-  import torch
-
-  return tensor.detach().to(torch.float32, copy=True).numpy()
 
 
 def _open_safetensors(path: Path) -> tuple[dict[str, Mapping], dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Shapes of a published state dict → the configuration it belongs to.
+"""Shapes of a published state dict → the card of what it belongs to.
 
 1. `kind_of` tells a MAR model from a KL autoencoder by a name of each.
 2. Widths, depths and counts are read off the shapes. Two things no shape says:
@@ -13,14 +13,21 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
+from marjax.backbone import classes
+from marjax.backbone.conditions import ClassesConfig
 from marjax.backbone.masked import MaskedConfig
 from marjax.generate.settings import Settings
 from marjax.head.diffusion import DiffusionHeadConfig
+from marjax.head.reverse import ReverseSettings
 from marjax.latents.kl import CHANNELS, KLConfig
 from marjax.model import ModelConfig
+from marjax.release.card import Card
 from marjax.schema import check
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+SIBLING = "../kl16"
+"""Where a release looks for its autoencoder unless it carries one."""
 
 # Width → name, blocks of each half, heads, guidance (spec sections 3 and 5).
 SIZES = {
@@ -46,6 +53,38 @@ def kind_of(shapes: Shapes) -> Literal["model", "autoencoder"]:
   raise ValueError(
     f"the weights are named {some[:200]} ...; expected those of a published MAR"
     " model or KL autoencoder: convert a file of one of them."
+  )
+
+
+def card(
+  shapes: Shapes,
+  codec: KLConfig,
+  num_heads: int | None = None,
+  latent_scale: float | None = None,
+) -> Card:
+  """The card of a model or an autoencoder; 1000 classes are ImageNet's.
+
+  Args:
+    shapes: of its weights. codec: of a model's autoencoder.
+    num_heads, latent_scale: None is known for published ones only.
+
+  Raises:
+    ValueError: see `kind_of`, `model`, `codec_of`, `autoencoder`.
+  """
+  if kind_of(shapes) == "autoencoder":
+    codec = autoencoder(shapes, latent_scale)
+    return Card(name=f"KL-{codec.stride}", codec=codec)
+  config, names = model(shapes, num_heads), classes.imagenet()
+  sampling, presets = settings_of(config)
+  is_imagenet = config.backbone.condition.num_classes == len(names)
+  return Card(
+    name=name_of(config),
+    codec=codec_of(config, codec),
+    model=config,
+    sampling=sampling,
+    presets=presets,
+    class_names=names if is_imagenet else (),
+    autoencoder=SIBLING,
   )
 
 
@@ -148,7 +187,7 @@ def model(shapes: Shapes, num_heads: int | None = None) -> ModelConfig:
     num_heads=num_heads,
     mlp_ratio=_shape(shapes, "encoder_blocks.0.mlp.fc1.weight")[0] // width,
     num_buffer=slots - num_tokens,
-    num_classes=_shape(shapes, "class_emb.weight")[0],
+    condition=ClassesConfig(_shape(shapes, "class_emb.weight")[0]),
   )
   head = DiffusionHeadConfig(
     token_dim=token_dim,
@@ -207,21 +246,13 @@ def settings_of(config: ModelConfig) -> tuple[Settings, dict[str, Settings]]:
   if name_of(config) == "MAR":
     return Settings(num_ar_steps=fewer), {}
   scale = SIZES[config.backbone.width][3]
-  common = {"num_diffusion_steps": 100, "temperature": 1.0}
-  linear = {**common, "guidance_scale": scale, "guidance_schedule": "linear"}
+  head = ReverseSettings(num_steps=100)
   presets = {
-    "published": Settings(num_ar_steps=many, **linear),
-    "unguided": Settings(
-      num_ar_steps=many,
-      guidance_scale=1.0,
-      **{**common, "temperature": 0.95},
-    ),
-    "fast": Settings(num_ar_steps=fewer, **linear),
+    "published": Settings(many, guidance_scale=scale, head=head),
+    "unguided": Settings(many, temperature=0.95, head=head),
+    "fast": Settings(fewer, guidance_scale=scale, head=head),
     "notebook": Settings(
-      num_ar_steps=fewer,
-      guidance_scale=4.0,
-      guidance_schedule="constant",
-      **common,
+      fewer, guidance_scale=4.0, guidance_schedule="constant", head=head
     ),
   }
   return presets["fast"], presets

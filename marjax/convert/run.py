@@ -1,7 +1,7 @@
 """Anything with MAR's weights → a released checkpoint.
 
     name or URL ─fetch▶ file ─read▶ arrays ─table▶ parameters ─▶ release
-                 work directory, or a release in one file ─────────┘
+                                              work directory ─┘
 
 1. A source that is a name or an address is fetched first; what other programs
    call the same arrays is renamed.
@@ -13,7 +13,6 @@
 import dataclasses
 import functools
 import os
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,10 @@ import jax
 from jaxtyping import PyTree
 
 from marjax import outputs, schema
-from marjax.convert import describe, kl, layouts, mar, read, recognise, table
+from marjax.convert import kl, layouts, mar, read, recognise, table
 from marjax.latents.kl import KLConfig, LatentScale
 from marjax.parallel.mesh import host_mesh
-from marjax.release import directory, kinds, loading, single_file, workdir
+from marjax.release import directory, kinds, loading
 from marjax.release.card import MANIFEST, Card, Origin
 from marjax.schema import Size, check, printable
 
@@ -90,12 +89,14 @@ class Report:
         f"sha256       {origin.sha256}",
       ]
     lines += [f"note         {note}" for note in self.notes]
-    if isinstance(card.codec, KLConfig):
+    if card.codec.has_params():
       lines.append(f"latent scale {card.codec.latent_scale}")
     if card.autoencoder:
-      beside = Path(os.path.normpath(self.folder / card.autoencoder))
-      missing = "" if beside.exists() else " (not there yet: convert it, too)"
-      lines.append(f"autoencoder  {beside}{missing}")
+      place = Path(os.path.normpath(self.folder / card.autoencoder))
+      inside = self.folder.glob(f"{directory.AUTOENCODER}-*")
+      is_there = place.exists() or any(inside)
+      missing = "" if is_there else " (not there yet: convert it, too)"
+      lines.append(f"autoencoder  {place}{missing}")
     lines.append(
       f"written      {self.folder}, {self.num_bytes:,} bytes, in"
       f" {self.seconds:.1f} s"
@@ -105,7 +106,7 @@ class Report:
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-  """What a release is made of: a card, weights, perhaps an autoencoder."""
+  """What a release is made of: a card, weights, perhaps an autoencoder's."""
 
   card: Card
   weights: PyTree
@@ -122,7 +123,7 @@ def convert(
   url: str = "",
   progress: bool = False,
 ) -> Report:
-  """Makes a release of a file, a release in one file, or a work directory.
+  """Makes a release of a file or a work directory.
 
   Args:
     source: path of it. out: the release's folder, which must not exist.
@@ -139,26 +140,33 @@ def convert(
   source, out = outputs.local(source), outputs.local(out).absolute()
   choices = choices or Choices()
   directory.check_free(out)
-  with tempfile.TemporaryDirectory(prefix="marjax-") as spare:
-    inner = _autoencoder(choices, Path(spare), progress)
-    beside = Path(os.path.normpath(out / describe.SIBLING))
-    codec = _codec(inner or beside)
-    parts = _parts(source, choices, inner, codec, url, progress)
-    if inner is None and parts.codec_weights is not None:
-      inner = Path(spare) / directory.AUTOENCODER
-      _save_autoencoder(inner, parts)
-    names = choices.class_names
-    card = dataclasses.replace(
-      parts.card,
-      class_names=parts.card.class_names if names is None else names,
-      name=choices.name or parts.card.name,
-      licence=choices.licence or parts.card.licence,
-      autoencoder=directory.AUTOENCODER if inner else parts.card.autoencoder,
+  check(
+    kinds.kind_of(source) != kinds.RELEASE,
+    f"{source} is a released checkpoint already; load it, or copy it with"
+    " marjax export.",
+  )
+  autoencoder = _autoencoder(choices, progress)
+  codec = _codec(autoencoder, out)
+  parts = _parts(source, choices, codec, url, progress)
+  card, names = parts.card, choices.class_names
+  if autoencoder:
+    check(
+      bool(card.autoencoder),
+      f"{card.name} needs no autoencoder; leave it out.",
     )
-    manifest = directory.save(out, card, parts.weights, inner)
+    where = str(choices.autoencoder)
+    loading.check_autoencoder(card.codec, autoencoder.card, where)
+  card = dataclasses.replace(
+    card,
+    class_names=card.class_names if names is None else names,
+    name=choices.name or card.name,
+    licence=choices.licence or card.licence,
+  )
+  inner = autoencoder.weights if autoencoder else parts.codec_weights
+  manifest = directory.save(out, card, parts.weights, inner)
   return Report(
     out,
-    card,
+    manifest.card,
     parts.num_arrays,
     manifest.num_parameters,
     sum(record.num_bytes for record in manifest.files.values()),
@@ -170,7 +178,6 @@ def convert(
 def _parts(
   source: Path,
   choices: Choices,
-  inner: Path | None,
   codec: KLConfig,
   url: str,
   progress: bool,
@@ -179,45 +186,44 @@ def _parts(
 
   Args:
     source, choices, url, progress: as in `convert`.
-    inner: the autoencoder that was chosen. codec: that of a model's images.
+    codec: that of a model's images.
   """
-  kind = kinds.kind_of(source)
-  check(
-    kind != kinds.RELEASE,
-    f"{source} is a released checkpoint already; load it, or write it as one"
-    " file with marjax export.",
-  )
-  if kind not in (kinds.NOTHING, kinds.FILE):
-    kinds.check_kind(source, kinds.WORKDIR, kinds.FILE)
+  if kinds.kind_of(source) not in (kinds.NOTHING, kinds.FILE):
+    directory.check_unlinked(source)
     check(
       choices.weights != "raw",
       f"{source} is a work directory, of which averaged weights are released;"
       " leave weights='raw' out.",
     )
-    card, weights = workdir.load(source, host_mesh())
-    _check_fits(card, inner)
-    return Parts(card, weights, len(jax.tree.leaves(weights)))
+    loaded = loading.load(source, host_mesh())
+    weights = loaded.params or loaded.codec_params
+    count = len(jax.tree.leaves(weights))
+    return Parts(loaded.card, weights, count, loaded.codec_params)
+  from tqdm import tqdm
+
   file = read.read(source, choices.weights)
-  if single_file.METADATA in file.metadata:
-    parts = _from_single_file(source)
-    _check_fits(parts.card, inner)
-    return parts
+  check(
+    "marjax" not in file.metadata,
+    f"{source} was exported by an older marjax, in a format that is not read"
+    " any more; expected weights of another program: convert what it was made"
+    " from again, with marjax convert SOURCE --out FOLDER.",
+  )
   arrays, notes = layouts.standard(file.arrays, str(source))
   if not file.has_checksums:
     notes += (UNCHECKED,)
   shapes = {name: array.shape for name, array in arrays.items()}
-  if recognise.kind_of(shapes) == "autoencoder":
-    card, rules = describe.autoencoder(shapes, choices.latent_scale), kl.RULES
-    _check_fits(card, inner)
-  else:
-    card = describe.model(shapes, codec, choices.num_heads)
-    rules = mar.RULES
+  card = recognise.card(shapes, codec, choices.num_heads, choices.latent_scale)
+  rules = mar.RULES if card.model else kl.RULES
   # Names and shapes are settled before a number is read.
-  weights = table.convert(rules, arrays, describe.target(card), _bar(progress))
+  target = loading.abstract_weights(card.model or card.codec, host_mesh())
+  bar = functools.partial(
+    tqdm, desc="converting", unit="array", disable=not progress
+  )
+  weights = table.convert(rules, arrays, target, bar)
   origin = Origin(
     file=printable(source.name),
     num_bytes=source.stat().st_size,
-    sha256=read.sha256(source, progress),
+    sha256=read.sha256(source),
     weights=file.weights,
     url=url,
   )
@@ -225,62 +231,24 @@ def _parts(
   return Parts(card, weights, len(arrays), notes=notes)
 
 
-def _from_single_file(source: Path) -> Parts:
-  with single_file.opened(source) as file:
-    card, weights, codec_weights = loading.parts(file, host_mesh())
-    return Parts(card, weights, len(file.names), codec_weights)
-
-
-def _autoencoder(choices: Choices, spare: Path, progress: bool) -> Path | None:
-  """The released autoencoder that was chosen, converted first if a file."""
+def _autoencoder(choices: Choices, progress: bool) -> Parts | None:
+  """The autoencoder that was chosen, a release or a file, if one was."""
   if choices.autoencoder is None:
     return None
   chosen = outputs.local(choices.autoencoder)
-  if not chosen.is_dir():
-    folder = spare / directory.AUTOENCODER
-    own = Choices(
-      num_heads=choices.num_heads, latent_scale=choices.latent_scale
-    )
-    chosen = convert(chosen, folder, own, progress=progress).folder
-  manifest = directory.read_manifest(chosen)
-  directory.verify(chosen, manifest)
+  own = Choices(num_heads=choices.num_heads, latent_scale=choices.latent_scale)
+  parts = _parts(chosen, own, KLConfig(), "", progress)
   check(
-    manifest.card.model is None,
+    parts.card.model is None,
     f"{choices.autoencoder} is a model; name an autoencoder to go with it.",
   )
-  return chosen
+  return parts
 
 
-def _codec(autoencoder: Path) -> KLConfig:
-  """The codec of a released autoencoder, KL-16 where there is none."""
-  if not (autoencoder / MANIFEST).exists():
-    return KLConfig()
-  codec = directory.read_manifest(autoencoder).card.codec
-  return codec if isinstance(codec, KLConfig) else KLConfig()
-
-
-def _check_fits(card: Card, inner: Path | None) -> None:
-  """Refuses an autoencoder for what has none, or has another."""
-  if inner is None:
-    return
-  check(
-    bool(card.autoencoder),
-    f"{card.name} needs no autoencoder; leave it out.",
-  )
-  theirs = directory.read_manifest(inner).card
-  loading.check_autoencoder(card.codec, theirs, str(inner))
-
-
-def _save_autoencoder(folder: Path, parts: Parts) -> None:
-  codec = parts.card.codec
-  card = Card(f"KL-{codec.stride}", codec, licence=parts.card.licence)
-  directory.save(folder, card, parts.codec_weights)
-
-
-def _bar(is_shown: bool):
-  """Wraps a loop over arrays in a bar."""
-  from tqdm import tqdm
-
-  return functools.partial(
-    tqdm, desc="converting", unit="array", disable=not is_shown
-  )
+def _codec(autoencoder: Parts | None, out: Path) -> KLConfig:
+  """That of the autoencoder chosen or beside the release, else KL-16."""
+  card = autoencoder and autoencoder.card
+  beside = Path(os.path.normpath(out / recognise.SIBLING))
+  if card is None and (beside / MANIFEST).exists():
+    card = directory.read_manifest(beside).card
+  return card.codec if card and card.codec.has_params() else KLConfig()

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 from jaxtyping import PyTree
 
 from marjax.arrays import check_finite
@@ -65,6 +66,16 @@ class Rule:
   pattern: str
   path: str
   move: Move = same
+
+
+def weight_and_bias(
+  pattern: str, path: str, weight: str, move: Move = same
+) -> tuple[Rule, Rule]:
+  """Rules of a layer: its weight to PATH/WEIGHT, its bias to PATH/bias."""
+  return (
+    Rule(pattern + r"\.weight", f"{path}/{weight}", move),
+    Rule(pattern + r"\.bias", f"{path}/bias"),
+  )
 
 
 @dataclass(frozen=True)
@@ -156,15 +167,13 @@ def convert(
     if place.path not in arrays:
       arrays[place.path] = np.empty(slots[place.path], np.float32)
     arrays[place.path][... if place.layer is None else place.layer] = moved
-  return _nested({path: arrays[path] for path in slots})
+  return traverse_util.unflatten_dict(arrays, sep="/")
 
 
 def _slots(target: PyTree) -> dict[str, tuple[int, ...]]:
   """Path with slashes → shape."""
-  return {
-    "/".join(entry.key for entry in path): tuple(leaf.shape)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(target)
-  }
+  leaves = traverse_util.flatten_dict(target, sep="/")
+  return {path: tuple(leaf.shape) for path, leaf in leaves.items()}
 
 
 def _only_rule(rules, name):
@@ -219,14 +228,3 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _shown(path: str, layer: int | None) -> str:
   return path if layer is None else f"{path} (layer {layer})"
-
-
-def _nested(arrays: Mapping[str, np.ndarray]) -> dict:
-  tree: dict = {}
-  for path, array in arrays.items():
-    *parents, last = path.split("/")
-    node = tree
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[last] = array
-  return tree

@@ -1,8 +1,6 @@
 """Downloads, from a server that misbehaves in every way that servers do."""
 
 import dataclasses
-import os
-import time
 
 import pytest
 from convert.weights_server import (
@@ -23,11 +21,11 @@ from marjax.convert.download import DownloadError, fetch
 
 ZEROS = bytes(len(CONTENT))
 
-pytest.importorskip("pycurl")
+HASTY = dataclasses.replace(QUICK, stall_seconds=1.0)
 
 
 def test_a_file_is_downloaded(server, path):
-  assert get(server, path, expected_bytes=len(CONTENT)) == CONTENT
+  assert get(server, path) == CONTENT
   assert server.requests[0]["User-Agent"].startswith("marjax/")
   assert ranges(server) == [None]
 
@@ -40,7 +38,7 @@ def test_redirects_are_followed(server, path):
   fails(server, path.with_name("b"), "redirects")
   for place in ("file:///etc/passwd", "ftp://127.0.0.1/a"):
     server.answer(Answer(status=302, location=place))
-    fails(server, path.with_name("b"), "cannot be downloaded .Protocol")
+    fails(server, path.with_name("b"), "cannot be downloaded .*adapters")
 
 
 @pytest.mark.parametrize(
@@ -62,19 +60,17 @@ def test_a_body_that_breaks_off_is_gone_on_with(server, path, about):
 
 
 def test_a_body_that_stalls_is_gone_on_with(server, path):
-  # libcurl takes the mean of several seconds; no server is as fast as this.
-  patience = dataclasses.replace(QUICK, min_bytes_per_second=10**9)
+  # The server stalls for good, so that it ends says that a request was left.
   server.answer(Answer(cut=CUT, stalls=True), Answer())
-  started = time.monotonic()
+  patience = dataclasses.replace(HASTY, num_tries=1000)
   assert get(server, path, patience) == CONTENT
-  assert time.monotonic() < started + 10
-  assert ranges(server) == [None, resumed_at(CUT)]
+  # On a slow machine the second request may seem to stall as well.
+  assert ranges(server)[:2] == [None, resumed_at(CUT)]
 
 
 def test_a_server_that_says_nothing_is_left(server, path):
   server.answer(Answer(silence=True))
-  patience = dataclasses.replace(ONCE, min_bytes_per_second=10**9)
-  fails(server, path, "run again", patience)
+  fails(server, path, "run again", dataclasses.replace(HASTY, num_tries=1))
 
 
 def test_a_bad_line_is_enough(server, path):
@@ -165,10 +161,9 @@ def test_a_busy_server_is_asked_again(server, path):
 
 
 @pytest.mark.parametrize("start", [b"<!DOCTYPE html>", b"\n\n  <html>"])
-@pytest.mark.parametrize("expected_bytes", [None, len(CONTENT)])
-def test_a_web_page_is_no_file(server, path, start, expected_bytes):
+def test_a_web_page_is_no_file(server, path, start):
   server.answer(Answer(start + b"<p>Sign in" * 999))
-  fails(server, path, "is a web page.*dl=1", expected_bytes=expected_bytes)
+  fails(server, path, "is a web page.*dl=1")
   server.answer(Answer())
   assert get(server, path) == CONTENT
 
@@ -178,27 +173,9 @@ def test_a_length_is_not_needed(server, path):
   assert get(server, path) == CONTENT
 
 
-def test_a_known_size_stands_in_for_a_length(server, path):
-  server.answer(Answer(length="none", cut=CUT), Answer())
-  assert get(server, path, expected_bytes=len(CONTENT)) == CONTENT
-  assert len(server.requests) == 2
-  server.answer(Answer(length="none"))
-  fails(server, path.with_name("b"), "has 700000 bytes", expected_bytes=CUT)
-  assert os.listdir(path.parent) == [path.name]
-
-
 def test_wrong_lengths_are_noticed(server, path):
   server.answer(Answer(length=len(CONTENT) + 1))
-  fails(
-    server,
-    path,
-    "1 bytes missing|1 bytes remaining",
-    expected_bytes=len(CONTENT) + 1,
-  )
-  for size in (len(CONTENT) - 1, len(CONTENT) + 1, 0):
-    server.answer(Answer(length=size))
-    match = f"has {size} bytes; expected 700000"
-    fails(server, path, match, expected_bytes=len(CONTENT))
+  fails(server, path, "700000 bytes read, 1 more expected")
   server.answer(Answer(b""))
   fails(server, path, "has 0 bytes; expected some")
 
@@ -207,9 +184,6 @@ def test_a_file_that_is_there_is_kept(server, path):
   path.parent.mkdir()
   path.write_bytes(b"precious")
   assert get(server, path) == b"precious"
-  assert get(server, path, expected_bytes=8) == b"precious"
-  with pytest.raises(DownloadError, match="has 8 bytes; expected 9: check"):
-    fetch(server.url, path, 9)
   path.write_bytes(b"<html>")
   with pytest.raises(DownloadError, match=r"file.pth is a web page"):
     fetch(server.url, path)

@@ -27,10 +27,7 @@ from convert.weights_server import (
 
 from marjax import outputs
 from marjax.convert import download
-from marjax.convert.download import fetch
-from marjax.convert.transfer import Part
-
-pytest.importorskip("pycurl")
+from marjax.convert.download import Part, fetch
 
 
 def test_a_full_disk_is_noticed_before(server, path, monkeypatch):
@@ -59,9 +56,19 @@ def test_a_disk_that_fills_up_keeps_what_is_there(server, path):
 PROGRAM = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from marjax.convert.download import fetch
-fetch(*sys.argv[1:])
+from marjax.convert.download import Patience, fetch
+fetch(*sys.argv[1:], patience=Patience(stall_seconds=3600))
 """
+
+PATIENCE_SECONDS = 240
+
+
+def wait_until(is_so):
+  """Looks until it is so."""
+  deadline = time.monotonic() + PATIENCE_SECONDS
+  while not is_so():
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
 
 
 @pytest.fixture
@@ -74,11 +81,13 @@ def downloading(server, path):
   )
   with process:
     part = path.with_name(f"{path.name}.part")
-    deadline = time.monotonic() + 30
-    while not part.exists() or part.stat().st_size < CUT:
-      assert time.monotonic() < deadline
-      assert process.poll() is None
-      time.sleep(0.02)
+    wait_until(
+      lambda: (
+        process.poll() is not None
+        or (part.exists() and part.stat().st_size >= CUT)
+      )
+    )
+    assert process.poll() is None
     yield process
     process.kill()
 
@@ -95,12 +104,12 @@ def test_a_killed_download_is_gone_on_with(server, path, downloading):
 def test_an_interrupt_ends_a_download_and_keeps_the_part(
   server, path, downloading
 ):
-  # The server stalls for longer than these tries take together. Python loses
-  # an interrupt that falls into a destructor; a person presses again.
+  # Python loses an interrupt that falls into a destructor; a person presses
+  # again.
   for _ in range(3):
     downloading.send_signal(signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
-      downloading.wait(timeout=5)
+      downloading.wait(timeout=PATIENCE_SECONDS / 4)
       break
   assert downloading.poll() is not None
   _, shown = downloading.communicate()
@@ -120,9 +129,9 @@ def test_one_process_downloads_while_another_waits(
       pool.submit(fetch, server.url, path, progress=False, patience=QUICK)
       for _ in range(3)
     ]
-    time.sleep(0.3)
+    said = f"another process is downloading {path}"
+    wait_until(lambda: caplog.text.count(said) == 3)
     assert not any(one.done() for one in waiting)
-    assert f"another process is downloading {path}" in caplog.text
     server.answer(Answer())
     downloading.kill()
     assert [one.result() for one in waiting] == [path] * 3
@@ -133,11 +142,12 @@ def test_one_process_downloads_while_another_waits(
   assert ranges(server) == [None, resumed_at(CUT)]
 
 
-def test_a_part_that_another_process_deleted_is_made_anew(server, path):
+def test_a_part_that_another_process_deleted_is_made_anew(server, path, caplog):
+  caplog.set_level(logging.INFO, "marjax")
   with futures.ThreadPoolExecutor() as pool:
     with download._claimed(path) as part:
       waiting = pool.submit(get, server, path)
-      time.sleep(0.3)
+      wait_until(lambda: "another process is downloading" in caplog.text)
       part.discard()
     assert waiting.result() == CONTENT
 

@@ -4,7 +4,10 @@ import jax
 import pytest
 from convert.listings import listing
 
-from marjax.convert import describe, kl, mar, recognise, table
+from marjax.convert import kl, mar, recognise, table
+from marjax.latents.kl import KLConfig
+from marjax.parallel.mesh import host_mesh
+from marjax.release import loading
 
 COUNTS = {
   "base": ("MAR-B", 207_924_768, 2.9),
@@ -13,18 +16,22 @@ COUNTS = {
 }
 
 
+def target_of(card):
+  return loading.abstract_weights(card.model or card.codec, host_mesh())
+
+
 @pytest.mark.parametrize("size", COUNTS)
 def test_published_models_convert_with_no_key_left(size):
   shapes = listing(size)
   assert recognise.kind_of(shapes) == "model"
-  card = describe.model(shapes, describe.KLConfig())
+  card = recognise.card(shapes, KLConfig())
   name, count, scale = COUNTS[size]
-  target = describe.target(card)
+  target = target_of(card)
   places = table.assign(mar.RULES, shapes, target)
   assert len(places) == len(shapes)
   assert sum(leaf.size for leaf in jax.tree.leaves(target)) == count
   assert card.name == name
-  assert card.codec == describe.KLConfig()
+  assert card.codec == KLConfig()
   assert card.class_names[207] == "n02099601 golden retriever"
   presets = {
     name: (s.num_ar_steps, s.guidance_scale, s.guidance_schedule, s.temperature)
@@ -32,20 +39,20 @@ def test_published_models_convert_with_no_key_left(size):
   }
   assert presets == {
     "published": (256, scale, "linear", 1.0),
-    "unguided": (256, 1.0, None, 0.95),
+    "unguided": (256, 1.0, "linear", 0.95),
     "fast": (64, scale, "linear", 1.0),
     "notebook": (64, 4.0, "constant", 1.0),
   }
-  assert {s.num_diffusion_steps for s in card.presets.values()} == {100}
+  assert {s.head.num_steps for s in card.presets.values()} == {100}
   assert card.sampling == card.presets["fast"]
 
 
 def test_the_published_autoencoder_is_recognised():
   shapes = listing("kl16")
   assert recognise.kind_of(shapes) == "autoencoder"
-  card = describe.autoencoder(shapes)
-  assert card.codec == describe.KLConfig()
-  assert len(table.assign(kl.RULES, shapes, describe.target(card))) == 312
+  card = recognise.card(shapes, KLConfig())
+  assert card.codec == KLConfig()
+  assert len(table.assign(kl.RULES, shapes, target_of(card))) == 312
 
 
 def test_an_autoencoder_of_unknown_scale_asks_for_it():
@@ -87,11 +94,11 @@ def test_wrong_heads_are_one_sentence(heads):
 
 
 def test_tokens_that_the_autoencoder_cannot_make_are_refused():
-  config = describe.model(listing("base"), describe.KLConfig()).model
-  eight = describe.KLConfig(
+  config = recognise.card(listing("base"), KLConfig()).model
+  eight = KLConfig(
     multipliers=(1, 2, 4, 4), latent_channels=4, has_level_attention=False
   )
   codec = recognise.codec_of(config, eight)
   assert (codec.patch, codec.image_size) == (2, 256)
   with pytest.raises(ValueError, match="name the autoencoder that it was"):
-    recognise.codec_of(config, describe.KLConfig(latent_channels=32))
+    recognise.codec_of(config, KLConfig(latent_channels=32))
