@@ -16,7 +16,7 @@ import functools
 import logging
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -149,8 +149,6 @@ def replacing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
   temporary = _temporary(path)
   try:
     yield temporary
-    # A temporary file is private; a result is as readable as any other file.
-    temporary.chmod(0o666 & ~_umask())
     temporary.replace(path)
   except OSError as error:
     raise unwritable(path, error) from error
@@ -213,14 +211,14 @@ def reason(error: Exception) -> str:
   if isinstance(error, OSError) and error.strerror:
     return error.strerror.lower()
   line = (str(error).splitlines() or [""])[0]
-  return f"{type(error).__name__}: {line}"[:200]
+  return _shortened(f"{type(error).__name__}: {line}", 200)
 
 
 def _shortened(text: str, length: int) -> str:
   """The text, without its middle if it is longer than that."""
   if len(text) <= length:
     return text
-  head = length * 2 // 3
+  head = length // 3  # a cause stands last, after paths
   return f"{text[:head]} ... {text[head + 5 - length :]}"
 
 
@@ -323,16 +321,10 @@ def _refuse_existing(path: AnyPath, overwrite: bool) -> None:
 
 def _temporary(path: Path) -> Path:
   """An empty file beside `path`, under a name of its own."""
+  temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary.touch(exist_ok=False)
   except OSError as error:
     raise unwritable(path, error) from error
-  os.close(handle)
-  return Path(name)
-
-
-def _umask() -> int:
-  mask = os.umask(0)
-  os.umask(mask)
-  return mask
+  return temporary

@@ -125,11 +125,8 @@ def _read(path: Path, variant: str) -> dict[str, Any]:
   """The nested mapping that the file's `get_config` returns."""
   name = f"the config {schema.printable(str(path))}"
   check(path.suffix == ".py", f"{name} is no Python file; name a .py file.")
-  module = types.ModuleType(f"config_{path.stem}")
-  module.__file__ = str(path)
   config = arguments = None
-  with _explained(path), _neighbours(path.absolute().parent, module):
-    exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
+  with _executed(path) as module:
     get_config = getattr(module, "get_config", None)
     if callable(get_config):
       arguments = _arguments(get_config, variant)
@@ -153,6 +150,32 @@ def _read(path: Path, variant: str) -> dict[str, Any]:
     " ConfigDict.",
   )
   return {str(key): value for key, value in config.items()}
+
+
+def run_file(name: str) -> None:
+  """Executes a Python file, which may register parts of its own.
+
+  Raises:
+    FileNotFoundError: there is no such file. ValueError: it fails.
+  """
+  path = outputs.path_of(name)
+  if not path.is_file():
+    raise FileNotFoundError(
+      f"--parts is {schema.printable(name)}: there is no such file; name the"
+      " Python file that registers your parts."
+    )
+  with _executed(path):
+    pass
+
+
+@contextlib.contextmanager
+def _executed(path: Path) -> Iterator[types.ModuleType]:
+  """The module that a file is, as long as what lies beside it is importable."""
+  module = types.ModuleType(f"config_{path.stem}")
+  module.__file__ = str(path)
+  with _explained(path), _neighbours(path.absolute().parent, module):
+    exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
+    yield module
 
 
 def _arguments(get_config: Callable, variant: str) -> tuple[str, ...] | None:
@@ -248,6 +271,15 @@ def _set(mapping: dict[str, Any], override: str) -> None:
   mapping[key] = text if is_text else literal(text)
 
 
+def _unfolded(hint: Any) -> tuple[Any, ...]:
+  """What a field may hold: words too, and every kind of part."""
+  return tuple(
+    option
+    for part in schema.options(hint)
+    for option in typing.get_args(part) or (part,)
+  )
+
+
 def _types(path: Sequence[str]) -> list[Any]:
   """The types, and the words, that a field of an experiment may have."""
   options: list[Any] = [Experiment]
@@ -258,9 +290,6 @@ def _types(path: Sequence[str]) -> list[Any]:
       if schema.is_config(option)
     ]
     options = [
-      option
-      for hint in hints
-      if hint is not None
-      for option in typing.get_args(hint) or (hint,)
+      option for hint in hints if hint is not None for option in _unfolded(hint)
     ]
   return options

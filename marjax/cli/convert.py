@@ -8,51 +8,36 @@ with PyTorch's restricted reader: nothing in them is run. A report is printed.
 
 import argparse
 
+from marjax import schema
+from marjax.cli import flags
+
+FLAGS = """
+--out FOLDER
+  the release to make; may be left out for a name, which then is found by it
+--weights ema|raw
+  the averaged or the raw weights of a training file (default: the averaged
+  ones where there are some)
+--autoencoder PATH
+  a released autoencoder, a file of one, or kl16, to be copied into the release
+  (default: the release names the folder ../kl16 beside it)
+--num_heads N
+  attention heads, for widths other than the published ones
+--latent_scale X
+  1 / standard deviation of the latents, for an autoencoder other than KL-16
+--class_names FILE
+  names of the classes, a line each, or `none` (default: ImageNet's for 1000
+  classes)
+--name NAME
+  what to call it
+--licence TEXT
+  of the weights, for the record
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Declares the flags of `marjax convert`."""
   parser.add_argument("source", metavar="SOURCE", help="what to convert")
-  parser.add_argument(
-    "--out",
-    metavar="FOLDER",
-    help="the release to make; may be left out for a name, which then is found"
-    " by it",
-  )
-  parser.add_argument(
-    "--weights",
-    choices=("ema", "raw"),
-    help="the averaged or the raw weights of a training file (default: the"
-    " averaged ones where there are some)",
-  )
-  parser.add_argument(
-    "--autoencoder",
-    metavar="PATH",
-    help="a released autoencoder, a file of one, or kl16, to be copied into"
-    " the release (default: the release names the folder ../kl16 beside it)",
-  )
-  parser.add_argument(
-    "--num_heads",
-    type=int,
-    metavar="N",
-    help="attention heads, for widths other than the published ones",
-  )
-  parser.add_argument(
-    "--latent_scale",
-    type=float,
-    metavar="X",
-    help="1 / standard deviation of the latents, for an autoencoder other than"
-    " KL-16",
-  )
-  parser.add_argument(
-    "--class_names",
-    metavar="FILE",
-    help="names of the classes, a line each, or `none` (default: ImageNet's"
-    " for 1000 classes)",
-  )
-  parser.add_argument("--name", metavar="NAME", help="what to call it")
-  parser.add_argument(
-    "--licence", metavar="TEXT", help="of the weights, for the record"
-  )
+  flags.add(parser, FLAGS)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -60,15 +45,8 @@ def run(args: argparse.Namespace) -> None:
   from marjax.convert import fetching
   from marjax.convert.run import Choices
 
-  choices = Choices(
-    weights=args.weights,
-    autoencoder=args.autoencoder,
-    num_heads=args.num_heads,
-    latent_scale=args.latent_scale,
-    class_names=read_names(args.class_names),
-    name=args.name,
-    licence=args.licence,
-  )
+  choices = {name: getattr(args, name) for name in schema.hints(Choices)}
+  choices = Choices(**choices | {"class_names": read_names(args.class_names)})
   if args.out is None and not fetching.is_name(args.source):
     raise ValueError(
       "--out is missing; name the folder of the release to make."

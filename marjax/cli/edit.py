@@ -8,52 +8,40 @@ what `marjax generate` writes; a .npz file holds `mask` and `latents`, too.
 import argparse
 
 from marjax import outputs
-from marjax.cli import generate, settings
+from marjax.cli import flags, generate, settings
 from marjax.generate.settings import Settings
 
 SIDES = ("left", "right", "top", "bottom")
 
 
+FLAGS = """
+--image FILE, required
+  the image, of model size
+--mask FILE, required
+  white where to draw anew, or left, right, top, bottom
+--label CLASS, default none
+  class of the result, a number or a name
+--num_images N, default 1
+  results, each drawn differently
+--keep_pixels
+  put the image's own pixels back outside the mask
+"""
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Declares the flags of `marjax edit`."""
-  parser.add_argument(
-    "--image", required=True, metavar="FILE", help="the image, of model size"
-  )
-  parser.add_argument(
-    "--mask",
-    required=True,
-    metavar="FILE",
-    help="white where to draw anew, or left, right, top, bottom",
-  )
-  parser.add_argument(
-    "--label",
-    default="none",
-    metavar="CLASS",
-    help="class of the result, a number or a name (default: %(default)s)",
-  )
-  parser.add_argument(
-    "--num_images",
-    type=int,
-    default=1,
-    metavar="N",
-    help="results, each drawn differently (default: %(default)s)",
-  )
-  parser.add_argument(
-    "--keep_pixels",
-    action="store_true",
-    help="put the image's own pixels back outside the mask",
-  )
+  flags.add(parser, FLAGS)
   generate.add_run_flags(parser)
 
 
 def run(args: argparse.Namespace) -> None:
   """Flags → image, mask, Settings → edit → one file."""
-  from marjax.release.classes import name_of
+  from marjax.backbone.classes import name_of
   from marjax.tokens import regions
 
   generate.check_count(args.num_images)
   out = generate.checked_out(args.out, args.overwrite)
-  chosen = settings.from_flags(Settings, args)
+  chosen = settings.changes(Settings, args)
   pipe, chosen = generate.load(args, chosen)
   codec = pipe.card.codec
   image = read_image(args.image, codec.channels)

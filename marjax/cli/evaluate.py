@@ -5,43 +5,28 @@ Writes samples.png, reveal.png, loss.png and report.json.
 
 import argparse
 
+from marjax.cli import flags
+
+FLAGS = """
+--checkpoint FOLDER, required
+  a work directory, or a released checkpoint
+--out FOLDER, required
+  where the results go
+--num_images N, default 1000
+  images to generate and score
+--split NAME
+  of the real images to test against (default: data.test_split of the
+  checkpoint)
+--data_dir FOLDER
+  of the real images (default: data.data_dir of the checkpoint)
+--overwrite
+  replace these four files where they exist
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Declares the flags of `marjax evaluate`."""
-  parser.add_argument(
-    "--checkpoint",
-    required=True,
-    metavar="FOLDER",
-    help="a work directory, or a released checkpoint",
-  )
-  parser.add_argument(
-    "--out", required=True, metavar="FOLDER", help="where the results go"
-  )
-  parser.add_argument(
-    "--num_images",
-    type=int,
-    default=1000,
-    metavar="N",
-    help="images to generate and score (default: %(default)s)",
-  )
-  parser.add_argument(
-    "--split",
-    default="",
-    metavar="NAME",
-    help="of the real images to test against (default: data.test_split of the"
-    " checkpoint)",
-  )
-  parser.add_argument(
-    "--data_dir",
-    default="",
-    metavar="FOLDER",
-    help="of the real images (default: data.data_dir of the checkpoint)",
-  )
-  parser.add_argument(
-    "--overwrite",
-    action="store_true",
-    help="replace these four files where they exist",
-  )
+  flags.add(parser, FLAGS)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -53,6 +38,6 @@ def run(args: argparse.Namespace) -> None:
     args.out,
     num_images=args.num_images,
     overwrite=args.overwrite,
-    split=args.split,
-    data_dir=args.data_dir,
+    split=args.split or "",
+    data_dir=args.data_dir or "",
   )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from marjax import outputs
-from marjax.cli import settings
+from marjax.cli import flags, settings
 from marjax.generate.settings import Settings
 from marjax.outputs import AnyPath
 
@@ -20,65 +20,42 @@ FORMATS = (".png", ".npy", ".npz")
 MOST_IMAGES = 1_000_000
 
 
+FLAGS = """
+--labels 0,1,2, required
+  one class per image, in turn: numbers or names; `none` for no class
+--num_images N
+  images to generate, going through the labels again and again (default: one
+  per label)
+"""
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Declares the flags of `marjax generate`."""
-  parser.add_argument(
-    "--labels",
-    required=True,
-    metavar="0,1,2",
-    help="one class per image, in turn: numbers or names; `none` for no class",
-  )
-  parser.add_argument(
-    "--num_images",
-    type=int,
-    metavar="N",
-    help="images to generate, going through the labels again and again"
-    " (default: one per label)",
-  )
+  flags.add(parser, FLAGS)
   add_run_flags(parser)
+
+
+RUN_FLAGS = """
+--checkpoint FOLDER, required
+  a released checkpoint, a work directory, or a published name
+--out FILE, required
+  the result: .png, .npy or .npz
+--overwrite
+  replace FILE where it exists
+--seed N, default 0
+  the same seed gives the same images
+--dtype float32|bfloat16
+  of the model's matmuls (default: as the checkpoint says)
+--batch_size N
+  images per device call, if memory is short; changes no image
+--preset NAME
+  settings of that name in the checkpoint, or `quick`; flags below change them
+"""
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
   """Declares what is loaded, how it draws, and where the result goes."""
-  parser.add_argument(
-    "--checkpoint",
-    required=True,
-    metavar="FOLDER",
-    help="a released checkpoint, a work directory, or a published name",
-  )
-  parser.add_argument(
-    "--out",
-    required=True,
-    metavar="FILE",
-    help="the result: .png, .npy or .npz",
-  )
-  parser.add_argument(
-    "--overwrite", action="store_true", help="replace FILE where it exists"
-  )
-  parser.add_argument(
-    "--seed",
-    type=int,
-    default=0,
-    metavar="N",
-    help="the same seed gives the same images (default: %(default)s)",
-  )
-  parser.add_argument(
-    "--dtype",
-    choices=("float32", "bfloat16"),
-    help="of the model's matmuls (default: as the checkpoint says)",
-  )
-  parser.add_argument(
-    "--batch_size",
-    type=int,
-    metavar="N",
-    help="images per device call, if memory is short; changes no image",
-  )
-  parser.add_argument(
-    "--preset",
-    metavar="NAME",
-    help="settings of that name in the checkpoint, or `quick`; flags below"
-    " change them",
-  )
+  flags.add(parser, RUN_FLAGS)
   group = parser.add_argument_group(
     "settings", "What is left out is as the checkpoint says."
   )
@@ -86,11 +63,11 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-  """Flags → Settings → generate → one file."""
-  from marjax.release.classes import name_of
+  """Flags → settings → generate → one file."""
+  from marjax.backbone.classes import name_of
 
   labels = read_labels(args.labels, args.num_images)
-  chosen = settings.from_flags(Settings, args)
+  chosen = settings.changes(Settings, args)
   out = checked_out(args.out, args.overwrite)
   pipe, chosen = load(args, chosen)
   labels = pipe.labels(labels)
@@ -102,12 +79,13 @@ def run(args: argparse.Namespace) -> None:
   print(f"{len(images)} images: {outputs.shown(out)}")
 
 
-def load(args: argparse.Namespace, chosen: Settings):
+def load(args: argparse.Namespace, chosen: dict):
   """The pipeline of the flags, and the settings over those of their preset."""
   import marjax
 
   pipe = marjax.load(args.checkpoint, dtype=args.dtype)
-  return pipe, chosen.over(pipe.settings(args.preset))
+  named = pipe.settings(args.preset)
+  return pipe, pipe.settings(named.changed(chosen))
 
 
 def checked_out(name: str, overwrite: bool) -> AnyPath:

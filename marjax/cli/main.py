@@ -27,6 +27,7 @@ from marjax.cli import (
   edit,
   evaluate,
   export,
+  flags,
   generate,
   interrupts,
   preflight,
@@ -64,9 +65,16 @@ EXTRAS = {
   "matplotlib": "demo",
   "tensorflow": "tensorflow",
   "torch": "convert",
-  "pycurl": "convert",
-  "safetensors": "convert",
+  "requests": "convert",
 }
+
+FLAGS = """
+--parts FILE
+  a Python file that registers parts of your own, such as a head
+--debug
+  show a traceback with an error
+"""
+"""Of every verb."""
 
 EPILOG = """\
 example:
@@ -123,9 +131,7 @@ def build_parser() -> Parser:
       allow_abbrev=False,
     )
     module.add_flags(verb)
-    verb.add_argument(
-      "--debug", action="store_true", help="show a traceback with an error"
-    )
+    flags.add(verb, FLAGS)
   return parser
 
 
@@ -221,6 +227,8 @@ def _run(args: argparse.Namespace) -> None:
     ) from None
   if args.verb in COMPILING:
     keep_programs()
+  if args.parts:
+    configs.run_file(args.parts)
   VERBS[args.verb].run(args)
 
 
@@ -237,8 +245,14 @@ def _prepare_logs(args: argparse.Namespace) -> None:
   logging.basicConfig(handlers=[handler])
   logging.getLogger("marjax").setLevel(logging.INFO)
   if not is_debugging(args):
-    # It logs, with tracebacks, what it raises.
+    # They log, with tracebacks, what they raise.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.CRITICAL)
+    handler.addFilter(_is_to_be_told)
+
+
+def _is_to_be_told(record: logging.LogRecord) -> bool:
+  """False of what orbax's threads log with tracebacks: an error tells it."""
+  return "orbax" not in record.pathname and record.name != "asyncio"
 
 
 class _Formatter(logging.Formatter):

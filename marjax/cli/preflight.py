@@ -10,49 +10,30 @@ preflight.json, preflight.txt, memory.png and, of a generation, parts.png.
 
 import argparse
 
+from marjax.cli import flags
+
+FLAGS = """
+--config FILE.py[:VARIANT], required
+  what would be trained; --config.KEY=VALUE sets one of its fields
+--topology KIND:AxB[xC]|KIND:N|here, required
+  chips, such as v5e:16x16, v4:4x4x4, v5p:4x4x8 or v6e:16x16, or GPUs, such as
+  h200:1 or h100:8; here: the devices of this machine
+--num_slices N, default 1
+  slices of that shape
+--program train|generate, default train
+  what would run on them
+--batch_size N
+  images of a generation over all chips (default: 64 on each)
+--out FOLDER
+  where the report and its picture go
+--overwrite
+  replace these files where they exist
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Declares the flags of `marjax preflight`."""
-  parser.add_argument(
-    "--config",
-    required=True,
-    metavar="FILE.py[:VARIANT]",
-    help="what would be trained; --config.KEY=VALUE sets one of its fields",
-  )
-  parser.add_argument(
-    "--topology",
-    required=True,
-    metavar="KIND:AxB[xC]|KIND:N|here",
-    help="chips, such as v5e:16x16, v4:4x4x4, v5p:4x4x8 or v6e:16x16, or GPUs,"
-    " such as h200:1 or h100:8; here: the devices of this machine",
-  )
-  parser.add_argument(
-    "--num_slices",
-    type=int,
-    default=1,
-    metavar="N",
-    help="slices of that shape (default: %(default)s)",
-  )
-  parser.add_argument(
-    "--program",
-    choices=("train", "generate"),
-    default="train",
-    help="what would run on them (default: %(default)s)",
-  )
-  parser.add_argument(
-    "--batch_size",
-    type=int,
-    metavar="N",
-    help="images of a generation over all chips (default: 64 on each)",
-  )
-  parser.add_argument(
-    "--out", metavar="FOLDER", help="where the report and its picture go"
-  )
-  parser.add_argument(
-    "--overwrite",
-    action="store_true",
-    help="replace these files where they exist",
-  )
+  flags.add(parser, FLAGS)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,5 +1,7 @@
 """A flag for each field of a dataclass of settings, and back.
 
+A field that is a dataclass itself, or one of several, has flags --FIELD.NAME.
+
 The help of a flag is what the dataclass's docstring says of the field, so a
 new field is a new flag without a change here.
 """
@@ -19,14 +21,27 @@ NONE = type(None)
 
 def add_flags(parser: argparse._ActionsContainer, cls: type) -> None:
   """Declares `--FIELD VALUE` for every field of `cls`."""
-  descriptions, hints = describe(cls), typing.get_type_hints(cls)
-  for field in dataclasses.fields(cls):
+  for name, (metavar, text) in _flags(cls).items():
+    # argparse formats help with %, so a percent sign is doubled.
     parser.add_argument(
-      f"--{field.name}",
-      metavar=placeholder(hints[field.name]),
-      # argparse formats help with %, so a percent sign is doubled.
-      help=descriptions.get(field.name, "").replace("%", "%%"),
+      f"--{name}", metavar=metavar, help=text.replace("%", "%%")
     )
+
+
+def _flags(cls: type) -> dict[str, tuple[str, str]]:
+  """Name → placeholder and help, of fields and of those inside them."""
+  descriptions, hints, flags = describe(cls), typing.get_type_hints(cls), {}
+  for field in dataclasses.fields(cls):
+    groups = filter(schema.is_config, schema.options(hints[field.name]))
+    inner = {}
+    for group in groups:
+      inner |= _flags(group) | inner
+    inner.pop("kind", None)
+    flags |= {f"{field.name}.{name}": flag for name, flag in inner.items()}
+    if not inner:
+      text = descriptions.get(field.name, "")
+      flags[field.name] = (placeholder(hints[field.name]), text)
+  return flags
 
 
 def from_flags(cls: type[T], args: argparse.Namespace) -> T:
@@ -35,12 +50,45 @@ def from_flags(cls: type[T], args: argparse.Namespace) -> T:
   Raises:
     ValueError: a value of the wrong type or out of range.
   """
-  given = {
-    field.name: literal(getattr(args, field.name))
-    for field in dataclasses.fields(cls)
-    if getattr(args, field.name) is not None
+  return schema.from_dict(cls, changes(cls, args), where="settings")
+
+
+def changes(cls: type, args: argparse.Namespace) -> dict[str, typing.Any]:
+  """The flags that were given, as a mapping nested as `cls` is.
+
+  Raises:
+    ValueError: a value of the wrong type or out of range, for any kind of it.
+  """
+  mapping: dict[str, typing.Any] = {}
+  for name in _flags(cls):
+    if (value := getattr(args, name)) is not None:
+      *groups, last = name.split(".")
+      inner = mapping
+      for group in groups:
+        inner = inner.setdefault(group, {})
+      inner[last] = literal(value)
+  hints = schema.hints(cls)
+  alone = {
+    name: value
+    for name, value in mapping.items()
+    if value.__class__ is not dict
   }
-  return schema.from_dict(cls, given, where="settings")
+  schema.from_dict(cls, alone, where="settings")
+  for group in mapping.keys() - alone.keys():
+    _check_any(schema.options(hints[group]), mapping[group], group)
+  return mapping
+
+
+def _check_any(kinds: tuple, mapping: dict, where: str) -> None:
+  """Refuses what none of several dataclasses takes; the first says why."""
+  errors = []
+  for kind in filter(schema.is_config, kinds):
+    try:
+      schema.from_dict(kind, mapping, where)
+      return
+    except ValueError as error:
+      errors.append(error)
+  raise errors[0]
 
 
 def placeholder(hint) -> str:

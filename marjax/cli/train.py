@@ -11,43 +11,27 @@ them with --coordinator_address, --num_processes and --process_id.
 
 import argparse
 
+from marjax.cli import flags
+
+FLAGS = """
+--config FILE.py[:VARIANT], required
+  what to train; every config has a variant :laptop that is tiny
+--workdir FOLDER, required
+  where checkpoints, metrics and samples go; also gs://BUCKET/NAME
+--coordinator_address HOST:PORT
+  of several processes: where the first can be reached
+--num_processes N
+  of several processes: how many there are; 1 waits for no other
+--process_id I
+  of several processes: which this is, 0 to N - 1
+--profile_steps A:B
+  trace the steps A to B - 1 into WORKDIR/profile/A
+"""
+
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Declares the flags of `marjax train`."""
-  parser.add_argument(
-    "--config",
-    required=True,
-    metavar="FILE.py[:VARIANT]",
-    help="what to train; every config has a variant :laptop that is tiny",
-  )
-  parser.add_argument(
-    "--workdir",
-    required=True,
-    metavar="FOLDER",
-    help="where checkpoints, metrics and samples go; also gs://BUCKET/NAME",
-  )
-  parser.add_argument(
-    "--coordinator_address",
-    metavar="HOST:PORT",
-    help="of several processes: where the first can be reached",
-  )
-  parser.add_argument(
-    "--num_processes",
-    type=int,
-    metavar="N",
-    help="of several processes: how many there are; 1 waits for no other",
-  )
-  parser.add_argument(
-    "--process_id",
-    type=int,
-    metavar="I",
-    help="of several processes: which this is, 0 to N - 1",
-  )
-  parser.add_argument(
-    "--profile_steps",
-    metavar="A:B",
-    help="trace the steps A to B - 1 into WORKDIR/profile/A",
-  )
+  flags.add(parser, FLAGS)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -9,7 +9,8 @@
    seconds that it lives. Where that stops, jax ends all the others by abort(),
    which no Python code sees: its callbacks and `except` come too late. So the
    signal of abort() has a handler, which says in one sentence what happened and
-   exits with code 2.
+   exits with code 2. Who leaves the others, at the end, puts back what was
+   there; a process that fails stays joined until it exits.
 
        a process is killed      ─▶ closed connection, or no word from it ─▶ 3
        a process is frozen      ─▶ no word from it                       ─▶ 3
@@ -82,9 +83,11 @@ def joined(
   if is_alone or num_processes == 1:
     yield
     return
-  _connect(*flags)
+  before = _answer_abort(ctypes.cast(_on_abort, ctypes.c_void_p))
   try:
+    _connect(*flags)
     yield
+    jax.distributed.shutdown()
   except jax.errors.JaxRuntimeError:
     # A peer that is lost fails a computation before jax knows why it did.
     log.info("a computation failed; waiting to see whether a process is lost.")
@@ -94,6 +97,9 @@ def joined(
     # Whoever catches it says what it was; then the others are left behind.
     _last_words[0] = ""
     raise
+  finally:
+    if not jax.distributed.is_initialized():
+      _answer_abort(before)
 
 
 def is_announced(environment: Mapping[str, str] = os.environ) -> bool:
@@ -232,12 +238,13 @@ def _connect(address: str | None, count: int | None, process: int | None):
     " once within that time, tell all the same address and number, and see"
     f" that every host can reach process 0 there; {alone}."
   )
-  _die_in_words()
   log.info("waiting for %s%s; %s.", who, where, alone)
   try:
     with _quiet():
       jax.distributed.initialize(
-        *(address, count, process),
+        address,
+        count,
+        process,
         # What the flags say needs no second opinion of the environment.
         cluster_detection_method="deactivate" if address else None,
         initialization_timeout=MEET_SECONDS,
@@ -286,8 +293,12 @@ def _quiet() -> Iterator[None]:
     _mouth[0] = 2
 
 
-def _die_in_words() -> None:
-  ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
+def _answer_abort(handler: int | ctypes.c_void_p | None) -> int | None:
+  """Sets what is called on abort(), by address; returns what was."""
+  listen = ctypes.CDLL(None).signal
+  listen.restype = ctypes.c_void_p
+  listen.argtypes = [ctypes.c_int, ctypes.c_void_p]
+  return listen(signal.SIGABRT, handler)
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int)
@@ -299,16 +310,20 @@ def _on_abort(_signal):
   os._exit(2)
 
 
-def _gather(text: str) -> list[str]:
-  """Each process's text, in order."""
+def gathered(mine: Any) -> np.ndarray:
+  """A number, or array of one shape, of each process: [processes, ...]."""
   from jax.experimental import multihost_utils
 
+  # It goes over the devices, which is the purpose here, not an accident.
+  with jax.transfer_guard("allow"):
+    return multihost_utils.process_allgather(np.asarray(mine))
+
+
+def _gather(text: str) -> list[str]:
+  """Each process's text, in order."""
   mine = np.frombuffer(text.encode(), np.uint8)
-  sizes = multihost_utils.process_allgather(np.asarray([mine.size], np.int32))
-  padded = np.zeros(sizes.max(), np.uint8)
-  padded[: mine.size] = mine
-  rows = multihost_utils.process_allgather(padded)
+  sizes = gathered(np.int32(mine.size))
+  rows = gathered(np.resize(mine, sizes.max()))
   return [
-    row[:size].tobytes().decode()
-    for row, size in zip(rows, sizes.ravel(), strict=True)
+    row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)
   ]

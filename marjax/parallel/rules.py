@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Int
+from jaxtyping import Int, PyTree
 
 RULES = (
   # What flows through the model.
@@ -84,6 +84,20 @@ def shardings(boxed_tree, mesh: Mesh):
   )
 
 
+def placed(abstract: PyTree, where: PyTree) -> PyTree:
+  """Abstract arrays with shardings; `where`: those, or one for all below."""
+  return jax.tree.map(
+    lambda sharding, tree: jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=sharding
+      ),
+      tree,
+    ),
+    where,
+    abstract,
+  )
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """The leading axis over all devices that share a batch."""
   return NamedSharding(mesh, PartitionSpec(dict(RULES)["batch"]))
@@ -104,25 +118,9 @@ def local_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " N"]:
   return np.concatenate([np.arange(*span) for span in sorted(spans)])
 
 
-def global_batch(local, rows: Int[np.ndarray, " N"], mesh: Mesh, size: int):
-  """A tree of this process's rows to a tree of arrays over all processes.
-
-  Args:
-    local: arrays [N, ...], whose row i is row rows[i] of the global batch.
-    rows: from `local_rows`. size: of the global batch.
-  """
-  where = batch_sharding(mesh)
-
-  def assemble(array):
-    def part(index):
-      start, stop, _ = index[0].indices(size)
-      first = int(np.searchsorted(rows, start))
-      return array[first : first + stop - start]
-
-    shape = (size, *array.shape[1:])
-    return jax.make_array_from_callback(shape, where, part)
-
-  return jax.tree.map(assemble, local)
+def global_batch(local: PyTree, mesh: Mesh) -> PyTree:
+  """A tree of this process's rows, see `local_rows`, as arrays of all rows."""
+  return jax.make_array_from_process_local_data(batch_sharding(mesh), local)
 
 
 def _as_tuple(group: str | tuple[str, ...] | None) -> tuple[str, ...]:

@@ -6,12 +6,9 @@
    directory can be generated from without the cache.
 """
 
-import tempfile
 from pathlib import Path
 
 import jax
-from jax.sharding import Mesh
-from jaxtyping import PyTree
 
 from marjax import outputs
 from marjax.data.latent_cache import CachedLatents
@@ -49,16 +46,4 @@ def keep_copy(cache: CachedLatents | None, workdir: AnyPath) -> None:
   place = Path(workdir) / AUTOENCODER
   if place.exists():
     return
-  with tempfile.TemporaryDirectory(
-    prefix=".autoencoder.", dir=workdir
-  ) as spare:
-    copied = Path(spare) / AUTOENCODER
-    loading.copy(cache.autoencoder, copied)
-    copied.rename(place)
-
-
-def load_params(cache: CachedLatents | None, mesh: Mesh) -> PyTree:
-  """The autoencoder's parameters on the mesh; {} without cached latents."""
-  if cache is None:
-    return {}
-  return loading.load(cache.autoencoder, mesh).codec_params
+  loading.export(cache.autoencoder, place)

@@ -18,12 +18,10 @@ This is the only module that saves through Orbax.
 """
 
 import contextlib
+import errno
 import gc
-import logging
 import os
-import re
 import shutil
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +29,7 @@ import jax
 import numpy as np
 
 from marjax import outputs
+from marjax.parallel import hosts
 from marjax.release import workdir as workdirs
 from marjax.train import interrupts
 
@@ -62,8 +61,6 @@ class Checkpointer:
     self.directory = outputs.absolute(workdir) / "checkpoints"
     self._checksums = checksums
     self._saving = self._saved = self._failed = None
-    self._late = _LateFailures()
-    logging.getLogger("absl").addFilter(_is_not_orbax)
     options = ocp.CheckpointManagerOptions(
       max_to_keep=keep,
       # By the first process, in a thread that its first save waits for; the
@@ -80,8 +77,6 @@ class Checkpointer:
         self.directory, options=options, item_handlers=handlers
       )
     except Exception as error:
-      logging.getLogger("absl").removeFilter(_is_not_orbax)
-      self._late.end()
       raise outputs.unwritable(self.directory, error) from error
 
   def __enter__(self) -> "Checkpointer":
@@ -108,12 +103,8 @@ class Checkpointer:
 
   def latest_step(self) -> int | None:
     """The newest step on disk, None before the first save."""
-    newest = max(self.steps(), default=-1)
-    if jax.process_count() > 1:
-      # Listings of a network file system may lag behind; all must agree.
-      from jax.experimental import multihost_utils
-
-      newest = int(multihost_utils.broadcast_one_to_all(np.int32(newest)))
+    # Listings of a network file system may lag behind; all must agree.
+    newest = int(hosts.gathered(np.int32(max(self.steps(), default=-1)))[0])
     return None if newest < 0 else newest
 
   def save(self, step: int, state: Any, data_state: dict) -> None:
@@ -138,6 +129,7 @@ class Checkpointer:
     )
     # The copy off the device is this function's purpose, not an accident.
     with self._one_sentence("copying"), jax.transfer_guard("allow"):
+      self._check_room(state)
       self._manager.save(step, args=items)
 
   def restore(self, abstract_state: Any) -> tuple[Any, dict]:
@@ -167,38 +159,31 @@ class Checkpointer:
       ),
       data=ocp.args.JsonRestore(),
     )
+    root = self.directory / str(step)
     try:
       self._check_shapes(step, abstract_state)
       restored = self._manager.restore(step, args=items)
     except Exception as error:
       raise ValueError(
-        f"the checkpoint {self.directory / str(step)} cannot be restored"
-        f" ({_cause(error)}); {workdirs.way_out(self.directory / str(step))}."
+        f"the checkpoint {root} cannot be restored ({outputs.reason(error)});"
+        f" {workdirs.way_out(root)}."
       ) from None
-    workdirs.check_finite(restored.state, self.directory / str(step))
+    workdirs.check_finite(restored.state, root)
     return restored.state, restored.data
 
   def wait(self) -> None:
     """Blocks until the save under way is on disk; OSError if that fails."""
     with self._one_sentence():
       self._manager.wait_until_finished()
-    self._settle()
+    # Unless it was told before that it failed.
+    if self._saving != self._failed:
+      self._saved = self._saving
 
   def close(self) -> None:
     """Waits and ends Orbax's threads; the checkpointer cannot be used after."""
-    try:
-      with self._one_sentence():
-        self._manager.wait_until_finished()
-        self._settle()
-        self._manager.close()
-    finally:
-      self._late.end()
-      logging.getLogger("absl").removeFilter(_is_not_orbax)
-
-  def _settle(self) -> None:
-    """What was being saved is saved, unless it was told that it failed."""
-    if self._saving != self._failed:
-      self._saved = self._saving
+    self.wait()
+    with self._one_sentence():
+      self._manager.close()
 
   def _tidy(self) -> None:
     """Deletes what kills left on this machine, before any process goes on.
@@ -225,12 +210,9 @@ class Checkpointer:
     root = self.directory / str(step)
     share = jax.process_index(), jax.process_count()
     fault = workdirs.damage(root, self._checksums, share)
-    if jax.process_count() > 1:
-      from jax.experimental import multihost_utils
-
-      faults = multihost_utils.process_allgather(np.bool_(fault is not None))
-      if faults.any() and not fault:
-        fault = f"process {faults.argmax()} says how"
+    faults = hosts.gathered(fault is not None)
+    if faults.any() and not fault:
+      fault = f"process {faults.argmax()} says how"
     if fault:
       raise ValueError(
         f"the checkpoint {root} is damaged: {fault}; {workdirs.way_out(root)}."
@@ -248,6 +230,16 @@ class Checkpointer:
         " writing there, so nothing more is saved: put it back, or choose"
         " another --workdir, and run the same command again."
       )
+
+  def _check_room(self, state: Any) -> None:
+    """Tells of a full disk at once; Orbax would with a traceback per array."""
+    if jax.process_index() > 0 or outputs.is_remote(self.directory):
+      return
+    num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    disk = shutil.disk_usage(self.directory)
+    # Trained weights hardly compress. Some file systems do not know their size.
+    if disk.total and disk.free < 0.8 * num_bytes:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
   def _check_shapes(self, step: int, abstract_state: Any) -> None:
     import orbax.checkpoint as ocp
@@ -283,13 +275,12 @@ class Checkpointer:
 
   def _failure(self, error: Exception) -> str:
     failed = self._failed = self._saving
-    self._late.is_needed = True
     good = [step for step in self.steps() if step != failed]
     last = f"step {good[-1]} is intact" if good else "there is no earlier one"
     return (
       f"the checkpoint of step {failed} could not be written to"
-      f" {self.directory} ({_cause(error)}); {last}: make room, or see to it"
-      " that you can write there, and run the same command again."
+      f" {self.directory} ({outputs.reason(error)}); {last}: make room, or see"
+      " to it that you can write there, and run the same command again."
     )
 
 
@@ -306,47 +297,3 @@ def _state_handler():
   )
   registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
   return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-
-
-def _is_not_orbax(record: logging.LogRecord) -> bool:
-  """Orbax logs a failure four times with tracebacks; here it is raised once."""
-  return "orbax" not in record.pathname
-
-
-class _LateFailures:
-  """Of a save that fails the first failed write is raised here.
-
-  TensorStore tells of the others when nobody listens any more, and for each a
-  traceback would be shown. They are passed over: until `end`, but always once
-  a save has failed, for nobody knows when the last one comes.
-  """
-
-  is_needed = False
-
-  _THEIRS = re.compile("never retrieved.*(orbax|tensorstore|OCDBT)", re.DOTALL)
-
-  def __init__(self):
-    self._before, sys.unraisablehook = sys.unraisablehook, self._show
-    logging.getLogger("asyncio").addFilter(self._is_shown)
-
-  def end(self) -> None:
-    """Puts everything back if no save has failed."""
-    if self.is_needed:
-      return
-    logging.getLogger("asyncio").removeFilter(self._is_shown)
-    if sys.unraisablehook == self._show:
-      sys.unraisablehook = self._before
-
-  def _is_shown(self, record: logging.LogRecord) -> bool:
-    return not self._THEIRS.search(record.getMessage())
-
-  def _show(self, unraisable) -> None:
-    if str(unraisable.exc_value) != "Event loop is closed":
-      self._before(unraisable)
-
-
-def _cause(error: Exception) -> str:
-  """Both ends of a first line: TensorStore puts the cause last, after paths."""
-  line = (str(error).splitlines() or [""])[0]
-  shown = line if len(line) <= 200 else f"{line[:60]} ... {line[-140:]}"
-  return f"{type(error).__name__}: {shown}"

@@ -29,15 +29,14 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
-from jaxtyping import Int
 
-from marjax.arrays import not_finite
+from marjax.arrays import check_shapes, not_finite, shapes_of
 from marjax.data import contents
 from marjax.data.batches import Batches
 from marjax.data.latent_cache import CachedLatents
 from marjax.experiment import Experiment
-from marjax.outputs import AnyPath
 from marjax.parallel import hosts
 from marjax.parallel.mesh import mesh_for
 from marjax.parallel.rules import global_batch, local_rows
@@ -52,7 +51,7 @@ from marjax.train.profile import Profile
 from marjax.train.samples import Sampler
 from marjax.train.state import TrainState
 from marjax.train.step import TrainProgram, make_train_program
-from marjax.train.workdir import claim_workdir, flatten, forget_stop
+from marjax.train.workdir import claim_workdir, forget_stop
 from marjax.train.writers import JsonLinesWriter, Writer, open_writer
 
 log = logging.getLogger(__name__)
@@ -86,7 +85,8 @@ def train(
     KeyboardInterrupt: Ctrl-C, with a sentence on what is kept.
   """
   training = experiment.training
-  hosts.agree({"workdir": str(workdir)} | flatten(to_dict(experiment)))
+  fields = flatten_dict(to_dict(experiment), sep=".")
+  hosts.agree({"workdir": str(workdir)} | fields)
   with contextlib.ExitStack() as stack:
     is_preempted = stack.enter_context(watched())
     workdir = stack.enter_context(claim_workdir(workdir, experiment))
@@ -94,7 +94,8 @@ def train(
     checkpoints = stack.enter_context(Checkpointer(workdir, *habits))
     mesh = mesh_for(experiment)
     rows = local_rows(mesh, training.batch_size)
-    batches = open_batches(experiment, rows)
+    data, size = experiment.data, training.batch_size
+    batches = Batches(data, data.train_split, size, rows=rows)
     is_new = checkpoints.latest_step() is None
     contents.keep(batches, workdir, experiment.data.accept, is_new)
     num_steps = training.steps(batches.num_examples)
@@ -109,7 +110,7 @@ def train(
     writer = open_writer(workdir, num_steps, start)
     stack.callback(writer.close)
     if start == 0:
-      writer.write_hparams(flatten(to_dict(experiment)))
+      writer.write_hparams(fields)
     line = batches.iterate(from_step=start)
     stack.callback(line.close)
     report = Report(experiment, num_steps, writer)
@@ -118,7 +119,10 @@ def train(
     pause = report.stopwatch.paused
     profile = Profile(profile_steps, workdir, start, num_steps, pause)
     stack.enter_context(profile)
-    ids = open_id_log(experiment, workdir, start)
+    ids = Writer()
+    if training.log_ids:  # which examples made each update
+      name = f"ids_{jax.process_index()}.jsonl"
+      ids = JsonLinesWriter(workdir / name, start)
     stack.callback(ids.close)
     stack.enter_context(jax.transfer_guard("disallow"))
 
@@ -133,7 +137,9 @@ def train(
       if step > start and is_due(step, training.checkpoint_every, is_last):
         with report.paused(is_last):
           report.check_state(step, state)
-          checkpoints.save(step, state, data_state(step, batches.cache))
+          # Where the data is, and whose latents it is of.
+          whose = batches.cache.digest if batches.cache else ""
+          checkpoints.save(step, state, {"step": step, "autoencoder": whose})
           forget_stop(workdir)
       if step > start and is_sample_due:
         with report.paused():
@@ -145,7 +151,7 @@ def train(
         break
       with report.stopwatch.waiting():
         local = next(line)
-        batch = place(local, rows, mesh, training.batch_size)
+        batch = place(local, mesh)
       ids.write_scalars(step + 1, {"ids": local["id"].tolist()})
       state, metrics = profile.run(step, program.step, state, batch)
       report.add(step + 1, metrics)
@@ -155,22 +161,6 @@ def train(
 def is_due(step: int, every: int, is_last: bool) -> bool:
   """Whether something done `every` so many steps, 0 for never, is due now."""
   return every > 0 and (is_last or step % every == 0)
-
-
-def open_batches(
-  experiment: Experiment, rows: Int[np.ndarray, " N"]
-) -> Batches:
-  """This process's rows of the training data."""
-  data = experiment.data
-  size = experiment.training.batch_size
-  return Batches(data, data.train_split, size, rows=rows)
-
-
-def open_id_log(experiment: Experiment, workdir: AnyPath, start: int) -> Writer:
-  """WORKDIR/ids_PROCESS.jsonl, if wanted: which examples made each update."""
-  if not experiment.training.log_ids:
-    return Writer()
-  return JsonLinesWriter(workdir / f"ids_{jax.process_index()}.jsonl", start)
 
 
 def restore_or_init(
@@ -200,39 +190,19 @@ def start_from(
     ValueError: they are of another model; see also `loading.load`.
   """
   weights = loading.load(path, program.mesh).params
-  there, here = (
-    {
-      jax.tree_util.keystr(name, simple=True, separator="/"): leaf.shape
-      for name, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    for tree in (weights, state.params)
-  )
-  for name in sorted(there.keys() | here.keys()):
-    if there.get(name) != here.get(name):
-      raise ValueError(
-        f"training.init_from is {path}, where {name} is"
-        f" {there.get(name, 'absent')} and {here.get(name, 'absent')} in this"
-        " model; name weights of the same model, or configure the model as it"
-        " is there."
-      )
+  where = f"the model that starts from training.init_from, {path}"
+  check_shapes(weights, shapes_of(state.params), where)
   log.info("the weights are those of %s", path)
   # The step donates both, so they must not be one.
   copies = jax.tree.map(jnp.copy, weights)
   return dataclasses.replace(state, params=copies, ema_params=weights)
 
 
-def data_state(step: int, cache: CachedLatents | None) -> dict:
-  """What a checkpoint notes of the data: position, and whose latents."""
-  return {"step": step, "autoencoder": cache.digest if cache else ""}
-
-
-def place(
-  batch: dict[str, np.ndarray], rows: Int[np.ndarray, " N"], mesh: Mesh, size
-) -> dict[str, jax.Array]:
+def place(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """Host arrays of this process to one global array each."""
   # With several processes this transfer counts as an implicit one.
   with jax.transfer_guard("allow"):
-    return global_batch(batch, rows, mesh, size)
+    return global_batch(batch, mesh)
 
 
 class Report:
@@ -255,7 +225,7 @@ class Report:
     """Takes the metrics of update number `step`; reads those before them."""
     before, self._pending = self._pending, (step, metrics)
     if before:
-      self._read(*before)
+      self._write(before[0], self._checked(*before))
 
   @contextlib.contextmanager
   def paused(self, is_leaving: bool = False):
@@ -298,9 +268,6 @@ class Report:
       f" before that step: run the same command with {lower}, or with another"
       " warm-up or clip_norm, or look at the data."
     )
-
-  def _read(self, step: int, metrics: dict) -> None:
-    self._write(step, self._checked(step, metrics))
 
   def _write(self, step: int, numbers: dict, is_leaving: bool = False) -> None:
     self.stopwatch.tick(step)

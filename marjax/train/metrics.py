@@ -6,13 +6,14 @@
 3. `marjax.train.writers` writes both where people look.
 """
 
+import collections
 import contextlib
+import statistics
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from marjax.parallel.chips import chip_of
 
@@ -28,21 +29,17 @@ class Averages:
   """Means of scalar metrics since the last report, in float64 on the host."""
 
   def __init__(self):
-    self._sums = {}
+    self._values = collections.defaultdict(list)
 
   def add(self, metrics: Mapping[str, Any]) -> None:
     """Takes in one step: name to a number on the host."""
-    from clu.metrics import Average
-
     for name, value in metrics.items():
-      one = Average(total=np.float64(value), count=1)
-      total = self._sums.get(name)
-      self._sums[name] = total.merge(one) if total else one
+      self._values[name].append(float(value))
 
   def pop(self) -> dict[str, float]:
     """The means; starts anew."""
-    means = {name: float(s.compute()) for name, s in self._sums.items()}
-    self._sums = {}
+    means = {name: statistics.fmean(v) for name, v in self._values.items()}
+    self._values.clear()
     return means
 
 

@@ -19,9 +19,10 @@ from jaxtyping import PyTree
 from marjax import outputs
 from marjax.data.latent_cache import CachedLatents
 from marjax.experiment import Experiment
+from marjax.parallel import hosts
 from marjax.pipeline import Pipeline
+from marjax.release import loading
 from marjax.requests.compiled import Programs
-from marjax.train import autoencoder
 from marjax.train.writers import Writer
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ class Sampler:
       images = self._generate(step, ema_params)
     except Exception as error:
       failure = error
-    if _is_split(failure is not None):
+    # Whether it failed in some processes and went well in others.
+    if len({*hosts.gathered(failure is not None).tolist()}) > 1:
       raise failure or RuntimeError(
         f"another process could not draw the samples of step {step}."
       )
@@ -70,15 +72,17 @@ class Sampler:
 
   def _generate(self, step: int, ema_params: PyTree) -> np.ndarray:
     if self._codec_params is None:
-      self._codec_params = autoencoder.load_params(self._cache, self._mesh)
+      cache, params = self._cache, {}
+      if cache:
+        params = loading.load(cache.autoencoder, self._mesh).codec_params
+      self._codec_params = params
     pipe = Pipeline.of_experiment(
       self._experiment, ema_params, self._mesh, step, self._codec_params
     )
     pipe = dataclasses.replace(pipe, programs=self._programs)
-    classes = self._experiment.model.backbone.num_classes
     # Moving labels and images is the purpose here, not an accident.
     with jax.transfer_guard("allow"):
-      return pipe.generate(sample_labels(classes))
+      return pipe.generate(sample_labels(pipe.card.num_classes))
 
   def _write(self, step: int, images: np.ndarray) -> None:
     from marjax.requests import pictures
@@ -87,17 +91,6 @@ class Sampler:
     path = self._folder / f"step_{step:08}.png"
     pictures.save_png(path, page, overwrite=True)
     self._writer.write_images(step, {"samples": page[None]})
-
-
-def _is_split(has_failed: bool) -> bool:
-  """Whether something failed in some processes and went well in others."""
-  if jax.process_count() == 1:
-    return False
-  from jax.experimental import multihost_utils
-
-  with jax.transfer_guard("allow"):
-    fails = multihost_utils.process_allgather(np.bool_(has_failed))
-  return bool(fails.any() and not fails.all())
 
 
 def sample_labels(num_classes: int) -> list[int]:

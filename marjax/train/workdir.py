@@ -27,17 +27,19 @@ import json
 import logging
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict
 
 from marjax import outputs
 from marjax.outputs import AnyPath
 from marjax.release import kinds
 from marjax.release import workdir as workdirs
 from marjax.release.card import MANIFEST
-from marjax.schema import from_dict, read_json, to_dict, write_json
+from marjax.release.json_files import read_json, write_json
+from marjax.schema import to_dict
 
 log = logging.getLogger(__name__)
 
@@ -168,17 +170,6 @@ def _locked(workdir: AnyPath) -> Iterator[None]:
     yield
 
 
-def flatten(mapping: Mapping, prefix: str = "") -> dict[str, Any]:
-  """{"a": {"b": 1}} → {"a.b": 1}; lists count as values."""
-  flat = {}
-  for key, value in mapping.items():
-    if isinstance(value, Mapping):
-      flat |= flatten(value, f"{prefix}{key}.")
-    else:
-      flat[f"{prefix}{key}"] = value
-  return flat
-
-
 def _write_or_compare(workdir: AnyPath, experiment: Any) -> None:
   path = workdir / workdirs.CONFIG
   wanted = to_dict(experiment)
@@ -207,22 +198,17 @@ def _write_or_compare(workdir: AnyPath, experiment: Any) -> None:
 
 
 def _read_config(path: AnyPath, cls: type) -> dict[str, Any]:
-  try:
-    with outputs.reading(path):
-      stored = read_json(path.read_bytes(), path.name)
-    return to_dict(from_dict(cls, stored, where=path.name))
-  except ValueError as error:
-    reason = str(error).rstrip(".")
-    raise ValueError(
-      f"{path} cannot be read as a configuration ({reason}); restore it or"
-      " choose another --workdir."
-    ) from None
+  with outputs.reading(path):
+    content = path.read_bytes()
+  cure = " or choose another --workdir"
+  return to_dict(workdirs.parsed_config(content, path, cls, cure))
 
 
 def _differences(stored: dict, wanted: dict) -> dict[str, tuple]:
   """Key → (value in the work directory, value asked for), as JSON has them."""
   there, here = (
-    flatten(json.loads(json.dumps(mapping))) for mapping in (stored, wanted)
+    flatten_dict(json.loads(json.dumps(mapping)), sep=".")
+    for mapping in (stored, wanted)
   )
   return {
     key: (there.get(key), here.get(key))

@@ -1,12 +1,14 @@
 """Writers: where scalars and images of a run go.
 
 1. A writer has the method names of clu's MetricWriter, so clu's own fit in.
-2. `open_writer` gives one that fans out to the console, to metrics.jsonl and to
-   TensorBoard's event files. None of them needs TensorFlow.
+2. `open_writer` gives one for the log, metrics.jsonl and TensorBoard's event
+   files. None of them needs TensorFlow.
 3. Opened at the step that a run resumes from, the files forget what came after
    it: a curve has each step once, however often the run was killed.
-4. In a bucket `flush` writes a file again, whole; so an event file that has
-   grown to 1 MiB is followed by a new one.
+4. On this machine what is written is appended at once, in one write: a kill
+   cuts at most the last one. In a bucket nothing can be appended: `flush`
+   writes a file again, whole, so an event file of 1 MiB is followed by a new
+   one.
 """
 
 import contextlib
@@ -16,7 +18,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -24,7 +26,6 @@ import numpy as np
 
 from marjax import outputs
 from marjax.outputs import AnyPath
-from marjax.train.appended import Appended
 
 log = logging.getLogger(__name__)
 
@@ -54,17 +55,6 @@ class Writer:
     """Flushes and closes; nothing can be written after."""
 
 
-class ConsoleWriter(Writer):
-  """One line per report, through logging."""
-
-  def __init__(self, num_steps: int):
-    self._num_steps = num_steps
-
-  def write_scalars(self, step: int, scalars: Scalars) -> None:
-    """Logs what a person watching wants to know."""
-    log.info("%s", console_line(step, self._num_steps, scalars))
-
-
 _FORMS = {
   "loss": "loss {:.4f}",
   "grad_norm": "gradient {:.3f}",
@@ -90,28 +80,72 @@ def console_line(step: int, num_steps: int, scalars: Scalars) -> str:
   return "  ".join(parts)
 
 
-class JsonLinesWriter(Writer):
+class Appended(Writer):
+  """A file that only grows.
+
+  Every method raises OSError, one sentence, where the file cannot be written.
+  """
+
+  def __init__(self, path: AnyPath, content: bytes = b""):
+    """`content` is what an existing file has, if it is in a bucket."""
+    self._path, self._is_new = path, True
+    with self._one_sentence():
+      if outputs.is_remote(path):
+        self._file = io.BytesIO()
+        self._file.write(content)
+      else:
+        # Unbuffered, so that nothing is left for a close to fail on.
+        self._file = open(path, "ab", buffering=0)
+
+  def write(self, content: bytes) -> None:
+    """Appends; in a bucket, with the next `flush`."""
+    self._is_new = True
+    with self._one_sentence():
+      while content:  # a disk that fills up takes a part
+        content = content[self._file.write(content) :]
+
+  def size(self) -> int:
+    """Bytes written, with those that wait for `flush`."""
+    return self._file.tell()
+
+  def flush(self) -> None:
+    """Leaves nothing in this process's memory."""
+    if self._is_new and outputs.is_remote(self._path):
+      with self._one_sentence():
+        self._path.write_bytes(self._file.getvalue())
+      self._is_new = False
+
+  def close(self) -> None:
+    """Flushes and closes."""
+    self.flush()
+    self._file.close()
+
+  @contextlib.contextmanager
+  def _one_sentence(self) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:
+      raise OSError(
+        f"{self._path} cannot be written ({outputs.reason(error)}); the"
+        " checkpoints are intact: make room, or see to it that you can write"
+        " there, and run the same command again."
+      ) from error
+
+
+class JsonLinesWriter(Appended):
   """metrics.jsonl: one JSON object per report, scalars only."""
 
   def __init__(self, path: AnyPath, resumed_from: int):
     """Keeps the lines of an existing file up to step `resumed_from`."""
-    kept = _lines_until(path, resumed_from)
+    lines = _lines_until(path, resumed_from)
     if not outputs.is_remote(path):
-      outputs.write(path, kept, overwrite=True)
-    self._file = Appended(path, kept)
+      outputs.write(path, lines, overwrite=True)
+    super().__init__(path, lines)
 
   def write_scalars(self, step: int, scalars: Scalars) -> None:
     """Appends one line."""
     line = json.dumps({"step": step, **scalars}, allow_nan=False)
-    self._file.write(line.encode() + b"\n")
-
-  def flush(self) -> None:
-    """Leaves no line in this process's memory."""
-    self._file.flush()
-
-  def close(self) -> None:
-    """Flushes and closes the file."""
-    self._file.close()
+    self.write(line.encode() + b"\n")
 
 
 def _lines_until(path: AnyPath, step: int) -> bytes:
@@ -135,7 +169,8 @@ def _lines_until(path: AnyPath, step: int) -> bytes:
 class TensorBoardWriter(Writer):
   """Event files, as TensorBoard reads them.
 
-  TensorBoard's own writer appends in a thread, whose errors nobody catches.
+  TensorBoard's records, but not its writer: that one appends in a thread, whose
+  errors nobody catches, and cannot append in a bucket.
   """
 
   def __init__(self, logdir: AnyPath, resumed_from: int):
@@ -181,7 +216,7 @@ class TensorBoardWriter(Writer):
   def flush(self) -> None:
     """Leaves no event in this process's memory."""
     self._file.flush()
-    if outputs.is_remote(self._logdir) and self._file.size > MAX_REWRITTEN:
+    if outputs.is_remote(self._logdir) and self._file.size() > MAX_REWRITTEN:
       self._open()
 
   def close(self) -> None:
@@ -222,44 +257,33 @@ def _encoded(image: np.ndarray):
   )
 
 
-class FanOut(Writer):
-  """Calls every writer in turn."""
+class RunWriter(TensorBoardWriter):
+  """All of a run: event files, metrics.jsonl, a line per report in the log."""
 
-  def __init__(self, *writers: Writer):
-    self._writers = writers
+  def __init__(self, workdir: AnyPath, num_steps: int, resumed_from: int):
+    self._num_steps = num_steps
+    self._lines = JsonLinesWriter(workdir / "metrics.jsonl", resumed_from)
+    super().__init__(workdir, resumed_from)
 
   def write_scalars(self, step: int, scalars: Scalars) -> None:
-    """As in `Writer`."""
-    for writer in self._writers:
-      writer.write_scalars(step, scalars)
-
-  def write_images(self, step: int, images: Images) -> None:
-    """As in `Writer`."""
-    for writer in self._writers:
-      writer.write_images(step, images)
-
-  def write_hparams(self, hparams: Mapping[str, Any]) -> None:
-    """As in `Writer`."""
-    for writer in self._writers:
-      writer.write_hparams(hparams)
+    """Tells the log and both files."""
+    log.info("%s", console_line(step, self._num_steps, scalars))
+    self._lines.write_scalars(step, scalars)
+    super().write_scalars(step, scalars)
 
   def flush(self) -> None:
-    """As in `Writer`."""
-    for writer in self._writers:
-      writer.flush()
+    """Leaves nothing in this process's memory."""
+    self._lines.flush()
+    super().flush()
 
   def close(self) -> None:
-    """As in `Writer`."""
-    for writer in self._writers:
-      writer.close()
+    """Flushes and closes both files."""
+    self._lines.close()
+    super().close()
 
 
-def open_writer(workdir: AnyPath, num_steps: int, resumed_from: int) -> FanOut:
+def open_writer(workdir: AnyPath, num_steps: int, resumed_from: int) -> Writer:
   """The writer of a run; with several processes only the first one writes."""
   if jax.process_index() > 0:
-    return FanOut()
-  return FanOut(
-    ConsoleWriter(num_steps),
-    JsonLinesWriter(workdir / "metrics.jsonl", resumed_from),
-    TensorBoardWriter(workdir, resumed_from),
-  )
+    return Writer()
+  return RunWriter(workdir, num_steps, resumed_from)

@@ -17,9 +17,9 @@ import pytest
 import small
 from PIL import Image
 
-from marjax import schema
 from marjax.cli import main
 from marjax.parallel import hosts
+from marjax.release import json_files
 from marjax.train import loop, profile
 
 TINY = str(Path(__file__).parents[1] / "train/tiny.py")
@@ -27,7 +27,7 @@ TRAIN = ["train", "--config", TINY, "--workdir", "run"]
 TRAIN += ["--config.training.num_steps=2"]
 PICTURES = ["--config.data.source=folder", "--config.data.data_dir=pictures"]
 GENERATE = ["generate", "--checkpoint", "release", "--labels", "0"]
-GENERATE += ["--num_ar_steps", "2", "--num_diffusion_steps", "2"]
+GENERATE += ["--num_ar_steps", "2", "--head.num_steps", "2"]
 
 MOST_ROUNDS = 4
 
@@ -179,15 +179,15 @@ def test_class_folders_without_a_split(place, capsys):
   (place / "pictures/train").rename(place / "all")
   argv = [*TRAIN, "--config.data.source=folder", "--config.data.data_dir=all"]
   argv += ["--config.data.num_classes=3"]
-  argv += ["--config.model.backbone.num_classes=3"]
+  argv += ["--config.model.backbone.condition.num_classes=3"]
   assert len(followed(argv, capsys)) == 1
 
 
+@pytest.mark.slow
 def test_results_that_are_there(place, release, capsys):
   (place / "release").symlink_to(release)
   verbs = {
     "a.npy": GENERATE,
-    "a.safetensors": ["export", "--checkpoint", "release"],
     "preflight.json": [
       *("preflight", "--config", TINY, "--topology", "here"),
     ],
@@ -211,20 +211,22 @@ def test_a_file_that_is_no_release(place, capsys):
 
 
 def test_a_json_file_that_was_changed_on_purpose():
-  text = schema.write_json({"one": 1, "two": 2})
+  text = json_files.write_json({"one": 1, "two": 2})
   edited = text.replace(b'"two": 2', b'"two": 3')
   with pytest.raises(ValueError, match="delete its line") as caught:
-    schema.read_json(edited, "a.json")
+    json_files.read_json(edited, "a.json")
   name = re.search(r"delete its line (\w+)\.", str(caught.value))[1]
   lines = [line for line in edited.split(b"\n") if name.encode() not in line]
   assert len(lines) == edited.count(b"\n")
-  assert schema.read_json(b"\n".join(lines), "a.json") == {"one": 1, "two": 3}
+  assert json_files.read_json(b"\n".join(lines), "a.json") == {
+    "one": 1,
+    "two": 3,
+  }
 
 
 def test_one_process_where_several_were_announced(monkeypatch, place, capsys):
   said = []
   monkeypatch.setattr(hosts.log, "info", lambda text, *a: said.append(text % a))
-  monkeypatch.setattr(hosts, "_die_in_words", lambda: None)
   monkeypatch.setattr(hosts, "may_be_pod", lambda: False)
   monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
   initialize = functools.partial(setattr, hosts, "MEET_SECONDS", 300)

@@ -42,11 +42,11 @@ def test_text_stays_text():
 def test_numbers_as_python_writes_them():
   overrides = [
     "config.training.num_steps=1_000",
-    "config.sampling.sampler=none",
+    "config.sampling.num_buckets=none",
   ]
   experiment = configs.load(DIGITS, overrides)
   assert experiment.training.num_steps == 1000
-  assert experiment.sampling.sampler is None
+  assert experiment.sampling.num_buckets is None
 
 
 def test_of_two_overrides_the_last_counts():
@@ -228,7 +228,7 @@ def base():
     "codec": {"image_size": 8, "patch": 4},
     "model": {
       "backbone": {"num_tokens": 4, "token_dim": 48, "width": 8,
-                   "num_heads": 1, "num_classes": 2},
+                   "num_heads": 1, "condition": {"num_classes": 2}},
       "head": {"token_dim": 48},
     },
     "training": {"batch_size": 8, "num_steps": 1},

@@ -91,7 +91,7 @@ ARGUMENTS = {
   ],
   "evaluate": ["--checkpoint", "x", "--out", "x"],
   "convert": ["mar-large"],
-  "export": ["--checkpoint", "x", "--out", "x.safetensors"],
+  "export": ["--checkpoint", "x", "--out", "x"],
 }
 
 
@@ -131,6 +131,7 @@ def test_nothing_keeps_the_process(body, tmp_path):
   assert interrupted(tmp_path, moment, *argv) == "marjax: interrupted.\n"
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_was_interrupted(tmp_path):
   config = str(ROOT / "tests/train/tiny.py")
   argv = ["train", "--config", config, "--workdir", "run"]

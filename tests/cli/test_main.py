@@ -14,6 +14,7 @@ from PIL import Image
 import marjax
 from marjax.cli import generate, main, programs, settings, train
 from marjax.generate.settings import Settings
+from marjax.head.reverse import ReverseSettings
 from marjax.latents.pixels import PixelsConfig
 from marjax.release.card import Card
 
@@ -42,8 +43,9 @@ class FakePipeline:
 
   card = Card("fake", PixelsConfig(image_size=8, channels=1))
 
-  def settings(self, preset):
-    return {None: Settings(), "cold": Settings(temperature=0.5)}[preset]
+  def settings(self, asked):
+    named = {None: Settings(), "cold": Settings(temperature=0.5)}
+    return asked if isinstance(asked, Settings) else named[asked]
 
   def labels(self, labels):
     return np.array([-1 if label == "none" else int(label) for label in labels])
@@ -100,9 +102,12 @@ def test_wrong_flags_are_explained(argv, message, fails):
     (["--out", "a.png", "--labels", "0,,1"], "--labels is '0,,1'; expected"),
     (["--out", "a.png", "--num_images", "0"], "--num_images is 0; expected"),
     (["--out", "a.png", "--temperature", "nan"], "temperature is nan; expect"),
-    (["--out", "a.png", "--sampler", "euler"], "sampler is 'euler'; expected"),
-    (["--out", "a.png", "--num_diffusion_steps", "1"], "2"),
-    (["--out", "a.png", "--final_diffusion_steps", "1"], "final_diffusion_s"),
+    (
+      ["--out", "a.png", "--head.sampler", "no"],
+      "head.sampler is 'no'; expected one of",
+    ),
+    (["--out", "a.png", "--head.num_steps", "0"], "head.num_steps is 0"),
+    (["--out", "a.png", "--head.final_num_steps", "1"], "final_num_steps is 1"),
   ],
 )
 def test_wrong_values_are_explained(flags, message, fails, monkeypatch):
@@ -121,13 +126,22 @@ def test_an_existing_result_is_kept(fails, tmp_path, pipeline):
 
 
 def test_flags_become_settings(pipeline, tmp_path):
-  flags = ["--temperature", "1", "--sampler", "ddim", "--num_ar_steps", "4"]
-  flags += ["--final_diffusion_steps", "5"]
+  flags = [
+    "--temperature",
+    "1",
+    "--head.sampler",
+    "ddim",
+    "--num_ar_steps",
+    "4",
+  ]
+  flags += ["--head.final_num_steps", "5"]
   flags += ["--seed", "5", "--out", str(tmp_path / "a.npy")]
   assert main.main([*GENERATE, *flags]) == 0
   assert pipeline.seed == 5
   assert pipeline.asked == Settings(
-    temperature=1.0, sampler="ddim", num_ar_steps=4, final_diffusion_steps=5
+    temperature=1.0,
+    num_ar_steps=4,
+    head=ReverseSettings(sampler="ddim", final_num_steps=5),
   )
 
 

@@ -10,7 +10,7 @@ import marjax
 from marjax import outputs
 from marjax.cli import main
 from marjax.convert import fetching
-from marjax.release import exporting
+from marjax.release import loading
 
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "tests/train/tiny.py")
@@ -44,8 +44,8 @@ FLAGS = {
   ("convert", "out"): ["x.pth", "--out", "PATH"],
   ("convert", "class_names"): ["x.pth", "--out", "o", "--class_names", "PATH"],
   ("convert", "autoencoder"): ["i.png", "--out", "o", "--autoencoder", "PATH"],
-  ("export", "checkpoint"): ["--checkpoint", "PATH", "--out", "a.safetensors"],
-  ("export", "out"): ["--checkpoint", "x", "--out", "PATH.safetensors"],
+  ("export", "checkpoint"): ["--checkpoint", "PATH", "--out", "o"],
+  ("export", "out"): ["--checkpoint", "x", "--out", "PATH"],
   ("cache-latents", "out"): ["--verify", "--out", "PATH"],
 }
 
@@ -128,7 +128,7 @@ def test_python_expands_too(home):
   for call in (
     lambda: marjax.load("~/f"),
     lambda: fetching.convert("~/none", "~/out", progress=False),
-    lambda: exporting.export("~/none", "~/out.safetensors"),
+    lambda: loading.export("~/none", "~/out"),
   ):
     with pytest.raises((ValueError, OSError)) as caught:
       call()

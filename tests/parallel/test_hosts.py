@@ -73,7 +73,6 @@ def initialized(monkeypatch):
     calls.append((args, kwargs))
 
   monkeypatch.setattr(jax.distributed, "initialize", initialize)
-  monkeypatch.setattr(hosts, "_die_in_words", lambda: None)
   for name in ("TPU_WORKER_HOSTNAMES", "SLURM_NTASKS"):
     monkeypatch.delenv(name, raising=False)
   return calls
@@ -85,6 +84,25 @@ def test_one_process_meets_nobody(initialized):
   with hosts.joined("localhost:1", 1, 0):
     pass
   assert initialized == []
+
+
+def test_what_answers_abort_is_put_back(initialized, monkeypatch):
+  before = hosts._answer_abort(None)
+  try:
+    with hosts.joined("localhost:1", 2, 1):
+      assert hosts._answer_abort(hosts._answer_abort(None)) is None
+      assert hosts._answer_abort(None) not in (None, before)
+    assert hosts._answer_abort(None) is None
+    monkeypatch.setattr(jax.distributed, "initialize", _taken)
+    with pytest.raises(ConnectionError), hosts.joined("localhost:1", 2, 1):
+      pass
+    assert hosts._answer_abort(None) is None
+  finally:
+    hosts._answer_abort(before)
+
+
+def _taken(*args, **kwargs):
+  raise ConnectionError("taken")
 
 
 def test_flags_need_no_second_opinion(initialized):
@@ -179,7 +197,7 @@ def test_what_belongs_to_a_host_may_differ(others):
 def test_gathered_texts_keep_their_lengths(monkeypatch):
   def allgather(array):
     if array.dtype == np.int32:
-      return np.stack([array, [9]])
+      return np.stack([array, np.int32(9)])
     assert array.shape == (9,)
     return np.stack([array, np.frombuffer(b"the other", np.uint8)])
 

@@ -90,7 +90,7 @@ def test_a_disk_that_fills_up(straight, disk):
   workdir = disk.folder / "run"
   train(workdir, num_steps=4)
   disk(f"size={shutil.disk_usage(disk.folder).used + 50_000}")
-  with pytest.raises(OSError, match=r"be written.*No space left") as caught:
+  with pytest.raises(OSError, match=r"be written.*[Nn]o space left") as caught:
     train(workdir)
   assert "\n" not in str(caught.value)
   assert "step 4 is intact: make room" in str(caught.value)
@@ -108,6 +108,17 @@ def test_a_disk_that_is_read_only(straight, disk):
   assert "\n" not in str(caught.value)
   disk("rw")
   goes_on(workdir, straight)
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(
+  quick, tmp_path, monkeypatch, caplog
+):
+  usage = shutil.disk_usage("/")._replace(free=1000)
+  monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+  with pytest.raises(OSError, match=r"step 2 could not .*[Nn]o space left"):
+    train(tmp_path)
+  assert not [line for line in caplog.records if line.levelname == "ERROR"]
+  assert workdirs.steps(tmp_path / "checkpoints") == []
 
 
 def test_a_disk_that_is_full_from_the_start(quick, disk):

@@ -18,8 +18,8 @@ from marjax.tokens.patches import patchify
 from marjax.train import flops
 from marjax.train.gradients import (
   batch_shapes,
+  draw_for,
   loss_and_gradient,
-  tokens_of,
 )
 from marjax.train.step import make_train_program
 
@@ -34,14 +34,21 @@ EXPERIMENT = dataclasses.replace(
 )
 
 
+def of_batch(experiment, params, batch, step):
+  """Losses and gradient of a batch by its own draws."""
+  drawn = draw_for(experiment, batch, step)
+  return loss_and_gradient(experiment, params, *drawn, step)
+
+
 def in_parts(count):
   training = dataclasses.replace(EXPERIMENT.training, num_microbatches=count)
   return dataclasses.replace(EXPERIMENT, training=training)
 
 
+@pytest.mark.slow
 def test_microbatches_add_up_to_the_batch():
   def run(experiment):
-    compute = jax.jit(loss_and_gradient, static_argnums=0)
+    compute = jax.jit(of_batch, static_argnums=0)
     return compute(experiment, small.params(), small.images(16), 3)
 
   jax.tree.map(
@@ -63,9 +70,10 @@ def with_remat(remat, dropout=0.0):
   return dataclasses.replace(EXPERIMENT, model=model)
 
 
+@pytest.mark.slow
 def test_what_is_recomputed_changes_no_gradient():
   params = small.params(model=with_remat("none").model)
-  compute = jax.jit(loss_and_gradient, static_argnums=0)
+  compute = jax.jit(of_batch, static_argnums=0)
   plain, *others = (
     compute(with_remat(remat, dropout=0.3), params, small.images(16), 3)
     for remat in ("none", "save_matmuls", "full")
@@ -74,6 +82,7 @@ def test_what_is_recomputed_changes_no_gradient():
     assert_gradients_close(other, plain)
 
 
+@pytest.mark.slow
 def test_training_at_rate_0_is_the_loss_without_dropout():
   """Which is the one that is held against the published program."""
   keys_of_images = keys.at(keys.root(1), 0, jnp.arange(16))
@@ -85,12 +94,14 @@ def test_training_at_rate_0_is_the_loss_without_dropout():
 
     def loss(params):
       made = config.build().apply(
-        *({"params": params}, tokens, draws),
+        {"params": params},
+        tokens,
+        draws,
         deterministic=deterministic,
         method="loss",
         rngs={"dropout": jax.random.key(3)},
       )
-      return made.loss
+      return made["loss"]
 
     return jax.jit(jax.value_and_grad(loss))(small.params(model=config))
 
@@ -105,7 +116,8 @@ def assert_gradients_close(found, wanted):
     assert np.any(one), jax.tree_util.keystr(path)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-    *(found, wanted),
+    found,
+    wanted,
   )
 
 
@@ -115,12 +127,13 @@ def test_saving_matmuls_recomputes_fewer_of_them():
     params = jax.eval_shape(
       lambda: nn.unbox(init_params(experiment.model, keys.root(0)))
     )
-    step = functools.partial(loss_and_gradient, experiment)
+    step = functools.partial(of_batch, experiment)
     return flops.count(step, params, small.images(16), 3)
 
   assert products("full") > products("save_matmuls") > products("none")
 
 
+@pytest.mark.slow
 def test_microbatches_on_a_mesh_keep_their_images():
   experiment = in_parts(2)
   losses = []
@@ -149,14 +162,15 @@ def cached():
 
 def test_each_step_draws_latents_anew_from_the_moments():
   experiment = cached()
-  shape = (3, *small.CODEC.latent_shape)
+  shape = (4, *small.CODEC.latent_shape)
   mean = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
   std = 0.5
   moments = np.concatenate([mean, np.full(shape, 2 * np.log(std))], -1)
 
   def draws(step):
-    image_keys = keys.at(keys.root(0), step, jnp.arange(3))
-    return tokens_of(experiment, {"moments": moments}, image_keys)
+    none = jnp.zeros(4, jnp.int32)
+    batch = {"moments": moments, "id": jnp.arange(4), "label": none}
+    return draw_for(experiment, batch, step)[0]
 
   expected = patchify(
     jnp.asarray(mean) * small.CODEC.latent_scale, small.CODEC.patch

@@ -140,24 +140,24 @@ def test_operations_of_a_step_are_named():
     "/loss/transpose(jvp(MarModel.loss))/",
     "/backbone.encode_all/encoder/while/body",
     "/backbone.decode/decoder/while/body",
-    "/layers/block/attention",
+    "/layers/block/Block/attention",
     "/head.loss/head.loss_terms/net.denoise/blocks_0/linear_in",
   )
   assert lacking(expected, scopes(lowered)) == []
 
 
 def test_operations_of_generating_are_named():
-  settings = small.EXPERIMENT.sampling.resolved()
+  settings = small.EXPERIMENT.sampling.for_model(small.MODEL)
   static = reveal.static_for(small.MODEL, settings)
   draws = draw_batch(jax.random.key(3), jnp.arange(2), 16)
-  scales = jnp.asarray(reveal.step_scales(static.plan, settings))
+  numbers = reveal.numbers_for(static.plan, settings)
   lowered = jax.jit(reveal.generate, static_argnums=0).lower(
-    static, small.params(), jnp.arange(2), draws, scales, jnp.asarray(1.0)
+    static, small.params(), jnp.arange(2), draws, numbers
   )
   expected = (
-    "/backbone.decode/decoder/decoder._forward/layers/block/Block/attention",
-    "MarModel.sample/head.sample/net.embed_time",
-    "MarModel.sample/head.sample/reverse/while/body",
+    "/backbone.decode/decoder/layers/block/Block/attention",
+    "MarModel.sample/head.sample/head.walk_through/net.embed_time",
+    "MarModel.sample/head.sample/head.walk_through/reverse/while/body",
     "Denoiser.denoise/blocks_0/linear_in",
   )
   assert lacking(expected, scopes(lowered)) == []

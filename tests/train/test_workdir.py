@@ -10,7 +10,7 @@ import pytest
 
 from marjax.cli import configs
 from marjax.experiment import Experiment
-from marjax.schema import read_json
+from marjax.release.json_files import read_json
 from marjax.train import workdir as workdirs
 from marjax.train.workdir import claim_workdir
 
@@ -202,7 +202,7 @@ def test_a_damaged_note_of_a_stop_is_one_sentence(tmp_path):
   ("names", "reason"),
   [
     (["release.json"], r"is a released .*with --config\.training\.init_from="),
-    (["weights/a"], "is a half-written release"),
+    (["weights-a"], "is a half-written release"),
     (["index.json", "settings.json"], "is a cache of latents; expected a new"),
     (["cat/a.png"], "is a folder of something else; expected a new or empty"),
     (["release.json", "config.json"], "at once; expected a new"),

@@ -7,12 +7,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from marjax.train.appended import Appended
 from marjax.train.writers import (
-  FanOut,
+  Appended,
   JsonLinesWriter,
   TensorBoardWriter,
-  Writer,
   console_line,
   open_writer,
 )
@@ -136,27 +134,6 @@ def test_tensorboard_forgets_what_a_kill_made_void(tmp_path):
   curve = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
   points = [(point.step, point.value) for point in curve.Scalars("loss")]
   assert points == [(10, 10.0), (20, 20.0), (30, 50.0), (40, 60.0)]
-
-
-def test_a_fan_out_calls_every_writer():
-  class Recorder(Writer):
-    def __init__(self):
-      self.calls = []
-
-    def write_scalars(self, step, scalars):
-      self.calls.append((step, dict(scalars)))
-
-    def close(self):
-      self.calls.append("close")
-
-  recorders = Recorder(), Recorder()
-  writer = FanOut(*recorders)
-  writer.write_scalars(1, {"loss": 2.0})
-  writer.write_images(1, {})
-  writer.write_hparams({})
-  writer.flush()
-  writer.close()
-  assert all(r.calls == [(1, {"loss": 2.0}), "close"] for r in recorders)
 
 
 def test_the_console_line_is_for_people():

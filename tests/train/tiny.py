@@ -31,10 +31,10 @@ def get_config(variant: str = "") -> ConfigDict:
       "decoder_depth": 1,
       "num_heads": 2,
       "num_buffer": 1,
-      "num_classes": 2,
+      "condition": {"num_classes": 2},
+      "masking": {"num_strata": 1},
     },
     "head": {"kind": "diffusion", "token_dim": 4, "width": 8, "depth": 1},
-    "masking": {"num_strata": 1},
   }
   config.training = {
     "batch_size": 8,
@@ -43,5 +43,5 @@ def get_config(variant: str = "") -> ConfigDict:
     "log_every": 2,
     "checkpoint_every": 4,
   }
-  config.sampling = {"num_ar_steps": 2, "num_diffusion_steps": 2}
+  config.sampling = {"num_ar_steps": 2, "head": {"num_steps": 2}}
   return config.lock()

@@ -50,7 +50,7 @@ def free_address():
     return f"localhost:{probe.getsockname()[1]}"
 
 
-def start(workdir, flags, address, process, log, devices=1, patience=(60, 40)):
+def start(workdir, flags, address, process, log, devices=1, patience=(240, 40)):
   """One of two processes; its output goes to the file `log`.
 
   Args:
@@ -109,8 +109,12 @@ class Pair:
 
   def wait_for_reports(self, count):
     """Blocks until `count` lines of progress were written."""
+    self.wait_until(lambda: self.logs[0].read_text().count("images/s") >= count)
+
+  def wait_until(self, is_so):
+    """Looks until it is so, while the first process runs."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while self.logs[0].read_text().count("images/s") < count:
+    while not is_so():
       assert time.monotonic() < deadline, self.said()
       assert self.processes[0].poll() is None, self.said()
       time.sleep(0.005)
