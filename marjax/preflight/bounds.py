@@ -1,14 +1,26 @@
-"""The shortest time that work can take on a chip.
+"""What a chip bounds: the memory of a program, and its time from below.
 
-The longest of arithmetic at the chip's peak, traffic with its memory, and
-exchange over its links, each as if it had the chip to itself. It is a bound,
-not a forecast; and the slower network between slices is taken to be as fast as
-the links within one.
+The shortest time is the longest of arithmetic at the chip's peak, traffic with
+its memory, and exchange over its links, each as if it had the chip to itself.
+It is a bound, not a forecast; and the slower network between slices is taken to
+be as fast as the links within one.
 """
 
+import os
 from dataclasses import dataclass
 
-from marjax.parallel.chips import Chip
+from marjax.parallel.chips import Chip, chip_of
+
+
+def limit(devices: list) -> float | None:
+  """Bytes of its memory that a program can have of each device, if known."""
+  chip = chip_of(devices[0])
+  if chip:
+    return chip.memory
+  if devices[0].platform == "cpu":
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return whole / len(devices)
+  return (devices[0].memory_stats() or {}).get("bytes_limit")
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,19 @@
    that a chip sends for it over rings of n chips: (n-1)/n of the whole array to
    gather or scatter it, twice that to reduce it. Asynchronous halves count
    once; so do the pieces of one exchange that are spread over several fusions.
-2. `flops`: products in dots, in convolutions, of which XLA makes most dots on
+2. `products`: FLOPs in dots, in convolutions, of which XLA makes most dots on
    TPUs, and in cuBLAS's calls, of which it makes most on GPUs; taps that fall
    on padding or between dilated elements do not count.
-3. `memory_traffic`: bytes between the chip and its main memory, by operands and
+3. `transfers`: bytes between the chip and its main memory, by operands and
    results of what is not fused; of arrays that are sliced only the slices.
-
-`products` and `transfers` give the same one instruction at a time.
 """
 
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from marjax.preflight.hlo import Array, Computation, Instruction, Module, Run
 
@@ -62,51 +62,36 @@ class Collective:
 
 def collectives(module: Module) -> list[Collective]:
   """All exchanges of one call."""
-  found, seen = [], set()
+  exchanges, seen = [], set()
   for run in module.runs():
     kind = run.instruction.op.removesuffix("-start")
     if kind not in KINDS:
       continue
-    piece = _piece(run.instruction)
-    if piece and (kind, piece) in seen:
-      continue
-    seen.add((kind, piece))
-    found.append(_collective(kind, run))
-  return found
+    # What the pieces of one spread-out exchange have in common.
+    chain, channel = map(run.instruction.attribute, ("chain_id", "channel_id"))
+    if not chain or (kind, chain, channel) not in seen:
+      exchanges.append(_collective(kind, run, module.scope(run)))
+    seen.add((kind, chain, channel))
+  return exchanges
 
 
-def _piece(instruction: Instruction) -> tuple[str, str] | None:
-  """What the pieces of one spread-out exchange have in common."""
-  chain = re.search(r'chain_id="(\d+)"', instruction.rest)
-  channel = re.search(r"channel_id=(\d+)", instruction.rest)
-  return (chain[1], channel[1] if channel else "") if chain else None
-
-
-def _collective(kind: str, run: Run) -> Collective:
+def _collective(kind: str, run: Run, scope: str) -> Collective:
   instruction = run.instruction
   group = group_size(instruction.rest)
   results = instruction.arrays
-  if instruction.op.endswith("-start") and len(results) > 1:
+  is_started = instruction.op.endswith("-start") and len(results) > 1
+  if is_started and kind != "all-reduce":
     # Operands, then results, then perhaps what signals the end.
-    given = len(instruction.operands)
-    results = results[given : 2 * given]
-    if kind in ("all-reduce",):
-      results = instruction.arrays
+    count = len(instruction.operands)
+    results = results[count : 2 * count]
   num_bytes = sum(array.num_bytes for array in results)
   if kind == "reduce-scatter":
     num_bytes *= group
   if kind == "all-reduce" and "all-reduce-scatter" in run.computation.name:
     kind = "reduce-scatter"
   largest = max(results, key=lambda array: array.num_bytes)
-  return Collective(
-    kind,
-    largest.shape,
-    largest.dtype,
-    num_bytes,
-    group,
-    run.times,
-    run.scope,
-  )
+  shape, dtype = largest.shape, largest.dtype
+  return Collective(kind, shape, dtype, num_bytes, group, run.times, scope)
 
 
 def group_size(text: str) -> int:
@@ -122,11 +107,6 @@ def group_size(text: str) -> int:
   return len(listed[1].split(",")) if listed else 2
 
 
-def flops(module: Module) -> float:
-  """Twice the multiplications of dots and convolutions in one call."""
-  return sum((number for _, number in products(module)), 0.0)
-
-
 def products(module: Module) -> Iterator[tuple[Run, float]]:
   """Every matrix product and convolution, with its FLOPs over all its runs."""
   for run in module.runs():
@@ -136,73 +116,56 @@ def products(module: Module) -> Iterator[tuple[Run, float]]:
 
 
 def _flops(instruction: Instruction, computation: Computation) -> int:
-  inputs = [
+  lhs, rhs, *_ = (
     computation.instructions[name].arrays[0].shape
     for name in instruction.operands
-  ]
+  )
   output = instruction.arrays[0].shape
-  if instruction.op != "convolution":
-    axes = re.search(
-      r"lhs_contracting_dim(?:s=\{|ensions\":\[)([\d,\"]*)[\]}]",
-      instruction.rest,
-    )
-    contracted = [inputs[0][int(axis)] for axis in re.findall(r"\d+", axes[1])]
-    return 2 * math.prod(output) * math.prod(contracted)
-  return _convolution_flops(instruction.rest, *inputs, output)
+  if instruction.op == "convolution":
+    return _convolution_flops(instruction.rest, lhs, rhs, output)
+  axes = re.search(
+    r"lhs_contracting_dim(?:s=\{|ensions\":\[)([\d,\"]*)[\]}]",
+    instruction.rest,
+  )
+  contracted = [lhs[int(axis)] for axis in re.findall(r"\d+", axes[1])]
+  return 2 * math.prod(output) * math.prod(contracted)
 
 
 def _is_cublas(instruction: Instruction) -> bool:
   """Whether it calls cuBLAS for a product; its second result is workspace."""
-  return instruction.op == "custom-call" and bool(
-    re.search(r'custom_call_target="__cublas', instruction.rest)
-  )
+  target = instruction.attribute("custom_call_target")
+  return instruction.op == "custom-call" and target.startswith("__cublas")
 
 
 def _convolution_flops(text: str, lhs, rhs, output) -> int:
   labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", text)
-  _, kernel, out = labels.groups()
-  window = _window(text, sum(label.isdigit() for label in kernel))
-  taps = [
-    _taps(
-      lhs[labels[1].index(str(axis))], output[out.index(str(axis))], **options
-    )
-    for axis, options in enumerate(window)
-  ]
-  # The kernel's input features are those of one group already.
-  per_tap = rhs[kernel.index("i")] * output[out.index("f")]
-  return 2 * output[out.index("b")] * per_tap * math.prod(taps)
-
-
-def _window(text: str, rank: int) -> list[dict[str, int]]:
-  """For each spatial axis: size, stride, pad before, both dilations."""
+  image, kernel, out = labels.groups()
   inside = re.search(r"window=\{([^}]*)\}", text)
-  given = dict(re.findall(r"(\w+)=(\S+)", inside[1])) if inside else {}
+  window = dict(re.findall(r"(\w+)=(\S+)", inside[1] if inside else ""))
+  # The kernel's input features are those of one group already.
+  count = output[out.index("b")] * output[out.index("f")]
+  count *= rhs[kernel.index("i")]
+  for axis in range(sum(map(str.isdigit, kernel))):
+    # Of a padding "1_2" what comes before.
+    options = {
+      name: int(value.split("x")[axis].split("_")[0])
+      for name, value in window.items()
+      if name in ("size", "stride", "pad", "lhs_dilate", "rhs_dilate")
+    }
+    place = str(axis)
+    sizes = lhs[image.index(place)], output[out.index(place)]
+    count *= _taps(*sizes, **options)
+  return 2 * count
 
-  def numbers(name: str, default: str) -> list[int]:
-    parts = given[name].split("x") if name in given else [default] * rank
-    return [int(part.split("_")[0]) for part in parts]
 
-  names = {"size": "1", "stride": "1", "pad": "0"}
-  names |= {"lhs_dilate": "1", "rhs_dilate": "1"}
-  columns = {name: numbers(name, default) for name, default in names.items()}
-  return [{name: columns[name][axis] for name in names} for axis in range(rank)]
-
-
-def _taps(num_in, num_out, size, stride, pad, lhs_dilate, rhs_dilate) -> int:
+def _taps(
+  num_in, num_out, size=1, stride=1, pad=0, lhs_dilate=1, rhs_dilate=1
+) -> int:
   """Pairs of output place and kernel element that meet an input element."""
-  last = (num_in - 1) * lhs_dilate
-  count = 0
-  for element in range(size):
-    offset = element * rhs_dilate - pad
-    for place in range(num_out):
-      at = place * stride + offset
-      count += 0 <= at <= last and at % lhs_dilate == 0
-  return count
-
-
-def memory_traffic(module: Module) -> float:
-  """Bytes read from and written to main memory in one call."""
-  return sum((number for _, number in transfers(module)), 0.0)
+  places = np.arange(num_out)[:, None] * stride - pad
+  at = places + np.arange(size) * rhs_dilate
+  is_inside = (at >= 0) & (at <= (num_in - 1) * lhs_dilate)
+  return int(np.sum(is_inside & (at % lhs_dilate == 0)))
 
 
 def transfers(module: Module) -> Iterator[tuple[Run, float]]:
@@ -228,20 +191,18 @@ def _traffic(module: Module, run: Run) -> float:
     # A copy's tuple begins with where it goes, any other's with where it comes
     # from; of what is sliced only the slice is read.
     first = 0 if op == "copy-start" else len(operands)
-    made = instruction.arrays[first : first + len(operands)]
-    return min(read, sum(a.num_bytes for a in made)) + _main_bytes(made)
-  if op == "fusion":
-    called = re.search(r"calls=%?([\w.\-]+)", instruction.rest)
-    if called and called[1] in module.computations:
-      return sum(
-        _fusion_traffic(module.computations[called[1]], instruction, operands)
-      )
+    results = instruction.arrays[first : first + len(operands)]
+    copied = sum(array.num_bytes for array in results)
+    return min(read, copied) + _main_bytes(results)
+  inner = module.computations.get(instruction.attribute("calls"))
+  if op == "fusion" and inner:
+    return sum(_fusion_traffic(inner, instruction, operands))
   if op == "dynamic-slice":
     return 2 * _main_bytes(instruction.arrays)
   if op == "dynamic-update-slice":
     return 2 * _main_bytes(operands[1])
-  made = instruction.arrays[: 1 if _is_cublas(instruction) else None]
-  return _main_bytes(made) + sum(map(_main_bytes, operands))
+  results = instruction.arrays[: 1 if _is_cublas(instruction) else None]
+  return _main_bytes(results) + sum(map(_main_bytes, operands))
 
 
 def _fusion_traffic(
@@ -250,33 +211,29 @@ def _fusion_traffic(
   """Of each operand, then of the result, what is really touched."""
   for index, arrays in enumerate(operands):
     touched = _touched(inner, inner.parameter(index).name)
-    whole = _main_bytes(arrays)
-    yield whole if touched is None else min(whole, touched)
+    yield min(_main_bytes(arrays), touched)
   root = inner.root
   parts = root.operands if root.op == "tuple" else (root.name,)
   for array, part in zip(fusion.arrays, parts, strict=False):
-    made = inner.source(part)
-    if made.op == "dynamic-update-slice" and array.is_main:
-      yield inner.instructions[made.operands[1]].num_bytes
+    origin = inner.source(part)
+    if origin.op == "dynamic-update-slice" and array.is_main:
+      yield inner.instructions[origin.operands[1]].num_bytes
     else:
-      yield array.num_bytes if array.is_main else 0.0
+      yield _main_bytes((array,))
 
 
-def _touched(inner: Computation, name: str) -> float | None:
-  """Bytes that a fusion touches of an array; None for all of it."""
+def _touched(inner: Computation, name: str) -> float:
+  """Bytes that a fusion touches of an array; infinitely many for all."""
   touched = 0.0
   for user in inner.users(name):
+    is_first = user.operands[0] == name
     if user.op in ("dynamic-slice", "slice", "gather"):
-      part = user.num_bytes if user.operands[0] == name else 0.0
-    elif user.op == "dynamic-update-slice" and user.operands[0] == name:
-      part = 0.0  # The slice is written, and nothing is read.
+      touched += user.num_bytes if is_first else 0.0
     elif user.op == "bitcast":
-      part = _touched(inner, user.name)
-    else:
-      return None
-    if part is None:
-      return None
-    touched += part
+      touched += _touched(inner, user.name)
+    elif user.op != "dynamic-update-slice" or not is_first:
+      # Of what is updated in place only the slice is written, none is read.
+      return math.inf
   return touched
 
 

@@ -6,8 +6,6 @@ algorithm of each matrix product is not sought. Kernels of our own are compiled
 too, but their arithmetic is not counted.
 """
 
-import importlib.util
-
 from marjax.parallel.chips import CHIPS
 
 GPUS = {"h100": "NVIDIA H100 80GB HBM3", "h200": "NVIDIA H200"}
@@ -52,28 +50,4 @@ def description(kind: str) -> str:
     kind=kind,
     bandwidth=round(chip.memory_gbps * 1e9),
     memory=round(chip.memory),
-  )
-
-
-def devices_of(name: str, count: int) -> list:
-  """So many GPUs of one host, which need not be there.
-
-  Raises:
-    ModuleNotFoundError: jax's CUDA plugin is not installed.
-  """
-  if importlib.util.find_spec(PLUGIN) is None:
-    raise ModuleNotFoundError(
-      "jax's CUDA plugin is not installed, and it brings the GPU compiler",
-      name=PLUGIN,
-    )
-  from jax.experimental import topologies
-
-  kind = GPUS[name]
-  return list(
-    topologies.get_topology_desc(
-      kind,
-      "cuda",
-      target_config=description(kind),
-      topology=f"1x1x{count}",
-    ).devices
   )

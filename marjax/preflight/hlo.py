@@ -16,25 +16,32 @@
 
        init    tuple(.., start, ..)      body    tuple(.., counter + step, ..)
        cond    counter < limit           trips   ⌈(limit - start) / step⌉
+
+5. XLA leaves no scope on what it makes itself, such as fetching a weight
+   before it is needed. `Module.scope` takes that of whatever first uses the
+   result; the search follows copies, and the places of a loop's tuple into its
+   body and its next round.
 """
 
+import functools
 import math
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-
-BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s64": 8, "u64": 8, "f64": 8}
-BYTES |= {"c64": 8, "c128": 16, "token": 0}
 
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](\{[^{}]*\})?")
 _OPERAND = re.compile(r"%([\w.\-]+)")
-_CALLED = re.compile(r"(?:calls|body|to_apply)=%?([\w.\-]+)")
-_BRANCHES = re.compile(
-  r"branch_computations=\{([^}]*)\}"
-  r"|(?:true|false)_computation=%?([\w.\-]+)"
+# What a reduction applies to pairs of numbers is not worth a walk, and the end
+# of an asynchronous operation names again what its start has run.
+_CALLERS = ("fusion", "while", "call", "async-start", "custom-call")
+_CALLERS += ("conditional",)
+_CALLED = re.compile(
+  r"(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
 )
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
 
 @dataclass(frozen=True)
@@ -49,9 +56,9 @@ class Array:
   @property
   def num_bytes(self) -> float:
     """Bytes without padding."""
-    digits = re.search(r"\d+", self.dtype)
-    size = BYTES.get(self.dtype) or (int(digits[0]) / 8 if digits else 0)
-    return float(math.prod(self.shape) * size)
+    digits = re.search(r"\d+", self.dtype.replace("pred", "pred8"))
+    bits = int(digits[0]) if digits else 0
+    return math.prod(self.shape) * bits / 8
 
 
 @dataclass(frozen=True)
@@ -65,11 +72,15 @@ class Instruction:
   rest: str
   is_root: bool = False
 
+  def attribute(self, name: str) -> str:
+    """The value that `rest` has for a name; "" for none."""
+    value = re.search(rf'\b{name}=(?:"([^"]*)"|%?([\w.\->]+))', self.rest)
+    return (value[1] or value[2] or "") if value else ""
+
   @property
   def op_name(self) -> str:
     """The JAX scope that it came from."""
-    found = re.search(r'op_name="([^"]*)"', self.rest)
-    return found[1] if found else ""
+    return self.attribute("op_name")
 
   @property
   def num_bytes(self) -> float:
@@ -91,11 +102,9 @@ class Computation:
 
   def parameter(self, index: int) -> Instruction:
     """Parameter number `index`."""
-    return next(
-      i
-      for i in self.instructions.values()
-      if i.op == "parameter" and i.operands == (str(index),)
-    )
+    wanted = ("parameter", (str(index),))
+    each = self.instructions.values()
+    return next(i for i in each if (i.op, i.operands) == wanted)
 
   def users(self, name: str) -> Iterator[Instruction]:
     """The instructions that take another's result."""
@@ -117,9 +126,8 @@ class Computation:
   def place(self, name: str) -> int | None:
     """The place in its parameter's tuple that a value is taken from."""
     found = self.source(name)
-    if not found or found.op != "get-tuple-element":
-      return None
-    return int(re.search(r"index=(\d+)", found.rest)[1])
+    is_taken = found and found.op == "get-tuple-element"
+    return int(found.attribute("index")) if is_taken else None
 
 
 @dataclass(frozen=True)
@@ -137,13 +145,6 @@ class Run:
   is_fused: bool
   outer: str = ""
 
-  @property
-  def scope(self) -> str:
-    """Its JAX scope; where XLA left none, that of a user, or of the outer."""
-    near = self.computation.users(self.instruction.name)
-    scopes = (i.op_name for i in (self.instruction, *near) if i.op_name)
-    return next(scopes, self.outer)
-
 
 @dataclass
 class Module:
@@ -152,129 +153,149 @@ class Module:
   computations: dict[str, Computation]
   entry: str
 
-  def runs(self) -> Iterator[Run]:
+  def runs(
+    self, name: str = "", times: int = 1, is_fused=False, outer: str = ""
+  ) -> Iterator[Run]:
     """Every instruction that runs, in fusions and loops too.
+
+    Args:
+      name: of a computation, "" for the entry; the others: of what calls it.
 
     Raises:
       ValueError: a loop whose trip count cannot be told.
     """
-    yield from self._runs(self.entry, 1, False, "")
-
-  def _runs(
-    self, name: str, times: int, is_fused: bool, outer: str
-  ) -> Iterator[Run]:
-    computation = self.computations[name]
+    computation = self.computations[name or self.entry]
     for instruction in computation.instructions.values():
       yield Run(instruction, computation, times, is_fused, outer)
       inner = times
       if instruction.op == "while":
         inner *= self.trip_count(instruction, computation)
       is_inside = is_fused or instruction.op == "fusion"
+      scope = instruction.op_name or outer
       for called in self._called(instruction):
-        scope = instruction.op_name or outer
-        yield from self._runs(called, inner, is_inside, scope)
+        yield from self.runs(called, inner, is_inside, scope)
+
+  def scope(self, run: Run) -> str:
+    """Its JAX scope; where XLA left none, that of the nearest use."""
+    queue, seen = deque([(run.computation, run.instruction)]), set()
+    while queue:
+      here, each = queue.popleft()
+      if (here.name, each.name) in seen:
+        continue
+      seen.add((here.name, each.name))
+      inner = self.computations.get(each.attribute("calls"), Computation(""))
+      inside = (
+        reversed(inner.instructions.values()) if each.op == "fusion" else ()
+      )
+      for one in (each, *inside):
+        if one.op_name:
+          return one.op_name
+      for user in here.users(each.name):
+        if user.op == "tuple":
+          queue.extend(self._in_tuple(here, user, each.name))
+        else:
+          queue.append((here, user))
+    return run.outer
+
+  @functools.cached_property
+  def _bodies(self) -> set[str]:
+    return {
+      instruction.attribute("body")
+      for computation in self.computations.values()
+      for instruction in computation.instructions.values()
+      if instruction.op == "while"
+    }
+
+  def _in_tuple(
+    self, here: Computation, whole: Instruction, name: str
+  ) -> Iterator[tuple[Computation, Instruction]]:
+    """Where loops read what one place of their tuple has."""
+    users = here.users(whole.name)
+    bodies = [user.attribute("body") for user in users if user.op == "while"]
+    if whole.is_root and here.name in self._bodies:
+      bodies.append(here.name)
+    place = whole.operands.index(name)
+    for inner in map(self.computations.get, bodies):
+      for each in inner.instructions.values():
+        if (
+          each.op == "get-tuple-element"
+          and inner.instructions[each.operands[0]].op == "parameter"
+          and inner.place(each.name) == place
+        ):
+          yield inner, each
 
   def _called(self, instruction: Instruction) -> list[str]:
-    # What a reduction applies to pairs of numbers is not worth a walk, and the
-    # end of an asynchronous operation names again what its start has run.
-    op = instruction.op
-    if op in ("fusion", "while", "call", "async-start", "custom-call"):
-      return [
-        name
-        for name in _CALLED.findall(instruction.rest)
-        if name in self.computations
-      ]
-    if op == "conditional":
-      found = _BRANCHES.findall(instruction.rest)
-      names = [
-        name for pair in found for name in re.split(r", *", "".join(pair))
-      ]
-      return [name.lstrip("%") for name in names]
-    return []
+    if instruction.op not in _CALLERS:
+      return []
+    names = _CALLED.findall(instruction.rest)
+    for branches in _BRANCHES.findall(instruction.rest):
+      names += re.findall(r"[\w.\-]+", branches)
+    return [name for name in names if name in self.computations]
 
   def trip_count(self, loop: Instruction, around: Computation) -> int:
     """How often the body of a `while` runs that stands in `around`."""
     noted = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.rest)
-    if noted:
-      return int(noted[1])
-    parts = dict(re.findall(r"(condition|body)=%?([\w.\-]+)", loop.rest))
-    test = self.computations[parts["condition"]]
-    counter, limit = self._compared(test)
-    begun, body = (
-      around.source(loop.operands[0]),
-      self.computations[parts["body"]],
-    )
-    start = step = None
-    if counter is not None and begun and begun.op == "tuple":
-      start = around.constant(begun.operands[counter])
-      step = _step(body, counter)
-    if None in (limit, start, step):
+    trips = int(noted[1]) if noted else self._counted(loop, around)
+    if trips is None:
       raise ValueError(
         f"the trip count of loop {loop.name} ({loop.op_name}) cannot be told;"
         " expected a loop of known length: write it as a scan."
       )
-    return max(0, -((start - limit) // step))
+    return trips
 
-  def _compared(self, test: Computation) -> tuple[int | None, int | None]:
-    """The place of the counter, and what it must be less than."""
-    root = test.root
-    if root.op != "compare" or "direction=LT" not in root.rest:
-      return None, None
-    counter, limit = root.operands
-    return test.place(counter), test.constant(limit)
-
-
-def _step(body: Computation, counter: int) -> int | None:
-  """What a loop's body adds to its counter."""
-  if body.root.op != "tuple":
-    return None
-  made = body.source(body.root.operands[counter])
-  if not made or made.op != "add":
-    return None
-  places = [body.place(name) for name in made.operands]
-  steps = [body.constant(name) for name in made.operands]
-  known = [step for step in steps if step is not None]
-  return known[0] if counter in places and known else None
+  def _counted(self, loop: Instruction, around: Computation) -> int | None:
+    """Trips as the counter tells them; None where it does not."""
+    test, body = (
+      self.computations[loop.attribute(name)] for name in ("condition", "body")
+    )
+    init, root = around.source(loop.operands[0]), test.root
+    forms = (root.op, root.attribute("direction"), body.root.op)
+    if forms != ("compare", "LT", "tuple") or not init or init.op != "tuple":
+      return None
+    compared, limit = root.operands
+    counter, limit = test.place(compared), test.constant(limit)
+    if counter is None or limit is None:
+      return None
+    start = around.constant(init.operands[counter])
+    added = body.source(body.root.operands[counter])
+    if start is None or not added or added.op != "add":
+      return None
+    steps = [body.constant(name) for name in added.operands]
+    places = [body.place(name) for name in added.operands]
+    step = next(filter(None, steps), None)
+    is_counted = counter in places and step is not None
+    return max(0, -((start - limit) // step)) if is_counted else None
 
 
 def parse(text: str) -> Module:
   """A compiled module, from `compiled.as_text()`."""
   computations, current, entry = {}, None, ""
   for line in text.splitlines():
-    header = _HEADER.match(line)
+    header, start = _HEADER.match(line), _LINE.match(line)
     if header:
-      current = Computation(header[2])
-      computations[current.name] = current
+      current = computations[header[2]] = Computation(header[2])
       entry = current.name if header[1] else entry
-    elif current is not None and _LINE.match(line):
-      instruction = _instruction(line)
-      current.instructions[instruction.name] = instruction
+    elif current is not None and start:
+      is_root, name = bool(start[1]), start[2]
+      one = _instruction(name, line[start.end() :], is_root)
+      current.instructions[name] = one
   return Module(computations, entry)
 
 
-def _instruction(line: str) -> Instruction:
-  start = _LINE.match(line)
-  result, rest = _split_result(line[start.end() :])
+def _instruction(name: str, text: str, is_root: bool) -> Instruction:
+  result, rest = text.split(" ", 1)
+  if result.startswith("("):
+    result, rest = _split_brackets(text)
   op, _, rest = rest.partition("(")
   inside, rest = _split_brackets("(" + rest)
   names = _OPERAND.findall(inside)
   # A parameter's number, or the text of a constant.
   operands = tuple(names) if names else (inside[1:-1],)
-  arrays = tuple(
-    Array(dtype, _sizes(sizes), not re.search(r"S\(\d+\)", layout or ""))
-    for dtype, sizes, layout in _ARRAY.findall(result)
-  )
-  return Instruction(
-    start[2], arrays, op.strip(), operands, rest, bool(start[1])
-  )
-
-
-def _split_result(text: str) -> tuple[str, str]:
-  """The result's type, and what follows it."""
-  if text.startswith("("):
-    return _split_brackets(text)
-  result, _, rest = text.partition(" ")
-  return result, rest
+  arrays = []
+  for dtype, sizes, layout in _ARRAY.findall(result):
+    shape = tuple(map(int, re.findall(r"\d+", sizes)))
+    arrays.append(Array(dtype, shape, not re.search(r"S\(\d+\)", layout)))
+  return Instruction(name, tuple(arrays), op.strip(), operands, rest, is_root)
 
 
 def _split_brackets(text: str) -> tuple[str, str]:
@@ -285,7 +306,3 @@ def _split_brackets(text: str) -> tuple[str, str]:
     if depth == 0:
       return text[: bracket.end()], text[bracket.end() :]
   return text, ""
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-  return tuple(int(size) for size in re.findall(r"\d+", text))

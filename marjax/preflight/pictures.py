@@ -12,7 +12,7 @@ from pathlib import Path
 from marjax import outputs
 from marjax.parallel.chips import GIB
 from marjax.preflight.report import Report
-from marjax.preflight.table import unit_of
+from marjax.preflight.table import BYTES, FLOPS, unit_of
 
 COLOURS = ("#1f3a68", "#2a8c82", "#7bb662", "#c9c2a5", "#8d8d8d")
 COLOURS += ("#c8742c", "#5b4a72")
@@ -33,15 +33,10 @@ def draw_memory(report: Report, out: Path, overwrite: bool = False) -> None:
     limit = report.limit / GIB
     axes.axvline(limit, color="#b3202a", lw=2, label=f"a chip has {limit:.2f}")
   verdicts = {True: "fits", False: "does not fit", None: "may fit"}
-  axes.set_title(
-    f"{report.config}, {report.program}, {report.topology}:"
-    f" {verdicts[report.fits]}",
-    loc="left",
-  )
+  axes.set_title(f"{_title(report)} {verdicts[report.fits]}", loc="left")
   axes.set_xlabel("GiB of one chip")
   axes.set_yticks([])
-  for side in ("top", "right", "left"):
-    axes.spines[side].set_visible(False)
+  axes.spines[["top", "right", "left"]].set_visible(False)
   figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
   _write(figure, out, overwrite)
 
@@ -52,60 +47,55 @@ def draw_parts(report: Report, out: Path, overwrite: bool = False) -> None:
 
   figure = Figure(figsize=(7.6, 2.7), dpi=130, layout="constrained")
   left, right = figure.subplots(1, 2, sharey=True)
-  work = {name: part.program_flops for name, part in report.parts.items()}
-  needed = {
-    name: min(part.useful_flops, part.program_flops)
-    for name, part in report.parts.items()
-  }
-  moved = {name: part.memory_traffic for name, part in report.parts.items()}
-  units = (1e12, 1000, ("TFLOP", "GFLOP", "MFLOP"))
-  scale = _draw_bars(left, report, "arithmetic", work, units)
-  values = [value / scale for value in needed.values()]
-  left.barh(list(needed), values, color=COLOURS[0], label="needed")
+  parts = report.parts
+  work = {name: part.program_flops for name, part in parts.items()}
+  moved = {name: part.memory_traffic for name, part in parts.items()}
+  scale, unit = unit_of(max(work.values()), FLOPS)
+  _draw_bars(left, report, "arithmetic", work, scale, COLOURS[3])
+  left.set_xlabel(f"arithmetic of one chip, {unit}")
+  needed = [
+    min(part.useful_flops, part.program_flops) / scale
+    for part in parts.values()
+  ]
+  left.barh(list(parts), needed, color=COLOURS[0], label="needed")
   left.legend(frameon=False, fontsize=8, loc="lower right", reverse=True)
-  units = (1e9, 1000, ("GB", "MB", "kB"))
-  _draw_bars(right, report, "memory", moved, units)
   left.invert_yaxis()
+  scale, unit = unit_of(max(moved.values()), BYTES)
+  _draw_bars(right, report, "memory", moved, scale, COLOURS[1])
+  right.set_xlabel(f"memory traffic of one chip, {unit}")
   note = "; seconds at the chip's peak, bold where they limit"
-  figure.suptitle(
-    f"{report.config}, {report.program}, {report.topology}:"
-    f" {report.batch_size} images{note if report.bound else ''}",
-    x=0.01,
-    ha="left",
-    fontsize=10,
-  )
+  title = f"{_title(report)} {report.batch_size} images"
+  title += note if report.bound else ""
+  figure.suptitle(title, x=0.01, ha="left", fontsize=10)
   _write(figure, out, overwrite)
 
 
-def _draw_bars(axes, report: Report, what: str, values, units) -> float:
-  """Bars of one panel with what they take at best; the unit that they have."""
-  is_work = what == "arithmetic"
-  scale, unit = unit_of(max(values.values()), *units)
-  colour, label = (COLOURS[3], "padding") if is_work else (COLOURS[1], "")
+def _draw_bars(axes, report: Report, what: str, values, scale, colour) -> None:
+  """Bars of one panel, with the seconds that they take at best."""
   shown = [value / scale for value in values.values()]
-  axes.barh(list(values), shown, color=colour, label=label)
-  bounds = {name: p.bound for name, p in report.parts.items() if p.bound}
-  for name, bound in bounds.items():
-    seconds = getattr(bound, what)
+  axes.barh(list(values), shown, color=colour, label="padding")
+  axes.tick_params(axis="y", length=0)
+  axes.spines[["top", "right"]].set_visible(False)
+  if not report.bound:
+    return
+  bounds = [part.bound for part in report.parts.values()]
+  for name, width, bound in zip(values, shown, bounds, strict=True):
     axes.annotate(
-      f"{seconds:.3g} s",
-      (values[name] / scale, name),
+      f"{getattr(bound, what):.3g} s",
+      (width, name),
       (4, 0),
       textcoords="offset points",
       va="center",
       fontsize=8,
       fontweight="bold" if bound.longest == what else "normal",
     )
-  if bounds and report.bound:
-    longest = max(max(b.arithmetic, b.memory) for b in bounds.values())
-    per_second = sum(values.values()) / getattr(report.bound, what)
-    axes.set_xlim(0, 1.2 * longest * per_second / scale)
-  heading = "arithmetic" if is_work else "memory traffic"
-  axes.set_xlabel(f"{heading} of one chip, {unit}")
-  axes.tick_params(axis="y", length=0)
-  for side in ("top", "right"):
-    axes.spines[side].set_visible(False)
-  return scale
+  longest = max(max(bound.arithmetic, bound.memory) for bound in bounds)
+  per_second = sum(shown) / getattr(report.bound, what)
+  axes.set_xlim(0, 1.2 * longest * per_second)
+
+
+def _title(report: Report) -> str:
+  return f"{report.config}, {report.program}, {report.topology}:"
 
 
 def _write(figure, out: Path, overwrite: bool) -> None:

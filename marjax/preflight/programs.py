@@ -29,7 +29,6 @@ from marjax.preflight import parts
 from marjax.release.workdir import abstract_params
 from marjax.requests import batching, compiled
 from marjax.train import flops
-from marjax.train.flops import training_flops
 from marjax.train.step import make_train_program
 
 
@@ -39,27 +38,39 @@ class Program:
 
   Attributes:
     name: for people. compiled: by XLA.
-    held: name of a part → bytes of it on one chip, among the arguments.
+    state: name of a part → bytes of it on one chip, among the arguments.
   """
 
   name: str
   compiled: Any
-  held: dict[str, float]
+  state: dict[str, float]
+
+  def memory(self) -> dict[str, float]:
+    """Bytes on one chip while the program runs, by what takes them."""
+    sizes = self.compiled.memory_analysis()
+    others = sizes.argument_size_in_bytes - sum(self.state.values())
+    results = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return {
+      **self.state,
+      "other arguments": max(0.0, float(others)),
+      "temporaries": sizes.temp_size_in_bytes + max(0.0, float(results)),
+      "program": float(sizes.generated_code_size_in_bytes),
+    }
 
 
-def held(experiment: Experiment, mesh: Mesh, program: str) -> dict[str, float]:
-  """Part → bytes of it that one chip holds through every step."""
+def state(experiment: Experiment, mesh: Mesh, program: str) -> dict[str, float]:
+  """Part → bytes of it that one chip has through every step."""
   if program == "generate":
-    params = abstract_params(experiment.model, mesh)
-    return {"parameters": bytes_per_chip(params)}
-  made = make_train_program(experiment, mesh, num_examples=10**6)
-  state = made.abstract_state
-  return {
-    "parameters": bytes_per_chip(state.params),
-    "averages": bytes_per_chip(state.ema_params),
-    "optimizer": bytes_per_chip(state.opt_state),
-    "batch": bytes_per_chip(made.abstract_batch),
-  }
+    trees = {"parameters": abstract_params(experiment.model, mesh)}
+  else:
+    step = make_train_program(experiment, mesh, num_examples=10**6)
+    trees = {
+      "parameters": step.abstract_state.params,
+      "averages": step.abstract_state.ema_params,
+      "optimizer": step.abstract_state.opt_state,
+      "batch": step.abstract_batch,
+    }
+  return {name: bytes_per_chip(tree) for name, tree in trees.items()}
 
 
 def train_programs(
@@ -68,69 +79,58 @@ def train_programs(
   """The training step, as its only program."""
   program = make_train_program(experiment, mesh, num_examples)
   lowered = program.step.lower(program.abstract_state, program.abstract_batch)
-  yield Program("step", lowered.compile(), held(experiment, mesh, "train"))
-
-
-def useful_train_flops(experiment: Experiment) -> float:
-  """Of one step, over all chips, without recomputation."""
-  return training_flops(experiment.model) * experiment.training.batch_size
+  yield Program("step", lowered.compile(), state(experiment, mesh, "train"))
 
 
 def generate_programs(
   experiment: Experiment, mesh: Mesh, size: int
 ) -> Iterator[Program]:
   """The programs of one device batch of `size` images, guided as configured."""
-  settings = experiment.sampling.resolved(experiment.codec.num_tokens)
+  settings = experiment.sampling.for_model(experiment.model)
   static = reveal.static_for(experiment.model, settings)
   params = abstract_params(experiment.model, mesh)
-  kept = held(experiment, mesh, "generate")
-  labels, draws, scales, temperature = _inputs(static, mesh, size)
+  asked = _abstract(_asked(static, size), batch_sharding(mesh))
+  numbers = reveal.numbers_for(static.plan, settings)
+  *numbers, walks = _abstract(numbers, replicated(mesh))
   with jax.set_mesh(mesh):
-    first = compiled.Program(batching.begin, (static,), (labels, draws, None))
+    arrays = (params, *asked, None)
+    first = compiled.Program(batching.begin, (static,), arrays)
     started = first.lowered()
     program = started.compile()
     yield Program("begin", program, {})
-    carry, fixed = _placed(started.out_info, program)
+    carry, fixed = _results(started, program)
     for index, segment in enumerate(static.plan.segments):
-      walk = _with(static.walk(index), replicated(mesh))
-      lowered = batching.segment_program(
-        *(static, index, False, params, carry, fixed, scales, temperature, walk)
-      ).lowered()
+      arrays = (params, carry, fixed, *numbers, walks[index])
+      wanted = batching.segment_program(static, index, False, *arrays)
+      lowered = wanted.lowered()
       program = lowered.compile(compiler_options(mesh))
-      yield Program(
-        f"steps {segment.first_step} to {segment.end - 1}", program, kept
-      )
-      carry, _ = _placed(lowered.out_info, program)
+      name = f"steps {segment.first_step} to {segment.end - 1}"
+      yield Program(name, program, {"parameters": bytes_per_chip(params)})
+      carry, _ = _results(lowered, program)
     last = compiled.Program(batching.finish, (static,), (carry, fixed, None))
     yield Program("finish", last.lowered().compile(), {})
 
 
-def plan_padding(experiment: Experiment) -> tuple[parts.Padding, ...]:
-  """What the plan of a generation pads, segment by segment."""
-  settings = experiment.sampling.resolved(experiment.codec.num_tokens)
-  plan = reveal.plan_for(experiment.model, settings)
-  return parts.padding(plan, experiment.model.backbone.num_buffer)
-
-
-def useful_generate_flops(experiment: Experiment, size: int) -> Counter[str]:
+def useful_flops(experiment: Experiment, size: int) -> Counter[str]:
   """Of one device batch, over all chips, were nothing padded; by part."""
-  settings = experiment.sampling.resolved(experiment.codec.num_tokens)
+  settings = experiment.sampling.for_model(experiment.model)
   exact = dataclasses.replace(settings, num_buckets=settings.num_ar_steps)
   static = reveal.static_for(experiment.model, exact)
-  shapes = [strip(shape) for shape in _shapes(static, size)]
-  params = strip(abstract_params(experiment.model, host_mesh()))
+  params = _abstract(abstract_params(experiment.model, host_mesh()))
 
   def generate(params, *rest):
     return reveal.generate(static, params, *rest)
 
-  found = Counter()
-  for scope, number in flops.by_scope(generate, params, *shapes).items():
-    found[parts.part_of(scope)] += number
-  return found
+  useful = Counter()
+  numbers = reveal.numbers_for(static.plan, exact)
+  scopes = flops.by_scope(generate, params, *_asked(static, size), numbers)
+  for scope, number in scopes.items():
+    useful[parts.part_of(scope)] += number
+  return useful
 
 
 def bytes_per_chip(tree: PyTree) -> float:
-  """Bytes of the largest share that one device holds of abstract arrays."""
+  """Bytes of the largest share that one device has of abstract arrays."""
   sizes = (
     math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
     for leaf in jax.tree.leaves(tree)
@@ -138,44 +138,26 @@ def bytes_per_chip(tree: PyTree) -> float:
   return sum(sizes, 0.0)
 
 
-def strip(tree: PyTree) -> PyTree:
-  """Abstract arrays without their placement."""
-  return jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree
-  )
-
-
-def _shapes(static: reveal.Static, size: int) -> tuple:
-  """Labels, draws, scales and temperature of a batch."""
+def _asked(static: reveal.Static, size: int) -> tuple:
+  """Labels and draws of a batch, abstract."""
   labels = jax.ShapeDtypeStruct((size,), jnp.int32)
   length = static.config.backbone.num_tokens
   draws = jax.eval_shape(
     lambda: draw_batch(keys.root(0), jnp.arange(size), length)
   )
-  scales = jax.ShapeDtypeStruct((static.plan.num_ar_steps,), jnp.float32)
-  return labels, draws, scales, jax.ShapeDtypeStruct((), jnp.float32)
+  return labels, draws
 
 
-def _inputs(static: reveal.Static, mesh: Mesh, size: int) -> tuple:
-  """`_shapes`, placed as `batching` places them."""
-  labels, draws, *rest = _shapes(static, size)
-  labels, draws = _with((labels, draws), batch_sharding(mesh))
-  return labels, draws, *_with(rest, replicated(mesh))
-
-
-def _with(tree: PyTree, where: NamedSharding) -> PyTree:
+def _abstract(tree: PyTree, sharding: NamedSharding | None = None) -> PyTree:
+  """Abstract arrays, placed there or nowhere."""
   return jax.tree.map(
-    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
     tree,
   )
 
 
-def _placed(shapes: PyTree, compiled: Any) -> PyTree:
+def _results(lowered: Any, program: Any) -> PyTree:
   """Results of a compiled program as abstract arrays where it leaves them."""
-  return jax.tree.map(
-    lambda leaf, where: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=where
-    ),
-    shapes,
-    compiled.output_shardings,
-  )
+  return jax.tree.map(_abstract, lowered.out_info, program.output_shardings)

@@ -9,6 +9,7 @@
 """
 
 import dataclasses
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,20 +18,20 @@ import jax
 from jax.sharding import Mesh
 
 from marjax.experiment import Experiment, MeshConfig
+from marjax.generate import reveal
 from marjax.parallel.chips import GIB, chip_of
 from marjax.parallel.mesh import mesh_for
-from marjax.preflight import costs, hlo, memory, parts, programs
-from marjax.preflight.bounds import Bound, bound
+from marjax.preflight import bounds, costs, hlo, parts, programs
+from marjax.preflight.bounds import Bound
 from marjax.preflight.costs import Collective
-from marjax.preflight.hlo import Module
 from marjax.preflight.parts import Padding, Work
 from marjax.preflight.programs import Program
+from marjax.requests import batching
 from marjax.schema import check
+from marjax.train import flops
 from marjax.version import __version__
 
 IMAGENET_IMAGES = 1_281_167
-
-STATE = ("parameters", "averages", "optimizer")
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,13 @@ class Report:
     """Whether a chip has that much memory; None where that is unknown."""
     return None if self.limit is None else self.needed <= self.limit
 
+  @property
+  def whole(self) -> Work:
+    """The work of all parts together, of a program that did compile."""
+    sent = sum(each.sent_bytes for each in self.collectives.values())
+    flops = (self.useful_flops, self.program_flops)
+    return Work(*flops, self.memory_traffic, float(sent), self.bound)
+
 
 def preflight(
   experiment: Experiment,
@@ -113,13 +121,15 @@ def preflight(
   mesh = mesh_for(experiment, devices)
   size = experiment.training.batch_size
   if program == "train":
-    made = programs.train_programs(experiment, mesh, num_examples)
-    useful, padding = {"": programs.useful_train_flops(experiment)}, ()
+    lowered = programs.train_programs(experiment, mesh, num_examples)
+    useful, padding = {"": flops.training_flops(experiment.model) * size}, ()
   else:
     size = _generation_batch(mesh, batch_size)
-    made = programs.generate_programs(experiment, mesh, size)
-    useful = programs.useful_generate_flops(experiment, size)
-    padding = programs.plan_padding(experiment)
+    lowered = programs.generate_programs(experiment, mesh, size)
+    useful = programs.useful_flops(experiment, size)
+    settings = experiment.sampling.for_model(experiment.model)
+    plan = reveal.plan_for(experiment.model, settings)
+    padding = parts.padding(plan, experiment.model.backbone.num_buffer)
   useful = {part: work / len(devices) for part, work in useful.items()}
   about = {
     "config": experiment.name,
@@ -131,27 +141,26 @@ def preflight(
     "batch_size": size,
     "useful_flops": sum(useful.values()),
     "padding": padding,
-    "limit": memory.limit(devices),
+    "limit": bounds.limit(devices),
   }
-  chip, start = chip_of(devices[0]), time.perf_counter()
+  start = time.perf_counter()
   try:
-    found = list(made)
+    ready = list(lowered)
   except jax.errors.JaxRuntimeError as error:
-    needed = memory.needed_bytes(str(error))
+    needed = needed_bytes(str(error))
     if needed is None:
       raise
-    return _too_large(experiment, mesh, about, needed, start)
+    state = programs.state(experiment, mesh, program)
+    state["temporaries"] = max(0.0, needed - sum(state.values()))
+    about |= {"memory": state, "needed": needed}
   seconds = time.perf_counter() - start
-  modules = [hlo.parse(program.compiled.as_text()) for program in found]
-  if program == "generate":
-    about["parts"] = parts.by_part(modules, useful, chip)
-  about["compile_seconds"] = seconds
-  return _measured(experiment, found, modules, about, chip)
+  if "needed" not in about:
+    about |= _measured(ready, program, useful, chip_of(devices[0]))
+  report = Report(**about, compile_seconds=seconds)
+  return dataclasses.replace(report, advice=advice(report, experiment))
 
 
 def _generation_batch(mesh: Mesh, asked: int | None) -> int:
-  from marjax.requests import batching
-
   count = mesh.shape["data"] * mesh.shape["fsdp"]
   size = batching.LARGEST_BATCH * count if asked is None else asked
   check(
@@ -162,53 +171,56 @@ def _generation_batch(mesh: Mesh, asked: int | None) -> int:
   return size
 
 
-def _too_large(experiment, mesh, about, needed, start) -> Report:
-  """What is known of a program that XLA refused to finish."""
-  held = programs.held(experiment, mesh, about["program"])
-  report = Report(
-    **about,
-    memory=held | {"temporaries": max(0.0, needed - sum(held.values()))},
-    needed=needed,
-    compile_seconds=time.perf_counter() - start,
-  )
-  return dataclasses.replace(report, advice=advice(report, experiment))
+def needed_bytes(message: str) -> float | None:
+  """What XLA says that a program needs of a chip's memory, if it says so."""
+  units = {"K": 2.0**10, "M": 2.0**20, "G": 2.0**30, "T": 2.0**40}
+  forms = r"Used ([\d.]+[KMGT]) of|\(([\d.]+[KMGT])\) exceeds available HBM"
+  sizes = re.search(forms, message)
+  if sizes is None:
+    return None
+  size = sizes[1] or sizes[2]
+  return float(size[:-1]) * units[size[-1]]
 
 
 def _measured(
-  experiment, found: list[Program], modules: list[Module], about, chip
-) -> Report:
-  taken = [memory.taken(program) for program in found]
-  most = max(taken, key=lambda sizes: sum(sizes.values()))
-  exchanges = [c for module in modules for c in costs.collectives(module)]
-  work = sum(costs.flops(module) for module in modules)
-  traffic = sum(costs.memory_traffic(module) for module in modules)
-  sent = sum((exchange.sent_bytes for exchange in exchanges), 0.0)
-  costly = sorted(exchanges, key=lambda exchange: -exchange.sent_bytes)
-  report = Report(
-    **about,
-    memory=most,
-    needed=sum(most.values()),
-    collectives=by_kind(exchanges),
-    largest=tuple(costly[:8]),
-    program_flops=work,
-    memory_traffic=traffic,
-    bound=chip and bound(chip, about["useful_flops"], work, traffic, sent),
+  ready: list[Program], program: str, useful: dict[str, float], chip
+) -> dict:
+  """What is known of programs that did compile."""
+  memory = max(
+    (each.memory() for each in ready), key=lambda sizes: sum(sizes.values())
   )
-  return dataclasses.replace(report, advice=advice(report, experiment))
+  modules = [hlo.parse(each.compiled.as_text()) for each in ready]
+  exchanges = [each for m in modules for each in costs.collectives(m)]
+  costly = sorted(exchanges, key=lambda exchange: -exchange.sent_bytes)
+  work = sum(number for m in modules for _, number in costs.products(m))
+  traffic = sum(number for m in modules for _, number in costs.transfers(m))
+  sent = sum(each.sent_bytes for each in exchanges)
+  numbers = (sum(useful.values()), float(work), float(traffic), float(sent))
+  is_generation = program == "generate"
+  return {
+    "memory": memory,
+    "needed": sum(memory.values()),
+    "collectives": by_kind(exchanges),
+    "largest": tuple(costly[:8]),
+    "program_flops": numbers[1],
+    "memory_traffic": numbers[2],
+    "bound": chip and bounds.bound(chip, *numbers),
+    "parts": parts.by_part(modules, useful, chip) if is_generation else {},
+  }
 
 
 def by_kind(exchanges: list[Collective]) -> dict[str, Exchange]:
   """Sums of each kind that there is."""
-  found = {}
+  kinds = {}
   for kind in costs.KINDS:
-    mine = [exchange for exchange in exchanges if exchange.kind == kind]
-    if mine:
-      found[kind] = Exchange(
-        sum(exchange.times for exchange in mine),
-        sum(exchange.times * exchange.num_bytes for exchange in mine),
-        sum(exchange.sent_bytes for exchange in mine),
+    same = [each for each in exchanges if each.kind == kind]
+    if same:
+      kinds[kind] = Exchange(
+        sum(each.times for each in same),
+        sum(each.times * each.num_bytes for each in same),
+        sum(each.sent_bytes for each in same),
       )
-  return found
+  return kinds
 
 
 def advice(report: Report, experiment: Experiment) -> tuple[str, ...]:
@@ -216,27 +228,28 @@ def advice(report: Report, experiment: Experiment) -> tuple[str, ...]:
   if report.fits is not False:
     return ()
   over = (report.needed - report.limit) / GIB
-  found = [f"{over:.3g} GiB more are needed than a chip has"]
+  changes = [f"{over:.3g} GiB more are needed than a chip has"]
   split = report.mesh["fsdp"] * report.mesh["tensor"]
-  state = sum(report.memory.get(part, 0.0) for part in STATE)
+  names = ("parameters", "averages", "optimizer")
+  state = sum(report.memory.get(name, 0.0) for name in names)
   saved = state * (1 - split / report.num_chips)
   if saved > 0.01 * report.needed:
     sizes = dataclasses.asdict(MeshConfig("fsdp"))
-    changes = "".join(
+    flags = "".join(
       f" --config.mesh.{name}={value}"
       for name, value in sizes.items()
       if name == "preset" or getattr(experiment.mesh, name) != value
     )
-    found.append(
-      f"split the state over all chips:{changes} saves about"
+    changes.append(
+      f"split the state over all chips:{flags} saves about"
       f" {saved / GIB:.3g} GiB"
     )
   if report.program == "train":
-    found += _train_advice(report, experiment)
+    changes += _train_advice(report, experiment)
   elif report.batch_size > report.num_chips:
-    found.append(f"halve the batch: --batch_size {report.batch_size // 2}")
-  found.append("take more chips, or chips with more memory")
-  return tuple(found)
+    changes.append(f"halve the batch: --batch_size {report.batch_size // 2}")
+  changes.append("take more chips, or chips with more memory")
+  return tuple(changes)
 
 
 def _train_advice(report: Report, experiment: Experiment) -> Iterator[str]:
@@ -246,7 +259,7 @@ def _train_advice(report: Report, experiment: Experiment) -> Iterator[str]:
   parts, temporaries = training.num_microbatches, report.memory["temporaries"]
   room = report.limit - (report.needed - temporaries)
   images = report.batch_size // (report.mesh["data"] * report.mesh["fsdp"])
-  strata = experiment.model.masking.num_strata
+  strata = experiment.model.backbone.batch_multiple
   if room <= 0:
     return
   # Temporaries grow with the images that are worked on at a time.

@@ -22,8 +22,6 @@ HERE = "here"
 
 _ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 _STACKS = "--fibers_default_thread_stack_size"
-# One device per chip, as jax has it on such a machine.
-_OPTIONS = {"v4": {"chip_config_name": "megacore"}}
 
 
 def devices_of(topology: str, num_slices: int = 1) -> list:
@@ -46,54 +44,55 @@ def devices_of(topology: str, num_slices: int = 1) -> list:
     )
     return jax.devices()
   kinds = [chip.name for kind, chip in CHIPS.items() if kind.startswith("TPU")]
-  graphics = re.fullmatch(rf"({'|'.join(gpus.GPUS)}):([1-8])", topology)
-  if graphics and num_slices == 1:
-    _stay_on_cpu()
-    return gpus.devices_of(graphics[1], int(graphics[2]))
-  form = re.fullmatch(r"(\w+):\d+x\d+(x\d+)?", topology)
-  if not form or form[1] not in kinds or num_slices < 1:
-    raise ValueError(
-      f"topology is {topology!r} with {num_slices} slices; expected"
-      f" KIND:AxB or KIND:AxBxC with KIND one of {', '.join(kinds)}, such as"
-      f" v5e:16x16 or v4:4x4x4, and 1 slice or more; or"
-      f" {', '.join(gpus.GPUS)} with 1 to 8 GPUs, such as h200:1; or {HERE!r}."
-    )
-  if importlib.util.find_spec("libtpu") is None:
+  form = re.fullmatch(r"(\w+):(\d+x\d+(?:x\d+)?|[1-8])", topology)
+  kind, shape = form.groups() if form else ("", "")
+  is_gpu = kind in gpus.GPUS and "x" not in shape and num_slices == 1
+  check(
+    is_gpu or (kind in kinds and "x" in shape and num_slices >= 1),
+    f"topology is {topology!r} with {num_slices} slices; expected"
+    f" KIND:AxB or KIND:AxBxC with KIND one of {', '.join(kinds)}, such as"
+    f" v5e:16x16 or v4:4x4x4, and 1 slice or more; or"
+    f" {', '.join(gpus.GPUS)} with 1 to 8 GPUs, such as h200:1; or {HERE!r}.",
+  )
+  compiler, name = (
+    (gpus.PLUGIN, "jax's CUDA plugin") if is_gpu else ("libtpu", "libtpu")
+  )
+  if importlib.util.find_spec(compiler) is None:
     raise ModuleNotFoundError(
-      "libtpu is not installed, and it brings the TPU compiler", name="libtpu"
+      f"{name} is not installed, and it brings the compiler for {kind}",
+      name=compiler,
     )
   _prepare()
   from jax.experimental import topologies
 
-  slices = {"num_slices": num_slices} if num_slices > 1 else {}
+  if is_gpu:
+    name, size = gpus.GPUS[kind], f"1x1x{shape}"
+    options = {"platform": "cuda", "topology_name": name, "topology": size}
+    options["target_config"] = gpus.description(name)
+  else:
+    options = {"platform": "tpu", "topology_name": topology}
+    if num_slices > 1:
+      options["num_slices"] = num_slices
+    if kind == "v4":
+      # One device per chip, as jax has it on such a machine.
+      options["chip_config_name"] = "megacore"
   try:
-    found = topologies.get_topology_desc(
-      platform="tpu", topology_name=topology, **slices, **_options(form[1])
-    )
+    return list(topologies.get_topology_desc(**options).devices)
   except jax.errors.JaxRuntimeError as error:
     reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
     raise ValueError(
       f"topology {topology!r} cannot be had ({reason}); expected the shape of"
       " a slice that is built, such as v5e:4x8, v5p:4x4x4 or v6e:16x16."
     ) from None
-  return list(found.devices)
-
-
-def _options(kind: str) -> dict:
-  return _OPTIONS.get(kind, {})
 
 
 def _prepare() -> None:
-  """The environment that libtpu reads when it loads."""
+  """What the compilers read when they are loaded."""
   for name, value in _ENVIRONMENT.items():
     os.environ.setdefault(name, value)
-  given = os.environ.get("LIBTPU_INIT_ARGS", "")
-  if _STACKS not in given:
-    os.environ["LIBTPU_INIT_ARGS"] = f"{given} {_STACKS}=1048576".strip()
-  _stay_on_cpu()
-
-
-def _stay_on_cpu() -> None:
+  flags = os.environ.get("LIBTPU_INIT_ARGS", "")
+  if _STACKS not in flags:
+    os.environ["LIBTPU_INIT_ARGS"] = f"{flags} {_STACKS}=1048576".strip()
   if "JAX_PLATFORMS" not in os.environ:
     # With a plugin installed jax would look for its chip, and wait or fail.
     jax.config.update("jax_platforms", "cpu")

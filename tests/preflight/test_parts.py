@@ -14,13 +14,19 @@ from marjax.experiment import MeshConfig
 from marjax.generate.plan import Plan, Segment
 from marjax.generate.reveal import plan_for
 from marjax.generate.settings import Settings
+from marjax.head.reverse import ReverseSettings
 from marjax.parallel.chips import CHIPS, GIB, Chip
 from marjax.preflight import hlo, parts, pictures, report, table
 from marjax.preflight.parts import PARTS
 from marjax.schema import to_dict
 
 CHIP = Chip("made up", 1.0, 4 * GIB, 500.0, 1.0)
-SAMPLING = Settings(4, 2, guidance_scale=2.0, num_buckets=2)
+SAMPLING = Settings(
+  num_ar_steps=4,
+  guidance_scale=2.0,
+  num_buckets=2,
+  head=ReverseSettings(num_steps=2),
+)
 IMAGES = 2
 """On each of eight devices."""
 
@@ -155,7 +161,9 @@ def test_the_encoders_arithmetic_by_hand(found):
   assert small.MODEL.backbone.encoder_depth == 1
   buffer = small.MODEL.backbone.num_buffer
   padded, needed = [], []
-  for segment in plan_for(small.MODEL, SAMPLING.resolved()).segments:
+  for segment in plan_for(
+    small.MODEL, SAMPLING.for_model(small.MODEL)
+  ).segments:
     padded += [buffer + segment.encoder_length] * len(segment.num_known)
     needed += [buffer + count for count in segment.num_known]
   assert sum(padded) > sum(needed)
