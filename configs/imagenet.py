@@ -31,9 +31,11 @@ def recipe(
   config.model = {
     "backbone": {"width": width, "num_heads": num_heads, "dtype": "bfloat16"},
     "head": {"kind": "diffusion", "token_dim": 16, "dtype": "bfloat16"},
-    "masking": {"num_strata": 2},  # 4 waste 2 % less, and compile far longer
   }
   config.model.backbone.update(encoder_depth=depth, decoder_depth=depth)
+  config.model.backbone.condition = {"num_classes": 1000}
+  # 4 waste 2 % less, and compile far longer.
+  config.model.backbone.masking = {"num_strata": 2}
   config.model.head.update(depth=head[0], width=head[1])
   config.training = {
     "batch_size": 2048,
@@ -43,7 +45,8 @@ def recipe(
     "checkpoint_every": 5000,
     "sample_every": 0,
   }
-  config.sampling = {"num_ar_steps": 64, "num_diffusion_steps": 100}
+  config.sampling = {"num_ar_steps": 64}
+  config.sampling.head = {"kind": "diffusion", "num_steps": 100}
   config.sampling.guidance_scale = guidance
   # Over all of a pod a shard has a few rows, which XLA then gathers by adding
   # up zeros, at twice the traffic.
@@ -56,15 +59,15 @@ def variant_of(config: ConfigDict, variant: str) -> ConfigDict:
   if variant == "laptop":
     config.data = {"source": "synthetic", "image_size": 16, "num_classes": 4}
     config.codec = {"kind": "pixels", "image_size": 16, "patch": 2}
-    shape = {"num_tokens": 64, "token_dim": 12, "num_classes": 4}
+    shape = {"num_tokens": 64, "token_dim": 12, "condition": {"num_classes": 4}}
     size = {"width": 32, "encoder_depth": 1, "decoder_depth": 1, "num_heads": 4}
     config.model.backbone.update(shape, **size)
     config.model.head.update(token_dim=12, width=32, depth=1)
     del config.training["total_epochs"], config.training["warmup_epochs"]
     config.training.update(num_steps=4, warmup_steps=2, batch_size=32)
     config.training.update(checkpoint_every=2, sample_every=4)
-    config.sampling.update(num_ar_steps=4, num_diffusion_steps=4)
-    config.sampling.update(guidance_scale=2.0)
+    config.sampling.update(num_ar_steps=4, guidance_scale=2.0)
+    config.sampling.head.num_steps = 4
     config.mesh = {"preset": "fsdp"}
   elif variant:
     raise ValueError(

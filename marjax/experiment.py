@@ -10,9 +10,8 @@ from typing import Annotated, Literal
 
 from marjax import schema
 from marjax.generate.settings import Settings
-from marjax.latents.kl import KLConfig
-from marjax.latents.pixels import PixelsConfig
 from marjax.model import ModelConfig
+from marjax.protocols import Codec
 from marjax.schema import Count, Positive, Range, Seed, Share, check
 
 
@@ -51,6 +50,11 @@ class DataConfig:
   num_threads: Annotated[int, Range(0, 1024)] = 2
   autoencoder: str = ""
   accept: str = ""
+
+  @property
+  def is_cached(self) -> bool:
+    """Whether examples are records of a codec, not images."""
+    return self.source == "latents"
 
 
 @schema.config
@@ -186,7 +190,7 @@ class Experiment:
   """One training run, and the checkpoint it makes."""
 
   name: str
-  codec: PixelsConfig | KLConfig
+  codec: Codec
   model: ModelConfig
   data: DataConfig
   training: TrainingConfig
@@ -197,11 +201,11 @@ class Experiment:
   def __post_init__(self):
     codec, backbone = self.codec, self.model.backbone
     check(
-      backbone.num_tokens == codec.num_tokens
-      and backbone.token_dim == codec.token_dim,
-      f"the codec makes {codec.num_tokens} tokens of {codec.token_dim} numbers"
+      (backbone.num_tokens, backbone.token_shape)
+      == (codec.num_tokens, codec.token_shape),
+      f"the codec makes {codec.num_tokens} tokens of shape {codec.token_shape}"
       f" but model.backbone expects {backbone.num_tokens} of"
-      f" {backbone.token_dim}; make them equal.",
+      f" {backbone.token_shape}; make them equal.",
     )
     check(
       (self.data.image_size, self.data.channels)
@@ -210,23 +214,24 @@ class Experiment:
       f" channels, the codec {codec.image_size} and {codec.channels}; make"
       " them equal.",
     )
+    num_classes = getattr(backbone.condition, "num_classes", 0)
     check(
-      backbone.num_classes in (0, self.data.num_classes),
-      f"model.backbone.num_classes is {backbone.num_classes}; expected 0 or"
+      num_classes in (0, self.data.num_classes),
+      f"model.backbone.condition.num_classes is {num_classes}; expected 0 or"
       f" data.num_classes = {self.data.num_classes}.",
     )
-    is_cached = self.data.source == "latents"
     check(
-      is_cached == isinstance(codec, KLConfig),
+      self.data.is_cached == codec.is_cached,
       f"data.source is {self.data.source!r} and codec.kind {codec.kind!r};"
       " training with an autoencoder takes latents that were cached: make them"
       " with marjax cache-latents, and set data.source to 'latents'.",
     )
-    training, strata = self.training, self.model.masking.num_strata
-    parts = strata * training.num_microbatches
+    training = self.training
+    parts = backbone.batch_multiple * training.num_microbatches
     check(
       training.batch_size % parts == 0,
       f"training.batch_size is {training.batch_size}; expected a multiple of"
-      f" {parts} = model.masking.num_strata × training.num_microbatches.",
+      f" {parts} = {backbone.batch_multiple} of the backbone (strata of its"
+      " masks) × training.num_microbatches.",
     )
-    self.sampling.check_fits(backbone.num_tokens, "sampling")
+    self.sampling.check_fits(self.model, "sampling")

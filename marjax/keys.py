@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marjax.arguments import as_int, checked, shown
-from marjax.arrays import RootKey
+from marjax.arrays import ImageKeys, RootKey, as_int, checked, shown
 from marjax.schema import check
 
 
@@ -45,10 +44,9 @@ def check_key(key: Any, name: str = "key") -> Any:
   Raises:
     ValueError: a key of the old style, or none at all.
   """
-  dtype = getattr(key, "dtype", None)
-  if key is None or jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+  if key is None or is_keys(key):
     return key
-  is_old = dtype == jnp.uint32
+  is_old = getattr(key, "dtype", None) == jnp.uint32
   raise ValueError(
     f"{name} is {shown(key)}{', of the old style' if is_old else ''}; expected"
     " a typed key, as jax.random.key(0) makes"
@@ -59,6 +57,17 @@ def check_key(key: Any, name: str = "key") -> Any:
 def stream(key: RootKey, name: str) -> RootKey:
   """The key of one purpose, e.g. "order" or "initial noise"."""
   return jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
+
+
+def each(keys: ImageKeys, name: str) -> ImageKeys:
+  """`stream` of each of several keys [B]."""
+  return jax.vmap(lambda key: stream(key, name))(keys)
+
+
+def is_keys(value: Any) -> bool:
+  """Whether it is an array of typed keys."""
+  dtype = getattr(value, "dtype", None)
+  return jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def at(key, *addresses):

@@ -12,6 +12,7 @@
 
 import functools
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,33 +24,43 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from marjax import keys
-from marjax.arguments import checked, count, flag, instance, one_of, path
-from marjax.arrays import NO_LABEL, Tokens, check_shapes, shapes_of
+from marjax.arrays import (
+  NO_LABEL,
+  Tokens,
+  check_shapes,
+  checked,
+  count,
+  flag,
+  instance,
+  one_of,
+  path,
+  shapes_of,
+)
 from marjax.convert import fetching
 from marjax.experiment import Experiment
 from marjax.generate import reveal
 from marjax.generate.draws import Draws, as_draws
 from marjax.generate.plan import Plan
-from marjax.generate.settings import PRESETS, Settings
+from marjax.generate.settings import Settings
 from marjax.latents.images import check_images, check_latents
 from marjax.model import ModelConfig, init_params
 from marjax.outputs import AnyPath
 from marjax.parallel.mesh import check_mesh, make_mesh
-from marjax.release import classes, loading, workdir
-from marjax.release.card import Card, Codec
+from marjax.protocols import Codec
+from marjax.release import loading, workdir
+from marjax.release.card import Card
 from marjax.requests import batching, editing
 from marjax.requests.batching import CODEC_BATCH, LARGEST_BATCH, Request
 from marjax.requests.compiled import Programs
 from marjax.requests.editing import Edited
 from marjax.requests.trajectory import Trajectory
 from marjax.tokens import regions
-from marjax.tokens.patches import patchify
 
 DTYPE = one_of("float32", "bfloat16", None)
 SETTINGS = instance(
-  Settings | str,
-  "marjax.Settings, such as Settings(guidance_scale=2.0), or the name of a"
-  " preset",
+  Settings | str | Mapping,
+  'changes, such as {"guidance_scale": 2.0}, the name of a preset, or'
+  " marjax.Settings",
 )
 
 
@@ -72,8 +83,8 @@ def load(
 
   Args:
     name_or_dir: "mar-base", "mar-large", "mar-huge" (fetched and converted on
-      first use, see `marjax.convert`), a folder made by `marjax convert` or
-      `marjax train`, or a .safetensors file made by `marjax export`.
+      first use, see `marjax.convert`), or a folder made by `marjax convert`,
+      `marjax export` or `marjax train`.
     mesh: devices to generate on; None for all of them, data-parallel.
     dtype: "bfloat16" or "float32" for the matmuls of the model; None leaves
       what the checkpoint says. Parameters and diffusion stay float32.
@@ -157,34 +168,82 @@ class Pipeline:
     return f"Pipeline({card.name!r}: {', '.join(parts)})"
 
   @checked(settings=SETTINGS)
-  def settings(self, settings: Settings | str | None = None) -> Settings:
-    """Complete settings: those given, else the checkpoint's, else published.
+  def settings(self, settings: Any = None) -> Settings:
+    """Complete settings of this model.
 
     Args:
-      settings: some fields, or the name of one of `card.presets` or `PRESETS`.
+      settings: changes of the checkpoint's own settings, nested as they are;
+        the name of a preset, of `card.presets` or of the head; `Settings` as
+        they are; None for the checkpoint's own.
 
     Raises:
-      ValueError: there is no preset of that name.
+      ValueError: an unknown preset or field, or what this model cannot do.
     """
+    model, own = self._model(), self.card.sampling
     if isinstance(settings, str):
-      presets = PRESETS | self.card.presets
+      presets = {
+        name: own.changed({"head": changes}, model)
+        for name, changes in model.head.Settings.PRESETS.items()
+      }
+      presets |= self.card.presets
       if settings not in presets:
-        names = ", ".join(presets)
         raise ValueError(
-          f"there is no preset {settings!r}; {self.card.name} has: {names}."
+          f"there is no preset {settings!r}; {self.card.name} has:"
+          f" {', '.join(presets) or 'none'}."
         )
       settings = presets[settings]
-    model = self.card.model
-    return (
-      (settings or Settings())
-      .over(self.card.sampling)
-      .resolved(model and model.backbone.num_tokens)
-    )
+    elif isinstance(settings, Mapping):
+      settings = own.changed(settings, model)
+    chosen = own if settings is None else settings
+    return chosen.for_model(model)
 
   @checked(settings=SETTINGS)
-  def plan(self, settings: Settings | str | None = None) -> Plan:
+  def plan(self, settings: Any = None) -> Plan:
     """The printable plan of a generation with these settings."""
     return reveal.plan_for(self._model(), self.settings(settings))
+
+  def generate(
+    self, labels: Any = None, seed: Any = 0, settings: Any = None, **how
+  ) -> np.ndarray:
+    """Generates one image per label, uint8 [N, H, W, C].
+
+    Args:
+      labels: numbers or names of classes, -1 for "no class"; None with
+        num_images for images without a class.
+      seed: image i of a seed is the same whatever else is generated.
+      settings: what differs from the checkpoint's own settings, such as
+        {"guidance_scale": 2.0, "head": {"num_steps": 50}}, or the name of one
+        of its presets, or whole `Settings`.
+      num_images: only with labels=None.
+      batch_size: images per device call; None chooses. Does not change images.
+      draws: recorded order and noise of all images, instead of a seed.
+      progress: show rate and time left.
+
+    Raises:
+      ValueError: labels unknown or out of range, wrong counts, bad settings.
+      FileNotFoundError: the autoencoder is not there.
+    """
+    self._codec_params()
+    return self.decode(self.latents(labels, seed, settings, **how))
+
+  def latents(
+    self, labels: Any = None, seed: Any = 0, settings: Any = None, **how
+  ) -> np.ndarray:
+    """Latents [N, rows, columns, C] of what `generate`, with these, gives."""
+    return self._latents_of(self._generation(labels, seed, settings, **how)[1])
+
+  def reveal(
+    self, labels: Any = None, seed: Any = 0, settings: Any = None, **how
+  ) -> Trajectory:
+    """Images as `generate` gives them, with what each step had of them."""
+    self._codec_params()
+    request, tokens, steps = self._generation(
+      labels, seed, settings, keep_steps=True, **how
+    )
+    images = self.decode(self._latents_of(tokens))
+    frames = [self.decode(self._latents_of(step)) for step in steps]
+    plan, draws = request.static.plan, request.draws
+    return Trajectory.of(self.card.codec, plan, images, np.stack(frames), draws)
 
   @checked(
     seed=keys.check_seed,
@@ -192,69 +251,30 @@ class Pipeline:
     num_images=count,
     batch_size=count,
     draws=as_draws,
-    return_latents=flag,
-    return_trajectory=flag,
     progress=flag,
   )
-  def generate(
+  def _generation(
     self,
     labels: Any = None,
     seed: int = 0,
-    settings: Settings | str | None = None,
+    settings: Any = None,
     *,
     num_images: int | None = None,
     batch_size: int | None = None,
     draws: Draws | None = None,
-    return_latents: bool = False,
-    return_trajectory: bool = False,
     progress: bool = False,
-  ) -> Any:
-    """Generates one image per label.
-
-    Args:
-      labels: numbers or names of classes, -1 for "no class"; None with
-        num_images for images without a class.
-      seed: image i of a seed is the same whatever else is generated.
-      settings: what differs from the checkpoint's own settings, or the name of
-        one of its presets.
-      num_images: only with labels=None.
-      batch_size: images per device call; None chooses. Does not change images.
-      draws: recorded order and noise of all images, instead of a seed.
-      return_latents: return latents float32 [N, rows, columns, C] instead.
-      return_trajectory: return a `Trajectory` instead.
-      progress: show rate and time left.
-
-    Returns:
-      uint8 [N, H, W, C], or what was asked for instead.
-
-    Raises:
-      ValueError: labels unknown or out of range, wrong counts, bad settings.
-      FileNotFoundError: the autoencoder is not there.
-    """
+    keep_steps: bool = False,
+  ) -> tuple[Request, np.ndarray, np.ndarray | None]:
+    """The request, its tokens, and those after each step if they are kept."""
     labels = self.labels(labels, num_images)
     chosen = self.settings(settings)
     static = reveal.static_for(self._model(), chosen)
-    if not return_latents:
-      self._codec_params()
-    elif return_trajectory:
-      raise ValueError("return_latents and return_trajectory: ask for one.")
     draws = self.draws(seed, len(labels)) if draws is None else draws
-    request = Request(
-      static, chosen, labels, draws, keep_steps=return_trajectory
-    )
-    tokens, kept = self._run(request, batch_size, progress)
-    latents = batching.latents_of(self.card.codec, tokens)
-    if return_latents:
-      return latents
-    images = self.decode(latents)
-    if not return_trajectory:
-      return images
-    frames = [
-      self.decode(batching.latents_of(self.card.codec, step)) for step in kept
-    ]
-    return Trajectory.of(
-      self.card.codec, static.plan, images, np.stack(frames), draws
-    )
+    request = Request(static, chosen, labels, draws, keep_steps=keep_steps)
+    return request, *self._run(request, batch_size, progress)
+
+  def _latents_of(self, tokens: np.ndarray) -> np.ndarray:
+    return np.asarray(self.card.codec.to_latents(tokens))
 
   @checked(
     seed=keys.check_seed,
@@ -270,7 +290,7 @@ class Pipeline:
     mask: Any,
     label: Any = None,
     seed: int = 0,
-    settings: Settings | str | None = None,
+    settings: Any = None,
     *,
     num_images: int | None = None,
     batch_size: int | None = None,
@@ -314,7 +334,7 @@ class Pipeline:
       editing.given(tokens, is_masked),
     )
     tokens = self._run(request, batch_size, progress)[0]
-    latents = batching.latents_of(codec, tokens)
+    latents = self._latents_of(tokens)
     edited, cells = self.decode(latents), codec.image_size // codec.cell
     drawn = regions.pixel_mask(is_masked, cells, cells, codec.cell)
     if keep_pixels:
@@ -340,18 +360,32 @@ class Pipeline:
     size = self._codec_batch(len(found), batch_size)
     return batching.encode(self.programs, self.mesh, codec, params, found, size)
 
-  @checked(batch_size=count)
-  def decode(self, latents: Any, batch_size: int | None = None) -> np.ndarray:
+  @checked(batch_size=count, as_float=flag)
+  def decode(
+    self,
+    latents: Any,
+    batch_size: int | None = None,
+    *,
+    as_float: bool = False,
+  ) -> np.ndarray:
     """Latents [N, rows, columns, C] to images uint8 [N, H, W, C].
+
+    Args:
+      latents: as `encode` and `latents` give them.
+      batch_size: images per device call; None chooses.
+      as_float: give float32 in about [-1, 1] instead, neither clipped nor
+        rounded.
 
     Raises:
       ValueError: latents of another shape.
       FileNotFoundError: the autoencoder is not there.
     """
     codec, params = self.card.codec, self._codec_params()
-    found = check_latents(latents, codec.latent_shape)
-    size = self._codec_batch(len(found), batch_size)
-    return batching.decode(self.programs, self.mesh, codec, params, found, size)
+    values = check_latents(latents, codec.latent_shape)
+    size = self._codec_batch(len(values), batch_size)
+    return batching.decode(
+      self.programs, self.mesh, codec, params, values, size, as_float
+    )
 
   def reconstruct(self, images: Any) -> np.ndarray:
     """Images encoded and decoded again, uint8 [N, H, W, C]; see `encode`."""
@@ -359,7 +393,7 @@ class Pipeline:
 
   def tokenise(self, images: Any) -> Tokens:
     """Images, as `encode` takes them, to tokens [N, L, D]."""
-    return jnp.asarray(patchify(self.encode(images), self.card.codec.patch))
+    return jnp.asarray(self.card.codec.to_tokens(self.encode(images)))
 
   @checked(seed=keys.check_seed, num_images=count)
   def draws(self, seed: int, num_images: int) -> Draws:
@@ -370,7 +404,7 @@ class Pipeline:
 
   def _run(self, request: Request, asked: int | None, progress: bool):
     self._check_params()
-    number, largest = len(request.labels), LARGEST_BATCH
+    number, largest = len(request), LARGEST_BATCH
     size = batching.batch_size(self.mesh, number, asked, largest)
     return batching.generate(
       self.programs, self.mesh, self.params, request, size, progress
@@ -393,7 +427,7 @@ class Pipeline:
     if self.codec_params is None:
       raise FileNotFoundError(
         f"{self.autoencoder} is not there, and {self.card.name} needs that"
-        " autoencoder: convert it to that folder, or return_latents=True."
+        " autoencoder: convert it to that folder, or ask for latents."
       )
     expected = _codec_shapes(self.card.codec)
     check_shapes(self.codec_params, expected, "its autoencoder")
@@ -403,8 +437,10 @@ class Pipeline:
     largest = CODEC_BATCH if self.codec_params else LARGEST_BATCH
     return batching.batch_size(self.mesh, number, asked, largest)
 
-  def labels(self, labels: Any, num_images: int | None = None) -> np.ndarray:
-    """Numbers or names of classes to integers [N]; see `generate`."""
-    total, names = self._model().backbone.num_classes, self.card.class_names
-    found = classes.one_each(labels, num_images, names, total)
-    return np.asarray(found, np.int32)
+  def labels(self, labels: Any, num_images: int | None = None) -> Any:
+    """What people ask for to conditions [N, ...]; see `generate`.
+
+    Of a model with classes: numbers or names to integers [N].
+    """
+    condition = self._model().backbone.condition
+    return condition.parse(labels, num_images, self.card.class_names)

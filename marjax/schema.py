@@ -9,17 +9,14 @@
 4. A number's range stands in its type, `Annotated[int, Range(1, 1000)]`. A
    dataclass made by `config` checks types and ranges whoever makes it: a file,
    a flag or a Python call. No float is NaN or infinite.
-5. `write_json` and `read_json` are the only way to and from JSON files: with a
-   hash of the content, so that damage is told from a value, and with bounds on
-   size and nesting.
+5. `register` makes a dataclass one of those that a field which is a protocol
+   may hold, by its `kind`.
 """
 
 import dataclasses
 import difflib
 import functools
-import hashlib
 import inspect
-import json
 import math
 import reprlib
 import types
@@ -32,8 +29,11 @@ import numpy as np
 
 T = TypeVar("T")
 
-LARGEST_JSON = 2**28
-"""Bytes of a JSON file; an index of a million shards has fewer."""
+_KINDS: dict[type, dict[str, type]] = {}
+"""Of a protocol, the configs that were registered, by their kind."""
+
+_UNIONS = (typing.Union, types.UnionType)
+
 
 SYNONYMS = {
   "cfg": "guidance_scale",
@@ -42,8 +42,17 @@ SYNONYMS = {
   "cfg_schedule": "guidance_schedule",
   "steps": "num_ar_steps",
   "num_iter": "num_ar_steps",
-  "num_sampling_steps": "num_diffusion_steps",
-  "eta": "ddim_eta",
+  "num_sampling_steps": "head.num_steps",
+  "num_diffusion_steps": "head.num_steps",
+  "final_diffusion_steps": "head.final_num_steps",
+  "start_timestep": "head.start",
+  "sampler": "head.sampler",
+  "spacing": "head.spacing",
+  "ddim_eta": "head.ddim_eta",
+  "eta": "head.ddim_eta",
+  "num_classes": "condition.num_classes",
+  "label_dropout": "condition.dropout",
+  "masking": "backbone.masking",
   "lr": "learning_rate",
   "blr": "base_learning_rate",
   "epochs": "total_epochs",
@@ -59,19 +68,11 @@ WORDS = {
   float: "a number",
   bool: "true or false",
   str: "text",
+  type(None): "none",
 }
 
 DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 """Characters that turn the order of those after them."""
-
-DEEPEST_JSON = 64
-"""Lists and mappings inside each other."""
-
-HASH = "json_sha256"
-"""The key, in a JSON file, of the hash of everything else in it.
-
-No other key is called so: records of files have a "sha256" of those files.
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +155,25 @@ def config(cls: type[T] | None = None, *, kw_only: bool = False) -> Any:
   return made
 
 
+def register(protocol: type, *configs: type) -> None:
+  """Makes configs known by their `kind` wherever a field is a `protocol`.
+
+  Args:
+    protocol: of `marjax.protocols`. configs: made by `config`, each with a
+      field `kind` whose default is its name; one of that name is replaced.
+  """
+  kinds = _KINDS.setdefault(protocol, {})
+  kinds.update({config.kind: config for config in configs})
+
+
+def options(hint: Any) -> tuple[Any, ...]:
+  """What a field of that type may hold: the parts of a union, or a protocol."""
+  parts = typing.get_args(hint) if typing.get_origin(hint) in _UNIONS else ()
+  if parts:
+    return tuple(option for part in parts for option in options(part))
+  return tuple(_KINDS.get(hint, {}).values()) or (hint,)
+
+
 def from_dict(cls: type[T], mapping: Any, where: str = "config") -> T:
   """Builds the frozen dataclass `cls` from a nested mapping.
 
@@ -168,95 +188,25 @@ def from_dict(cls: type[T], mapping: Any, where: str = "config") -> T:
   """
   if not isinstance(mapping, Mapping):
     raise ValueError(
-      f"{where} is {_shown(mapping)}; expected a mapping with the fields of"
-      f" {cls.__name__}: {', '.join(_field_names(cls))}."
+      f"{where} is {shown(mapping)}; expected a mapping with the fields of"
+      f" {cls.__name__}: {', '.join(hints(cls))}."
     )
-  names = _field_names(cls)
   for key in mapping:
-    if key not in names:
-      raise ValueError(_unknown(where, str(key), names))
+    if key not in hints(cls):
+      raise ValueError(_unknown(where, str(key), list(hints(cls))))
   values = {
     key: _convert(hints(cls)[key], value, f"{where}.{key}")
     for key, value in mapping.items()
   }
-  missing = [
-    field.name
-    for field in dataclasses.fields(cls)
-    if field.name not in values
-    and field.default is dataclasses.MISSING
-    and field.default_factory is dataclasses.MISSING
-  ]
-  if missing:
-    raise ValueError(f"{where}.{missing[0]} is missing; give it a value.")
+  for name, parameter in inspect.signature(cls).parameters.items():
+    if name not in values and parameter.default is parameter.empty:
+      raise ValueError(f"{where}.{name} is missing; give it a value.")
   return cls(**values)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
   """The nested, JSON-able mapping that `from_dict` reads back."""
   return dataclasses.asdict(config)
-
-
-def write_json(mapping: Mapping, indent: int | None = 1) -> bytes:
-  """The text of a JSON file, with a hash over its content."""
-  # First, for a line that is followed by others can be deleted alone.
-  content = {HASH: _hash(mapping), **mapping}
-  text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
-  # A file's name may hold bytes that are no UTF-8: JSON writes \udc80 for them.
-  return text.encode(errors="backslashreplace") + b"\n"
-
-
-def read_json(content: bytes, where: str) -> dict[str, Any]:
-  """The mapping that `write_json` made a text of.
-
-  A file without a hash is taken as it is: people write some by hand.
-
-  Args:
-    content: of the file. where: its name, for messages.
-
-  Raises:
-    ValueError: no JSON mapping, too large, too deep, or changed since.
-  """
-  check_json_size(len(content), where)
-  try:
-    mapping = json.loads(
-      content.decode(),
-      parse_constant=_no_constant,
-      object_pairs_hook=_object,
-    )
-    is_shallow = _is_within(mapping, DEEPEST_JSON)
-  except (ValueError, RecursionError) as error:
-    reason = str(error).splitlines()[0]
-    raise ValueError(
-      f"{where} is no JSON text ({reason}); expected a file that marjax wrote:"
-      " restore it, or copy it again."
-    ) from None
-  check(
-    isinstance(mapping, dict),
-    f"{where} holds no JSON mapping; expected a file that marjax wrote: restore"
-    " it, or copy it again.",
-  )
-  check(
-    is_shallow,
-    f"{where} is nested more than {DEEPEST_JSON} deep; expected a file that"
-    " marjax wrote.",
-  )
-  written = mapping.pop(HASH, None)
-  check(
-    written in (None, _hash(mapping)),
-    f"{where} was changed or damaged since it was written: its {HASH} is of"
-    f" another content; restore it, or, if the change is meant, delete its line"
-    f" {HASH}.",
-  )
-  return mapping
-
-
-def check_json_size(num_bytes: int, where: str) -> None:
-  """Refuses a JSON file that is too large to be read."""
-  check(
-    num_bytes <= LARGEST_JSON,
-    f"{where} has {num_bytes} bytes; expected a JSON file of at most"
-    f" {LARGEST_JSON}: restore it, or copy it again.",
-  )
 
 
 def printable(text: str) -> str:
@@ -272,27 +222,18 @@ def printable(text: str) -> str:
   )
 
 
-def _hash(mapping: Mapping) -> str:
-  """sha256 of the JSON text with sorted keys and no spaces."""
-  text = json.dumps(mapping, sort_keys=True, separators=(",", ":"))
-  return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  mapping = dict(pairs)
-  check(len(mapping) == len(pairs), "a key stands twice in one mapping")
-  return mapping
-
-
-def _no_constant(name: str) -> None:
-  raise ValueError(f"{name} is no number")
-
-
-def _is_within(value: Any, depth: int) -> bool:
-  if not isinstance(value, dict | list):
-    return True
-  inner = value.values() if isinstance(value, dict) else value
-  return depth > 0 and all(_is_within(entry, depth - 1) for entry in inner)
+def shown(value: Any) -> str:
+  """A value in a sentence: type and shape of an array, else a short repr."""
+  if getattr(value, "shape", None):
+    return f"{value.dtype} [{', '.join(map(str, value.shape))}]"
+  try:
+    text = printable(" ".join(reprlib.repr(value).split()))
+  except Exception:  # of somebody's own class
+    text = "a value"
+  if len(text) > LONGEST_SHOWN:
+    text = f"{text[: LONGEST_SHOWN // 2]}...{text[-LONGEST_SHOWN // 4 :]}"
+  is_plain = value is None or type(value) in (str, int)
+  return text if is_plain else f"{text} ({type(value).__name__})"
 
 
 def check(condition: bool, message: str) -> None:
@@ -313,28 +254,10 @@ def hints(cls: type) -> dict[str, Any]:
   return {field.name: types_of[field.name] for field in dataclasses.fields(cls)}
 
 
-def _field_names(cls: type) -> list[str]:
-  return [field.name for field in dataclasses.fields(cls)]
-
-
-def _shown(value: Any) -> str:
-  """The value in a few words, whatever it is."""
-  try:
-    text = printable(reprlib.repr(value))
-  except Exception:  # of somebody's own class
-    text = "a value"
-  if len(text) > LONGEST_SHOWN:
-    text = f"{text[: LONGEST_SHOWN // 2]}...{text[-LONGEST_SHOWN // 4 :]}"
-  return text if isinstance(value, str) else f"{text} ({_kind(value)})"
-
-
-def _kind(value: Any) -> str:
-  return "nothing" if value is None else type(value).__name__
-
-
 def _unknown(where: str, key: str, names: list[str]) -> str:
   near = difflib.get_close_matches(key[:LONGEST_SHOWN], names, n=1)
-  near = [name for name in [SYNONYMS.get(key)] if name in names] or near
+  synonym = SYNONYMS.get(key, "")
+  near = [synonym] if synonym.partition(".")[0] in names else near
   hint = f"did you mean {near[0]}? " if near else ""
   place = f"{where}." if where else ""
   return (
@@ -347,22 +270,20 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
   origin, args = typing.get_origin(hint), typing.get_args(hint)
   if origin is Annotated:
     return _in_range(args[1], _convert(args[0], value, where), where)
-  if origin in (typing.Union, types.UnionType):
-    return _convert_union(args, value, where)
+  if origin in _UNIONS or hint in _KINDS:
+    return _convert_union(options(hint), value, where, hint in _KINDS)
   if origin is typing.Literal:
     value = value.item() if isinstance(value, np.generic) else value
     # True is 1, and is no number of channels.
     if not any(type(value) is type(one) and value == one for one in args):
       allowed = ", ".join(repr(option) for option in args)
-      raise ValueError(
-        f"{where} is {_shown(value)}; expected one of {allowed}."
-      )
+      raise ValueError(f"{where} is {shown(value)}; expected one of {allowed}.")
     return value
   if origin is tuple:
     return _convert_tuple(args, value, where)
   if origin is dict:
     if not isinstance(value, Mapping):
-      raise ValueError(f"{where} is {_shown(value)}; expected a mapping.")
+      raise ValueError(f"{where} is {shown(value)}; expected a mapping.")
     return {
       str(key): _convert(args[1], entry, f"{where}.{printable(str(key))}")
       for key, entry in value.items()
@@ -374,7 +295,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 def _convert_tuple(items: tuple, value: Any, where: str) -> tuple:
   if not isinstance(value, list | tuple):
-    raise ValueError(f"{where} is {_shown(value)}; expected a list.")
+    raise ValueError(f"{where} is {shown(value)}; expected a list.")
   if Ellipsis in items:
     items = items[:1] * len(value)
   if len(items) != len(value):
@@ -387,21 +308,25 @@ def _convert_tuple(items: tuple, value: Any, where: str) -> tuple:
   )
 
 
-def _convert_union(options: tuple, value: Any, where: str) -> Any:
-  if value is None and type(None) in options:
+def _convert_union(
+  parts: tuple, value: Any, where: str, is_open: bool = False
+) -> Any:
+  if value is None and type(None) in parts:
     return None
-  options = tuple(option for option in options if option is not type(None))
-  if len(options) == 1:
-    return _convert(options[0], value, where)
-  if isinstance(value, options):
+  parts = tuple(option for option in parts if option is not type(None))
+  if len(parts) == 1 and not is_open:
+    return _convert(parts[0], value, where)
+  # Also a config that nobody registered: it has what it needs with it.
+  if isinstance(value, parts) or hasattr(type(value), "__dataclass_fields__"):
     return value
   if not isinstance(value, Mapping):
-    raise ValueError(f"{where} is {_shown(value)}; expected a mapping.")
-  kinds = {option.kind: option for option in options}
-  kind = value.get("kind", options[0].kind)
+    raise ValueError(f"{where} is {shown(value)}; expected a mapping.")
+  kinds = {option.kind: option for option in parts}
+  kind = value.get("kind", parts[0].kind)
   if not isinstance(kind, str) or kind not in kinds:
+    own = ", or name the file that registers it, by --parts" if is_open else ""
     raise ValueError(
-      f"{where}.kind is {_shown(kind)}; expected one of {', '.join(kinds)}."
+      f"{where}.kind is {shown(kind)}; expected one of {', '.join(kinds)}{own}."
     )
   return from_dict(kinds[kind], value, where)
 
@@ -430,7 +355,7 @@ def _convert_scalar(hint: type, value: Any, where: str) -> Any:
       ) from None
   is_bool_for_int = isinstance(value, bool) and hint is not bool
   if not isinstance(value, hint) or is_bool_for_int:
-    raise ValueError(f"{where} is {_shown(value)}; expected {WORDS[hint]}.")
+    raise ValueError(f"{where} is {shown(value)}; expected {WORDS[hint]}.")
   if isinstance(value, float) and not math.isfinite(value):
     raise ValueError(f"{where} is {value}; expected a finite number.")
   return value

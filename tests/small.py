@@ -4,17 +4,17 @@ Freshly initialised heads output exactly 0; noise on every parameter makes all
 paths count. The scale keeps a reverse process bounded.
 """
 
-import tempfile
-from pathlib import Path
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from marjax.backbone.conditions import ClassesConfig
 from marjax.backbone.masked import MaskedConfig
 from marjax.experiment import DataConfig, Experiment, TrainingConfig
+from marjax.generate.plan import make_plan
 from marjax.generate.settings import Settings
 from marjax.head.diffusion import DiffusionHeadConfig
+from marjax.head.reverse import ReverseSettings
 from marjax.latents.kl import KLConfig
 from marjax.latents.pixels import PixelsConfig
 from marjax.model import ModelConfig, init_params
@@ -31,10 +31,10 @@ MODEL = ModelConfig(
     decoder_depth=1,
     num_heads=4,
     num_buffer=4,
-    num_classes=10,
+    condition=ClassesConfig(num_classes=10),
+    masking=MaskConfig(num_strata=2, lowest=0.1, std=0.5),
   ),
   DiffusionHeadConfig(token_dim=4, width=32, depth=1),
-  MaskConfig(num_strata=2, lowest=0.1, std=0.5),
 )
 
 EXPERIMENT = Experiment(
@@ -46,9 +46,21 @@ EXPERIMENT = Experiment(
     batch_size=16, num_steps=4, learning_rate=1e-3, ema_rate=0.9
   ),
   sampling=Settings(
-    num_ar_steps=6, num_diffusion_steps=8, start_timestep=900, num_buckets=2
+    num_ar_steps=6, num_buckets=2, head=ReverseSettings(num_steps=8, start=900)
   ),
 )
+
+
+def plan(length, steps, buckets=None, num_buffer=64, row_cost=1.0, **head):
+  """A plan where the encoder's and the decoder's slots cost 1 each."""
+  return make_plan(
+    length,
+    steps,
+    buckets,
+    step_cost=lambda known: 2 * num_buffer + known + length,
+    row_cost=row_cost,
+    **head,
+  )
 
 
 def params(scale: float = 0.1, model: ModelConfig = MODEL):
@@ -103,7 +115,9 @@ def card(**changes) -> Card:
     "codec": CODEC,
     "model": MODEL,
     "sampling": EXPERIMENT.sampling,
-    "presets": {"quick": Settings(num_ar_steps=2, num_diffusion_steps=3)},
+    "presets": {
+      "quick": Settings(num_ar_steps=2, head=ReverseSettings(num_steps=3))
+    },
     "class_names": tuple(f"thing {i}, object {i}" for i in range(10)),
     "licence": "CC0",
   }
@@ -112,8 +126,5 @@ def card(**changes) -> Card:
 
 def save_release(folder):
   """A released model with its autoencoder inside; returns the folder."""
-  with tempfile.TemporaryDirectory() as spare:
-    inner = Path(spare) / "autoencoder"
-    directory.save(inner, Card("small KL", CODEC), codec_params())
-    directory.save(folder, card(autoencoder="autoencoder"), params(), inner)
+  directory.save(folder, card(), params(), codec_params())
   return folder

@@ -17,21 +17,27 @@ is bidirectional and positions travel with their tokens, so z is that of raster
 order. Source: arXiv 2406.11838 section 4.1; spec section 3.
 """
 
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree, Shaped
 
-from marjax import schema
-from marjax.arrays import Counts, Labels, Order
+from marjax import keys, schema
+from marjax.arrays import Counts, ImageKeys, Leaf, Order, Scalar
 from marjax.backbone.blocks import SLOT_AXES, BlockConfig, Stack
-from marjax.backbone.embeddings import ClassEmbedding, PositionEmbedding
+from marjax.backbone.conditions import ClassesConfig
+from marjax.backbone.embeddings import PositionEmbedding
 from marjax.layers.linear import linear, small_normal
 from marjax.layers.norm import LayerNorm
 from marjax.layers.placed import by_batch, constrained
+from marjax.protocols import Condition
 from marjax.schema import Range, Share, Size, check
+from marjax.tokens.masking import MaskConfig
+from marjax.tokens.order import random_orders
 
 Depth = Annotated[int, Range(1, 1024)]
 
@@ -43,12 +49,13 @@ class MaskedConfig:
   Attributes:
     num_tokens: L. token_dim: D. width: W, also the size of z.
     encoder_depth, decoder_depth: blocks. num_heads: attention heads.
-    num_buffer: slots that hold the class. num_classes: 0 for no classes.
-    label_dropout: share of training images whose class is hidden.
+    num_buffer: slots that hold the condition, a multiple of its own.
+    condition: what images are asked for by, see `marjax.backbone.conditions`.
     attention_dropout, projection_dropout: see `marjax.backbone.blocks`.
     dtype: of the matmuls.
     remat: what the backward pass recomputes of a block: "full", everything;
       "save_matmuls", all but its matrix products; "none".
+    masking: how many tokens are known in training.
   """
 
   num_tokens: Size = 256
@@ -59,12 +66,12 @@ class MaskedConfig:
   num_heads: Size = 12
   mlp_ratio: Annotated[int, Range(1, 64)] = 4
   num_buffer: Size = 64
-  num_classes: Annotated[int, Range(0, 2**24)] = 1000
-  label_dropout: Share = 0.1
+  condition: Condition = field(default_factory=ClassesConfig)
   attention_dropout: Share = 0.1
   projection_dropout: Share = 0.1
   dtype: Literal["float32", "bfloat16"] = "float32"
   remat: Literal["none", "full", "save_matmuls"] = "full"
+  masking: MaskConfig = field(default_factory=MaskConfig)
   kind: Literal["masked"] = "masked"
 
   def __post_init__(self):
@@ -73,6 +80,46 @@ class MaskedConfig:
       f"backbone.width is {self.width}; expected a multiple of num_heads"
       f" = {self.num_heads}.",
     )
+    check(
+      self.num_buffer % self.condition.num_slots == 0,
+      f"backbone.num_buffer is {self.num_buffer}; expected a multiple of the"
+      f" {self.condition.num_slots} slots of its condition.",
+    )
+
+  @property
+  def token_shape(self) -> tuple[int, ...]:
+    """Shape of one token, (D,)."""
+    return (self.token_dim,)
+
+  @property
+  def batch_multiple(self) -> int:
+    """What batches of training are multiples of: the strata of its masks."""
+    return self.masking.num_strata
+
+  def build(self) -> "MaskedBackbone":
+    """The linen module of this shape."""
+    return MaskedBackbone(self)
+
+  def draw(self, image_keys: ImageKeys) -> "MaskedDraws":
+    """Order and number of known tokens of B training images."""
+    orders, masks = (keys.each(image_keys, name) for name in ("order", "mask"))
+    num_known = self.masking.draw_num_known(masks, self.num_tokens)
+    return MaskedDraws(random_orders(orders, self.num_tokens), num_known)
+
+  def num_predicted(self, draws: "MaskedDraws") -> Scalar:
+    """How many tokens the loss with these draws is the mean of."""
+    return jnp.sum(self.num_tokens - draws.num_known).astype(jnp.float32)
+
+  def step_cost(self, num_known: int) -> float:
+    """Multiplications of a step of generation that knows so many tokens."""
+    slots = self.encoder_depth * (self.num_buffer + num_known)
+    slots += self.decoder_depth * (self.num_buffer + self.num_tokens)
+    return 12.0 * self.width**2 * slots
+
+  def is_float32(self, path: tuple[str, ...]) -> bool:
+    """Whether the parameter of that path stays float32 in every dtype."""
+    is_linear = path[-1] in ("kernel", "bias")
+    return not is_linear or any("norm" in name for name in path)
 
   def block(self) -> BlockConfig:
     """The part of the shape that one transformer block needs."""
@@ -86,6 +133,28 @@ class MaskedConfig:
     )
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MaskedDraws:
+  """What is random about training on a batch.
+
+  Attributes:
+    order: generation order [B, L]. num_known: known tokens of each image [B].
+  """
+
+  order: Leaf
+  num_known: Leaf
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MaskedState:
+  """What a step of generation needs beside the known tokens, [B, ...] each."""
+
+  condition: Leaf
+  order: Leaf
+
+
 class MaskedBackbone(nn.Module):
   """Known tokens, their order and a label → z; see the module docstring."""
 
@@ -94,7 +163,7 @@ class MaskedBackbone(nn.Module):
   def setup(self):
     c = self.config
     dtype = jnp.dtype(c.dtype)
-    self.class_embedding = ClassEmbedding(c.num_classes, c.width)
+    self.class_embedding = c.condition.build(c.width)
     self.encoder_positions = self._positions(c.num_buffer)
     self.decoder_positions = self._positions(c.num_buffer)
     self.head_positions = self._positions(0)
@@ -120,7 +189,7 @@ class MaskedBackbone(nn.Module):
     known: Float[Array, "B K D"],
     num_known: Counts,
     order: Order,
-    labels: Labels,
+    condition: PyTree,
     *,
     deterministic: bool = True,
     window: Int[Array, " Q"] | None = None,
@@ -132,28 +201,96 @@ class MaskedBackbone(nn.Module):
         ignored, whatever they hold.
       num_known: known tokens of each image, 0 .. K.
       order: generation order of each image.
-      labels: class of each image, -1 for "no class".
+      condition: what each image is asked for by, [B, ...].
       deterministic: False turns dropout on (needs the "dropout" stream).
       window: generation indices of the tokens that are wanted; None for all.
     """
     encoded = self.encode(
-      known, num_known, order, labels, deterministic=deterministic
+      known, num_known, order, condition, deterministic=deterministic
     )
     return self.decode(
       encoded, num_known, order, deterministic=deterministic, window=window
     )
+
+  def start(self, condition: PyTree, order: Order) -> MaskedState:
+    """The state of a generation: nothing that a step changes."""
+    return MaskedState(condition, order)
+
+  def step(
+    self,
+    state: MaskedState,
+    tokens: Float[Array, "B K D"],
+    num_known: Counts,
+    window: Int[Array, " Q"] | None = None,
+  ) -> tuple[Float[Array, "B Q W"], MaskedState]:
+    """z of the next tokens, or of all, in order space; and the state."""
+    z = self(tokens, num_known, state.order, state.condition, window=window)
+    return z, state
+
+  def training_z(
+    self,
+    tokens: Float[Array, "B L D"],
+    draws: MaskedDraws,
+    condition: PyTree,
+    deterministic: bool,
+  ) -> tuple[Float[Array, "B L W"], Float[Array, "B L"]]:
+    """z of all tokens in order space, and 1 where they are unknown.
+
+    The strata's prefixes are encoded side by side, each at its own static
+    length; all slots of the batch are decoded together.
+    """
+    bounds = self._bounds()
+    longest = max(most for _, most in bounds)
+
+    def stratum(values, g):
+      return jax.tree.map(
+        lambda a: a.reshape(-1, len(bounds), *a.shape[1:])[:, g], values
+      )
+
+    parts = [
+      (
+        stratum(tokens, g)[:, :most],
+        stratum(draws.num_known, g),
+        stratum(draws.order, g),
+        stratum(condition, g),
+      )
+      for g, (_, most) in enumerate(bounds)
+    ]
+    encoded = [
+      jnp.pad(slots, ((0, 0), (0, longest - most), (0, 0)))
+      for slots, (_, most) in zip(
+        self.encode_all(parts, deterministic=deterministic), bounds, strict=True
+      )
+    ]
+    encoded = jnp.stack(encoded, axis=1).reshape(-1, *encoded[0].shape[1:])
+    z = self.decode(
+      encoded, draws.num_known, draws.order, deterministic=deterministic
+    )
+    is_unknown = jnp.arange(tokens.shape[1]) >= draws.num_known[:, None]
+    return z, is_unknown.astype(jnp.float32)
+
+  def rows(self, values: Shaped[Array, "B L *rest"]) -> Shaped[Array, "..."]:
+    """[B, L, ...] to [B / G, U, ...]: each stratum's suffix, side by side."""
+    bounds = self._bounds()
+    grouped = values.reshape(-1, len(bounds), *values.shape[1:])
+    return jnp.concatenate(
+      [grouped[:, g, fewest:] for g, (fewest, _) in enumerate(bounds)], axis=1
+    )
+
+  def _bounds(self) -> tuple[tuple[int, int], ...]:
+    return self.config.masking.known_bounds(self.config.num_tokens)
 
   def encode(
     self,
     known: Float[Array, "B K D"],
     num_known: Counts,
     order: Order,
-    labels: Labels,
+    condition: PyTree,
     *,
     deterministic: bool = True,
   ) -> Float[Array, "B P W"]:
     """Buffer slots and known prefix to [B, num_buffer + K, W]."""
-    part = (known, num_known, order, labels)
+    part = (known, num_known, order, condition)
     return self.encode_all([part], deterministic=deterministic)[0]
 
   def encode_all(
@@ -174,13 +311,13 @@ class MaskedBackbone(nn.Module):
     x = self.encoder(x, lengths, num_valid, deterministic)
     return jnp.split(self.encoder_norm(x), np.cumsum(lengths)[:-1], axis=1)
 
-  def _encoder_input(self, known, num_known, order, labels):
-    """Class in the buffer slots, then the known tokens, with positions."""
+  def _encoder_input(self, known, num_known, order, condition):
+    """Condition in the buffer slots, then the known tokens, with positions."""
     del num_known
     c = self.config
-    batch, length, _ = known.shape
-    classes = self.class_embedding(labels)[:, None]
-    buffer = jnp.broadcast_to(classes, (batch, c.num_buffer, c.width))
+    length = known.shape[1]
+    slots = self.class_embedding(condition)
+    buffer = jnp.repeat(slots, c.num_buffer // slots.shape[1], axis=1)
     tokens = by_batch(self.embed_token(by_batch(known)))
     x = jnp.concatenate([buffer, tokens], axis=1)
     return x + self.encoder_positions(order)[:, : c.num_buffer + length]

@@ -12,13 +12,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from marjax import keys
-from marjax.arguments import numbers, shown
-from marjax.arrays import ImageIds, Leaf, Order, RootKey
-from marjax.head.noise import KeyedNoise, Noise, RecordedNoise
+from marjax.arrays import ImageIds, Leaf, Order, RootKey, numbers, shown
+from marjax.head.noise import KeyedNoise
+from marjax.protocols import Noise
 from marjax.schema import check
-from marjax.tokens.order import random_orders, to_order_space
+from marjax.tokens.order import random_orders
 
 
 @jax.tree_util.register_dataclass
@@ -29,7 +30,7 @@ class Draws:
   Attributes:
     order: generation order [B, L].
     noise: KeyedNoise with keys [B, L], or RecordedNoise with start [B, L, D]
-      and steps [T, B, L, D]; indexed by raster position.
+      and steps [B, L, T, D]; indexed by raster position.
   """
 
   order: Leaf
@@ -46,8 +47,7 @@ def as_draws(draws: Any, name: str = "draws") -> Draws | None:
   Raises:
     ValueError: something else.
   """
-  known = KeyedNoise | RecordedNoise
-  is_draws = isinstance(draws, Draws) and isinstance(draws.noise, known)
+  is_draws = isinstance(draws, Draws) and isinstance(draws.noise, Noise)
   check(
     draws is None or is_draws,
     f"{name} is {shown(draws)}; expected `Draws`, as pipe.draws(seed,"
@@ -57,14 +57,18 @@ def as_draws(draws: Any, name: str = "draws") -> Draws | None:
 
 
 def check_draws(
-  draws: Draws, num_images: int, num_tokens: int, token_dim: int, num_steps: int
+  draws: Draws,
+  num_images: int,
+  num_tokens: int,
+  token_shape: tuple[int, ...],
+  num_steps: int,
 ) -> None:
   """Refuses what are no draws of these images by this model.
 
   Args:
     draws: to be used. num_images: that they are for.
-    num_tokens, token_dim: L and D of the model.
-    num_steps: the most diffusion steps of a token.
+    num_tokens, token_shape: L, and the shape of a token, of the model.
+    num_steps: the most evaluations of the head for a token.
 
   Raises:
     ValueError: other shapes, orders that leave out tokens,
@@ -83,23 +87,11 @@ def check_draws(
     f"draws.order is {shown(order)}; expected {list(shape)} with each of 0 .."
     f" {num_tokens - 1} once for each image: draws are of one model.",
   )
-  noise = draws.noise
-  if isinstance(noise, KeyedNoise):
-    parts = {"row_keys": (noise.row_keys, shape)}
-    is_key = jax.dtypes.issubdtype(noise.row_keys.dtype, jax.dtypes.prng_key)
-    check(is_key, "draws.noise has no typed keys; pipe.draws makes some.")
-  else:
-    whole = (*shape, token_dim)
-    parts = {"start": (noise.start, whole)}
-    parts["steps"] = (noise.steps, (num_steps, *whole))
-  for name, (array, expected) in parts.items():
-    check(
-      np.shape(array) == expected,
-      f"draws.noise.{name} has shape {np.shape(array)}; expected {expected} of"
-      " this model with these settings.",
-    )
-    if name != "row_keys":
-      numbers(array, f"draws.noise.{name}", "floats")
+  draws.noise.check(shape, token_shape, num_steps, "draws.noise")
+  for path, leaf in jax.tree_util.tree_leaves_with_path(draws.noise):
+    if not keys.is_keys(leaf):
+      name = jax.tree_util.keystr(path)
+      numbers(leaf, f"draws.noise{name}", "floats")
 
 
 def draw_batch(key: RootKey, image_ids: ImageIds, num_tokens: int) -> Draws:
@@ -117,35 +109,20 @@ def draw_batch(key: RootKey, image_ids: ImageIds, num_tokens: int) -> Draws:
 
 def noise_in_order(noise: Noise, order: Order) -> Noise:
   """Noise per raster position to noise per generation index."""
-  if isinstance(noise, KeyedNoise):
-    return KeyedNoise(jax.vmap(lambda k, o: k[o])(noise.row_keys, order))
-  steps = jax.vmap(to_order_space, (0, None))(noise.steps, order)
-  return RecordedNoise(to_order_space(noise.start, order), steps)
+  each = jax.vmap(lambda values, places: values[places])
+  return jax.tree.map(lambda leaf: each(leaf, order), noise)
 
 
-def pad(values, amount: int):
+def pad(values: PyTree, amount: int) -> PyTree:
   """Repeats the last token `amount` times, so no slice runs off the end."""
-
-  def extend(array, axis):
-    last = jax.lax.slice_in_dim(array, -1, None, axis=axis)
-    return jnp.concatenate([array, *[last] * amount], axis=axis)
-
-  if isinstance(values, KeyedNoise | RecordedNoise):
-    return _token_axis(values, extend)
-  return extend(values, 1)
+  return jax.tree.map(
+    lambda leaf: jnp.concatenate([leaf, *[leaf[:, -1:]] * amount], axis=1),
+    values,
+  )
 
 
 def cut(noise: Noise, start, width: int) -> Noise:
   """The noise of `width` tokens from generation index `start` on."""
-
-  def part(array, axis):
-    return jax.lax.dynamic_slice_in_dim(array, start, width, axis)
-
-  return _token_axis(noise, part)
-
-
-def _token_axis(noise: Noise, function) -> Noise:
-  """Applies function(array, axis) along the token axis of every array."""
-  if isinstance(noise, KeyedNoise):
-    return KeyedNoise(function(noise.row_keys, 1))
-  return RecordedNoise(function(noise.start, 1), function(noise.steps, 2))
+  return jax.tree.map(
+    lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, width, 1), noise
+  )

@@ -5,7 +5,7 @@
    prefix and the head to its widest step, so one `lax.scan` serves it.
 3. The cuts minimise the padded work over all ways to make at most `num_buckets`
    segments (dynamic programming over the steps).
-4. The diffusion steps of a token may change from the first step to the last.
+4. The head's evaluations of a token may change from the first step to the last.
    They do so in at most `MAX_STAGES` equal parts of the steps, whatever the
    cuts, so the cuts change no image. A cut falls on every change.
 5. Where tokens are given from the start, an image may know more than the step
@@ -22,6 +22,7 @@
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,7 @@ MAX_WASTE = 0.03
 """Padded work that is put up with to compile fewer programs, as a share."""
 
 MAX_STAGES = 8
-"""Numbers of diffusion steps in one generation; each is compiled by itself."""
+"""Numbers of head steps in one generation; each is compiled by itself."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,14 @@ class Segment:
     first_step: index of the first step.
     num_known: known tokens when each step starts.
     num_revealed: tokens each step reveals.
-    num_diffusion_steps: network evaluations per token, the same at each step.
+    num_head_steps: evaluations per token, the same at each step.
     is_edit: whether some tokens are given from the start.
   """
 
   first_step: int
   num_known: tuple[int, ...]
   num_revealed: tuple[int, ...]
-  num_diffusion_steps: int
+  num_head_steps: int
   is_edit: bool = False
 
   @property
@@ -115,30 +116,30 @@ class Plan:
     return f"Plan({str(self).splitlines()[0]})"
 
   def __str__(self) -> str:
-    varies = len({part.num_diffusion_steps for part in self.segments}) > 1
+    varies = len({part.num_head_steps for part in self.segments}) > 1
     heading = f"{'steps':>11}  {'encoder tokens':>14}  {'head tokens':>11}"
     lines = [
       f"{self.num_tokens} tokens in {self.num_ar_steps} steps,"
       f" {len(self.segments)} segments",
-      heading + ("  diffusion steps" if varies else ""),
+      heading + ("  head steps" if varies else ""),
     ]
     for segment in self.segments:
       line = (
         f"{segment.first_step:>4} .. {segment.end - 1:<4}"
         f"  {segment.encoder_length:>13}  {segment.head_width:>11}"
       )
-      last = f"  {segment.num_diffusion_steps:>15}" if varies else ""
+      last = f"  {segment.num_head_steps:>10}" if varies else ""
       lines.append(line + last)
     return "\n".join(lines)
 
 
-def diffusion_steps(
+def head_steps(
   num_ar_steps: int, first: int, final: int | None = None
 ) -> tuple[int, ...]:
-  """Diffusion steps of each autoregressive step, S integers.
+  """Evaluations per token of each autoregressive step, S integers.
 
   Step n of S is in stage k = ⌊n · K / S⌋ of K = min(S, MAX_STAGES), and has
-  first + (final - first) · k / (K - 1) diffusion steps, rounded; see the
+  first + (final - first) · k / (K - 1) of them, rounded; see the
   module's figure. A single stage has `first`; so has every step where `final`
   is None.
   """
@@ -156,26 +157,26 @@ def make_plan(
   num_tokens: int,
   num_ar_steps: int,
   num_buckets: int | None = None,
-  num_buffer: int = 64,
-  head_share: float = 1.0,
+  *,
+  step_cost: Callable[[int], float],
+  row_cost: float,
+  num_head_steps: int = 1,
+  final_head_steps: int | None = None,
   is_edit: bool = False,
-  num_diffusion_steps: int = 100,
-  final_diffusion_steps: int | None = None,
 ) -> Plan:
   """The cheapest plan of at most num_buckets segments, each a program.
 
-  Untold, as few as pad the work, the decoder's included, by at most MAX_WASTE.
-  Where the diffusion steps change more often than that, there is one segment
+  Untold, as few as pad the work by at most MAX_WASTE. Where the head's steps
+  change more often than that, there is one segment
   for each number of them.
 
   Args:
     num_tokens: L. num_ar_steps: S, at most L.
     num_buckets: segments allowed; None leaves it to the cost.
-    num_buffer: buffer slots of the encoder, part of its cost.
-    head_share: cost of one head token, at num_diffusion_steps, relative to one
-      encoder slot.
+    step_cost: what the backbone takes for a step, by the tokens that it knows.
+    row_cost: what the head takes for one token, at num_head_steps.
+    num_head_steps, final_head_steps: see `head_steps`.
     is_edit: whether images come with tokens that are given.
-    num_diffusion_steps, final_diffusion_steps: see `diffusion_steps`.
 
   Raises:
     ValueError: more steps than tokens, or fewer than one bucket.
@@ -184,38 +185,35 @@ def make_plan(
     raise ValueError(f"num_buckets is {num_buckets}; expected 1 or more.")
   known = num_known_before(num_tokens, num_ar_steps)
   revealed = tuple(b - a for a, b in itertools.pairwise(known))
-  diffusion = diffusion_steps(
-    num_ar_steps, num_diffusion_steps, final_diffusion_steps
-  )
+  numbers = head_steps(num_ar_steps, num_head_steps, final_head_steps)
 
   def segment(first: int, end: int) -> Segment:
     return Segment(
-      first, known[first:end], revealed[first:end], diffusion[first], is_edit
+      first, known[first:end], revealed[first:end], numbers[first], is_edit
     )
 
-  counts, changes = np.array(revealed), np.array(diffusion)
-  lengths = np.array(known[1:] if is_edit else known[:-1])
+  counts, changes = np.array(revealed), np.array(numbers)
+  longest = known[1:] if is_edit else known[:-1]
+  backbone = np.array([step_cost(number) for number in longest])
 
   def costs(first: int) -> np.ndarray:
     """Of the segments from `first` to first + 1, first + 2, ... the end."""
-    slots = num_buffer + lengths[first:]
-    share = head_share * diffusion[first] / num_diffusion_steps
+    per_row = row_cost * numbers[first] / num_head_steps
     widths = np.maximum.accumulate(counts[first:])
-    work = np.arange(1, len(slots) + 1) * (slots + share * widths)
-    # A segment has one number of diffusion steps.
-    is_one = np.logical_and.accumulate(changes[first:] == diffusion[first])
+    work = np.arange(1, len(widths) + 1) * (backbone[first:] + per_row * widths)
+    # A segment has one number of the head's steps.
+    is_one = np.logical_and.accumulate(changes[first:] == numbers[first])
     return np.where(is_one, work, math.inf)
 
   rows = [costs(first) for first in range(num_ar_steps)]
-  decoder = num_ar_steps * (num_buffer + num_tokens)
-  cuts = _cuts(num_buckets, rows, len(set(diffusion)), decoder)
+  cuts = _cuts(num_buckets, rows, len(set(numbers)))
   segments = tuple(segment(a, b) for a, b in itertools.pairwise(cuts))
   unknown = num_unknown_after(num_tokens, num_ar_steps)
   return Plan(num_tokens, num_ar_steps, segments, unknown)
 
 
 def _cuts(
-  num_buckets: int | None, rows: list[np.ndarray], fewest: int, constant: int
+  num_buckets: int | None, rows: list[np.ndarray], fewest: int
 ) -> list[int]:
   """The cheapest cuts for that many parts, or the first that waste little."""
   most = min(max(num_buckets or MAX_BUCKETS, fewest), len(rows))
@@ -223,7 +221,7 @@ def _cuts(
   count = most
   if num_buckets is None:
     alone = sum(float(row[0]) for row in rows)
-    enough = alone + MAX_WASTE * (alone + constant)
+    enough = (1 + MAX_WASTE) * alone
     count = next((n for n, work in enumerate(spent, 1) if work <= enough), most)
   cuts = [len(rows)]
   for origin in reversed(origins[:count]):

@@ -26,18 +26,18 @@ callers that show progress between segments.
 
 import dataclasses
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from marjax.arrays import NO_LABEL, Labels, Leaf, Tokens
+from marjax.arrays import Leaf, Tokens
 from marjax.generate import guidance
 from marjax.generate.draws import Draws, cut, noise_in_order, pad
 from marjax.generate.plan import Plan, make_plan
 from marjax.generate.settings import Settings
-from marjax.head.reverse import ReverseSettings, Walk
 from marjax.layers.placed import constrained
 from marjax.model import ModelConfig, in_matmul_dtype
 from marjax.tokens.order import to_order_space, to_raster
@@ -46,9 +46,11 @@ from marjax.tokens.order import to_order_space, to_raster
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Carry:
-  """Between two steps: tokens in order space, padded by the widest step."""
+  """Between two steps: tokens in order space, padded by the widest step, and
+  the backbone's state, of both passes of an image side by side if guided."""
 
   tokens: Leaf
+  state: Leaf
 
 
 @jax.tree_util.register_dataclass
@@ -77,19 +79,17 @@ class Given:
 def plan_for(
   config: ModelConfig, settings: Settings, is_edit: bool = False
 ) -> Plan:
-  """The plan that `generate` follows for a model and resolved settings."""
-  backbone, head = config.backbone, config.head
-  block = 12 * backbone.width**2 * backbone.encoder_depth
-  row = (5 * head.depth + 2) * head.width**2 * settings.num_diffusion_steps
+  """The plan that `generate` follows for a model and its settings."""
+  backbone, head = config.backbone, settings.head
   return make_plan(
     backbone.num_tokens,
     settings.num_ar_steps,
     settings.num_buckets,
-    backbone.num_buffer,
-    head_share=row / block,
+    step_cost=backbone.step_cost,
+    row_cost=config.head.row_cost(head),
+    num_head_steps=head.num_steps,
+    final_head_steps=head.final_num_steps,
     is_edit=is_edit,
-    num_diffusion_steps=settings.num_diffusion_steps,
-    final_diffusion_steps=settings.final_diffusion_steps,
   )
 
 
@@ -99,61 +99,73 @@ class Static:
 
   Attributes:
     config: of the model. plan: see `plan_for`.
-    reverse: of each token, but for the number of steps, which is a segment's.
-    is_guided: also run the pass without a label.
+    is_guided: also run the pass without a condition.
     is_edit: whether tokens are given.
   """
 
   config: ModelConfig
   plan: Plan
-  reverse: ReverseSettings
   is_guided: bool
   is_edit: bool = False
 
-  def walk(self, index: int) -> Walk:
-    """The reverse process of a segment's tokens, as arrays."""
-    steps = self.plan.segments[index].num_diffusion_steps
-    return dataclasses.replace(self.reverse, num_steps=steps).walk()
 
-  def without_numbers(self) -> "Static":
-    """What a program is traced for that is given every `walk`."""
-    sampler = ReverseSettings(sampler=self.reverse.sampler)
-    return dataclasses.replace(self, reverse=sampler)
+class Numbers(NamedTuple):
+  """What settings say in numbers: others need no other program.
+
+  Attributes:
+    scales: guidance scale of each step, float32 [S].
+    temperature: float32 [].
+    walks: of each segment, how the head draws, by the head's own class.
+  """
+
+  scales: Leaf
+  temperature: Leaf
+  walks: list
 
 
 def static_for(
   config: ModelConfig, settings: Settings, is_edit: bool = False
 ) -> Static:
-  """The static part of a generation, or edit, with resolved settings."""
-  return Static(
-    config,
-    plan_for(config, settings, is_edit),
-    settings.reverse(),
-    guidance.is_guided(settings.guidance_scale),
-    is_edit,
+  """The static part of a generation, or edit, with a model's settings."""
+  plan = plan_for(config, settings, is_edit)
+  is_guided = guidance.is_guided(settings.guidance_scale)
+  return Static(config, plan, is_guided, is_edit)
+
+
+def numbers_for(plan: Plan, settings: Settings) -> Numbers:
+  """The numbers of a generation with a model's settings, on the host."""
+
+  def walk(num_steps):
+    own = {"num_steps": num_steps, "final_num_steps": None}
+    return dataclasses.replace(settings.head, **own).walk()
+
+  counts = [segment.num_head_steps for segment in plan.segments]
+  walks = {count: walk(count) for count in set(counts)}
+  scales = guidance.scales(
+    plan, settings.guidance_scale, settings.guidance_schedule
   )
+  temperature = np.asarray(settings.temperature, np.float32)
+  return Numbers(scales, temperature, [walks[count] for count in counts])
 
 
 def generate(
   static: Static,
   params: PyTree,
-  labels: Labels,
+  condition: PyTree,
   draws: Draws,
-  scales: Float[Array, " S"],
-  temperature: Float[Array, ""],
+  numbers: Numbers,
   given: Given | None = None,
   *,
   keep_steps: bool = False,
 ) -> tuple[Tokens, Float[Array, "S B L D"] | None]:
-  """Labels to tokens; a pure function, to be jitted by the caller.
+  """Conditions to tokens; a pure function, to be jitted by the caller.
 
   Args:
     static: from `static_for`.
     params: of the model.
-    labels: [B], -1 for "no class".
+    condition: of each image [B, ...], such as labels [B], -1 for "no class".
     draws: order and noise of each image.
-    scales: guidance scale of each step, see `step_scales`.
-    temperature: of the reverse process.
+    numbers: from `numbers_for`.
     given: tokens to keep, if the static part is that of an edit.
     keep_steps: also return the tokens after every step.
 
@@ -161,52 +173,74 @@ def generate(
     Tokens [B, L, D] in raster order, and, if kept, [S, B, L, D] in raster
     order with unknown tokens as 0.
   """
-  carry, fixed = begin(static, labels, draws, given)
-  kept = []
-  for index in range(len(static.plan.segments)):
+  numbers = jax.tree.map(jnp.asarray, numbers)
+  carry, fixed = begin(static, params, condition, draws, given)
+  steps = []
+  for index, walk in enumerate(numbers.walks):
+    now = (numbers.scales, numbers.temperature, walk)
     carry, after = run_segment(
-      static, index, keep_steps, params, carry, fixed, scales, temperature
+      static, index, keep_steps, params, carry, fixed, *now
     )
-    kept.append(after)
+    steps.append(after)
   tokens = finish(carry, fixed)
   if not keep_steps:
     return tokens, None
-  return tokens, kept_in_raster(static, jnp.concatenate(kept), fixed)
+  return tokens, kept_in_raster(static, jnp.concatenate(steps), fixed)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Fixed:
-  """What no step changes: labels, order, noise in order space, given tokens.
+  """What no step changes: order, noise in order space, given tokens.
 
   Attributes:
-    labels: [B]. order: [B, L]. noise: padded by the widest step.
+    order: [B, L]. noise: padded by the widest step.
     num_given: [B], all 0 unless tokens are given.
   """
 
-  labels: Leaf
   order: Leaf
   noise: Leaf
   num_given: Leaf
 
 
 def begin(
-  static: Static, labels: Labels, draws: Draws, given: Given | None = None
+  static: Static,
+  params: PyTree,
+  condition: PyTree,
+  draws: Draws,
+  given: Given | None = None,
 ) -> tuple[Carry, Fixed]:
   """The carry before the first step, and what stays the same."""
   order, widest = draws.order, static.plan.widest
-  dim = static.config.backbone.token_dim
+  batch, length = order.shape
   noise = pad(noise_in_order(draws.noise, order), widest)
-  tokens = jnp.zeros((*order.shape, dim))
-  num_given = jnp.zeros_like(labels)
+  backbone = static.config.backbone
+  tokens = jnp.zeros((batch, length, *backbone.token_shape))
+  num_given = jnp.zeros((batch,), jnp.int32)
   if given is not None:
     num_given = given.num_given
-    is_given = jnp.arange(order.shape[1]) < num_given[:, None]
+    is_given = jnp.arange(length) < num_given[:, None]
     known = to_order_space(given.tokens, order)
     tokens = jnp.where(is_given[..., None], known, tokens)
   tokens = jnp.pad(tokens, ((0, 0), (0, widest), (0, 0)))
   tokens = constrained(tokens, ("batch", None, None))
-  return Carry(tokens), Fixed(labels, order, noise, num_given)
+  nothing = backbone.condition.nothing(batch)
+  condition = jax.tree.map(lambda *c: _passes(static, *c), condition, nothing)
+  state = static.config.build().apply(
+    {"params": in_matmul_dtype(static.config, params)},
+    condition,
+    _passes(static, order, order),
+    method="start",
+  )
+  return Carry(tokens, state), Fixed(order, noise, num_given)
+
+
+def _passes(static: Static, conditional, unconditional):
+  """Both passes of an image side by side, so that none leaves its device."""
+  if not static.is_guided:
+    return conditional
+  both = jnp.stack([conditional, unconditional], axis=1)
+  return both.reshape(2 * len(conditional), *conditional.shape[1:])
 
 
 def run_segment(
@@ -218,19 +252,18 @@ def run_segment(
   fixed: Fixed,
   scales: Float[Array, " S"],
   temperature: Float[Array, ""],
-  walk: Walk | None = None,
+  walk: PyTree,
 ) -> tuple[Carry, Float[Array, "steps B L D"] | None]:
   """The steps of one segment; if kept, the tokens after each, in order space.
 
   Args:
-    static, params, scales, temperature: as in `generate`.
+    static, params: as in `generate`.
     index: of the segment. keep_steps: whether to return tokens of each step.
     carry, fixed: from `begin`, and the carry of the segment before.
-    walk: `static.walk(index)`; None makes its numbers part of the program.
+    scales, temperature, walk: of `Numbers`; the walk is the segment's.
   """
   segment = static.plan.segments[index]
   params = in_matmul_dtype(static.config, params)
-  walk = static.walk(index) if walk is None else walk
   steps = Step(
     jnp.asarray(segment.num_known, jnp.int32),
     scales[segment.first_step : segment.end],
@@ -238,7 +271,7 @@ def run_segment(
 
   def run(carry, step):
     """Reveals the next tokens; those before step.num_known are final."""
-    z, z_uncond = _next_z(static, params, segment, carry, step, fixed)
+    z, z_uncond, state = _next_z(static, params, segment, carry, step, fixed)
     new = static.config.build().apply(
       {"params": params},
       z,
@@ -255,7 +288,7 @@ def run_segment(
     )
     tokens = constrained(tokens, ("batch", None, None))
     length = fixed.order.shape[1]
-    return Carry(tokens), tokens[:, :length] if keep_steps else None
+    return Carry(tokens, state), tokens[:, :length] if keep_steps else None
 
   return jax.lax.scan(run, carry, steps)
 
@@ -277,32 +310,29 @@ def kept_in_raster(
 
 
 def _next_z(static, params, segment, carry, step, fixed):
-  """z at the positions of this step, with and without the label."""
+  """z at the positions of this step, with and without condition, and state."""
   known, order = carry.tokens[:, : segment.encoder_length], fixed.order
-  num_known = jnp.broadcast_to(step.num_known, fixed.labels.shape)
+  num_known = jnp.broadcast_to(step.num_known, order.shape[:1])
   if static.is_edit:
     # Before its own steps begin, an image's z is not used; its length stays
     # within the prefix that the segment encodes.
     most = jnp.minimum(fixed.num_given, segment.encoder_length)
     num_known = jnp.maximum(num_known, most)
-  labels = fixed.labels
-  if static.is_guided:
-    # Both passes of an image side by side, so that no image leaves its device.
-    known, order, num_known = (
-      jnp.repeat(array, 2, axis=0) for array in (known, order, num_known)
-    )
-    nothing = jnp.full_like(labels, NO_LABEL)
-    labels = jnp.stack([labels, nothing], axis=1).reshape(-1)
   # What runs off the end is the last token again, and is never read.
   window = step.num_known + jnp.arange(segment.head_width)
   window = jnp.minimum(window, order.shape[1] - 1)
-  z = static.config.build().apply(
-    {"params": params}, known, num_known, order, labels, window, method="z"
+  z, state = static.config.build().apply(
+    {"params": params},
+    carry.state,
+    _passes(static, known, known),
+    _passes(static, num_known, num_known),
+    window,
+    method="step",
   )
   if not static.is_guided:
-    return z, None
+    return z, None, state
   passes = z.reshape(-1, 2, *z.shape[1:])
-  return passes[:, 0], passes[:, 1]
+  return passes[:, 0], passes[:, 1], state
 
 
 def _keep_given(segment, carry, step, fixed, new):
@@ -312,10 +342,3 @@ def _keep_given(segment, carry, step, fixed, new):
   old = jax.lax.dynamic_slice_in_dim(carry.tokens, step.num_known, width, 1)
   is_given = place < fixed.num_given[:, None]
   return jnp.where(is_given[..., None], old, new)
-
-
-def step_scales(plan: Plan, settings: Settings) -> np.ndarray:
-  """Guidance scale per step for resolved settings, float32 [S]."""
-  return guidance.scales(
-    plan, settings.guidance_scale, settings.guidance_schedule
-  )

@@ -1,23 +1,21 @@
-"""How to generate: steps, guidance, temperature, sampler.
+"""How to generate: steps, guidance, temperature, and how the head draws.
 
-A field left at None is filled from the checkpoint's own settings, and what the
-checkpoint leaves open from `PUBLISHED`, the settings of the released program.
+`Settings` are complete. What a person wants otherwise is a mapping of changes,
+nested as the settings are, or the name of a preset:
+
+    {"guidance_scale": 2.0, "head": {"num_steps": 50}}
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from marjax import schema
-from marjax.head.reverse import Eta, ReverseSettings, Steps, Timestep
+from marjax.model import ModelConfig
+from marjax.protocols import HeadSettings
 from marjax.schema import Range, check
 
-_REVERSE_FIELDS = {
-  "num_diffusion_steps": ("num_steps", 100),
-  "start_timestep": ("start", 999),
-  "spacing": ("spacing", "even"),
-  "sampler": ("sampler", "ancestral"),
-  "ddim_eta": ("ddim_eta", 0.0),
-}
+PUBLISHED_AR_STEPS = 64
 
 ARSteps = Annotated[int, Range(1, 1024)]
 """Of a generation; its plan is made of all ways to cut them."""
@@ -25,132 +23,87 @@ ARSteps = Annotated[int, Range(1, 1024)]
 
 @schema.config
 class Settings:
-  """Generation settings; None means "as the checkpoint says".
+  """Generation settings; the defaults are the released program's, unguided.
 
   Attributes:
-    num_ar_steps: autoregressive steps, 1 .. number of tokens.
-    num_diffusion_steps: network evaluations per token, 2 .. 1000.
-    final_diffusion_steps: those of the last AR step's tokens; from the first
-      step to the last the number changes evenly, in a few stages. Equal to
-      num_diffusion_steps for the same number at every step; so is None, if the
-      checkpoint says nothing.
+    num_ar_steps: autoregressive steps, 1 .. number of tokens; None for 64, or
+      as many as there are tokens.
     guidance_scale: 1 for none; larger follows the label more.
     guidance_schedule: "linear" grows from about 1 to the scale as tokens are
       revealed; "constant" uses the scale at every step.
-    temperature: scales the noise of the reverse process; 0 .. 1 usually.
-    sampler: "ancestral" or "ddim". ddim_eta: 0 .. 1.
-    start_timestep: where the reverse process starts, up to 999.
-    spacing: "even" (published) or "stride".
-    num_buckets: segments of equal shape; more waste less, compile longer; if
-      nothing says how many, as few as waste at most 3 %.
+    temperature: scales the noise of the head's sampler; 0 .. 1 usually.
+    num_buckets: segments of equal shape; more waste less, compile longer; None
+      for as few as waste at most 3 %.
+    head: how the head draws, of the head's own class, such as
+      `ReverseSettings`; None for its defaults.
   """
 
   num_ar_steps: ARSteps | None = None
-  num_diffusion_steps: Steps | None = None
-  final_diffusion_steps: Steps | None = None
-  guidance_scale: Annotated[float, Range(0, 1000)] | None = None
-  guidance_schedule: Literal["linear", "constant"] | None = None
-  temperature: Annotated[float, Range(0, 100)] | None = None
-  sampler: Literal["ancestral", "ddim"] | None = None
-  ddim_eta: Eta | None = None
-  start_timestep: Timestep | None = None
-  spacing: Literal["even", "stride"] | None = None
+  guidance_scale: Annotated[float, Range(0, 1000)] = 1.0
+  guidance_schedule: Literal["linear", "constant"] = "linear"
+  temperature: Annotated[float, Range(0, 100)] = 1.0
   num_buckets: ARSteps | None = None
-
-  def __post_init__(self):
-    filled = {
-      field: value if getattr(self, name) is None else getattr(self, name)
-      for name, (field, value) in _REVERSE_FIELDS.items()
-    }
-    ReverseSettings(**filled)
-    final, start = self.final_diffusion_steps, filled["start"]
-    check(
-      final is None or final <= start + 1,
-      f"final_diffusion_steps is {final}; expected 2 to {start + 1} for a"
-      f" reverse process that starts at {start}.",
-    )
+  head: HeadSettings | None = None
 
   def __repr__(self) -> str:
-    fields = ", ".join(f"{key}={value!r}" for key, value in self._set().items())
+    fields = ", ".join(
+      f"{field.name}={getattr(self, field.name)!r}"
+      for field in dataclasses.fields(self)
+      if getattr(self, field.name) != field.default
+    )
     return f"Settings({fields})"
 
-  def over(self, base: "Settings") -> "Settings":
-    """These settings, with what is None taken from `base`."""
-    return dataclasses.replace(base, **self._set())
-
-  def resolved(self, num_tokens: int | None = None) -> "Settings":
-    """These settings, with what is None taken from `PUBLISHED`.
+  def changed(
+    self, changes: Mapping[str, Any], model: ModelConfig | None = None
+  ) -> "Settings":
+    """These settings with some fields changed, those of a head one by one.
 
     Args:
-      num_tokens: of the model; a smaller one has as many AR steps as tokens.
+      changes: nested as the settings are. model: whose head's settings None
+        stands for.
 
     Raises:
-      ValueError: as `check_fits`.
+      ValueError: an unknown field, or a value of another type or range.
     """
-    full = self.over(PUBLISHED)
-    if num_tokens is None:
-      return full
-    if self.num_ar_steps is None:
-      steps = min(full.num_ar_steps, num_tokens)
-      return dataclasses.replace(full, num_ar_steps=steps)
-    self.check_fits(num_tokens)
-    return full
+    own = self.head
+    if own is None and model is not None:
+      own = model.head.Settings()
+    asked = changes.get("head")
+    if isinstance(asked, Mapping) and own is not None:
+      wanted = {**schema.to_dict(own), **asked}
+      changes = {**changes, "head": wanted}
+    fields = {
+      field.name: getattr(self, field.name)
+      for field in dataclasses.fields(self)
+    }
+    return schema.from_dict(Settings, {**fields, **changes}, "settings")
 
-  def check_fits(self, num_tokens: int, where: str = "") -> None:
-    """Refuses more AR steps than an image has tokens, with a ValueError."""
+  def for_model(self, model: ModelConfig) -> "Settings":
+    """These settings with nothing left open that a generation must know.
+
+    Raises:
+      ValueError: more steps than tokens; settings of another kind of head.
+    """
+    self.check_fits(model)
+    steps = min(PUBLISHED_AR_STEPS, model.backbone.num_tokens)
+    return dataclasses.replace(
+      self,
+      num_ar_steps=self.num_ar_steps or steps,
+      head=self.head or model.head.Settings(),
+    )
+
+  def check_fits(self, model: ModelConfig, where: str = "") -> None:
+    """Refuses settings of other models, with a ValueError that says where."""
+    num_tokens, head = model.backbone.num_tokens, model.head
+    prefix = f"{where}." if where else ""
     steps = self.num_ar_steps
     check(
       steps is None or steps <= num_tokens,
-      f"{where}{'.' if where else ''}num_ar_steps is {steps}; expected 1 to"
-      f" {num_tokens}, because each step reveals at least one of the image's"
-      f" {num_tokens} tokens.",
+      f"{prefix}num_ar_steps is {steps}; expected 1 to {num_tokens}, because"
+      f" each step reveals at least one of the image's {num_tokens} tokens.",
     )
-
-  def _set(self) -> dict[str, Any]:
-    """The fields that are not None."""
-    return {
-      name: value
-      for name, value in dataclasses.asdict(self).items()
-      if value is not None
-    }
-
-  def reverse(self) -> ReverseSettings:
-    """The part that concerns one token's reverse process."""
-    full = self.resolved()
-    return ReverseSettings(
-      **{
-        field: getattr(full, name)
-        for name, (field, _) in _REVERSE_FIELDS.items()
-      }
+    check(
+      self.head is None or isinstance(self.head, head.Settings),
+      f"{prefix}head is {type(self.head).__name__}; expected"
+      f" {head.Settings.__name__}, which the model's {head.kind} head takes.",
     )
-
-
-PUBLISHED = Settings(
-  num_ar_steps=64,
-  num_diffusion_steps=100,
-  guidance_scale=1.0,
-  guidance_schedule="linear",
-  temperature=1.0,
-  sampler="ancestral",
-  ddim_eta=0.0,
-  start_timestep=999,
-  spacing="even",
-)
-"""The released program's settings, without guidance."""
-
-QUICK = Settings(
-  num_diffusion_steps=10,
-  start_timestep=950,
-  spacing="even",
-  sampler="ancestral",
-)
-"""A tenth of the published evaluations of the head; AR steps, guidance and
-temperature stay the checkpoint's.
-
-Measured on the digits model only (`experiments.tradeoff`): far better than 100
-steps from 999, a little worse than 100 steps from 950. Nothing is known of it
-for published weights, which were scored with a start at 999.
-"""
-
-PRESETS = {"quick": QUICK}
-"""Settings by a name that every checkpoint knows, unless it has its own."""

@@ -1,26 +1,38 @@
 """What a head is called with, checked before anything is traced of it.
 
-1. z is [*batch, W], targets are [*batch, D], keys and draws are of the same
-   batch; W is told by the head's own parameters.
+1. z is [*batch, W], targets are [*batch, *token], keys and draws are of the
+   same batch.
 2. Arrays may be traced by the caller's `jax.jit`: of those shape and type are
    checked; of others also that they are finite.
-3. Parameters of another head would be found out deep inside, or not at all:
-   their shapes are compared first.
+3. Parameters of another head would be noticed deep inside, or not at all: their
+   shapes are compared with those that `init` gives.
 
-All raise ValueError.
+`loss` and `sample` decorate the methods of that name; a head is a linen module
+with a `config` that has `token_shape`, `Settings` and `draw`, and a class
+attribute `is_random`. All raise ValueError.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 
-from marjax import keys
-from marjax.arguments import instance, is_traced, real, shaped, shown
-from marjax.head.noise import KeyedNoise, LossDraws, RecordedNoise
-from marjax.head.reverse import ReverseSettings, Walk
+from marjax import keys, protocols
+from marjax.arrays import (
+  check_shapes,
+  checked,
+  instance,
+  is_traced,
+  real,
+  shaped,
+  shapes_of,
+  shown,
+)
+from marjax.head.noise import check_shape
 from marjax.schema import check
 
 TARGETS = "[*batch, D], a token for each vector z"
@@ -47,14 +59,8 @@ def token_weights(value: Any, name: str) -> Any:
   return None if value is None else shaped(value, name, words)
 
 
-loss_draws = instance(LossDraws, "LossDraws, or None and a key")
 noise = instance(
-  KeyedNoise | RecordedNoise,
-  "KeyedNoise or RecordedNoise, or None and a key",
-)
-reverse_settings = instance(
-  ReverseSettings | Walk,
-  "marjax.ReverseSettings, such as ReverseSettings(num_steps=100), or None",
+  protocols.Noise, "KeyedNoise or RecordedNoise, or None and a key"
 )
 
 
@@ -83,80 +89,105 @@ def guidance(value: Any, name: str) -> Any:
   )
 
 
-def of_loss(given: Mapping[str, Any]) -> None:
+def _of_loss(given: Mapping[str, Any]) -> None:
   """Compares the arguments of a head's `loss`."""
-  head, z = given["self"], given["z"]
+  head, z, draws = given["self"], given["z"], given["draws"]
   _check_params(head, z)
-  batch, dim = z.shape[:-1], head.config.token_dim
-  _check_shape(given["target"], "target", (*batch, dim))
+  batch = z.shape[:-1]
+  check_shape(given["target"], "target", (*batch, *head.config.token_shape))
   if given["weights"] is not None:
-    _check_shape(given["weights"], "weights", batch)
-  draws = given["draws"]
+    check_shape(given["weights"], "weights", batch)
   if head.is_random:
     _check_random(given["key"], draws, "draws", batch)
   if draws is not None:
-    repeats = np.shape(draws.timesteps)[-1:]
-    _check_shape(draws.timesteps, "draws.timesteps", (*batch, *repeats))
-    _check_shape(draws.noise, "draws.noise", (*batch, *repeats, dim))
+    _check_draws(head.config, draws, batch)
 
 
-def of_sample(given: Mapping[str, Any]) -> None:
+def _of_sample(given: Mapping[str, Any]) -> None:
   """Compares the arguments of a head's `sample`."""
   head, z, noise = given["self"], given["z"], given["noise"]
+  settings = given["settings"]
   _check_params(head, z)
-  batch, dim = z.shape[:-1], head.config.token_dim
+  batch, wanted = z.shape[:-1], head.config.Settings
+  is_walk = isinstance(settings, type(wanted().walk()))
+  check(
+    settings is None or is_walk or isinstance(settings, wanted),
+    f"settings is {shown(settings)}; expected {wanted.__name__}, such as"
+    f" {wanted.__name__}(num_steps={wanted().num_steps}), or None.",
+  )
   if given["guidance"] is not None:
-    _check_shape(given["guidance"][0], "guidance[0]", z.shape)
+    check_shape(given["guidance"][0], "guidance[0]", z.shape)
   if head.is_random:
     _check_random(given["key"], noise, "noise", batch)
-  if isinstance(noise, KeyedNoise):
-    keys.check_key(noise.row_keys, "noise.row_keys")
-    _check_shape(noise.row_keys, "noise.row_keys", batch)
-  if isinstance(noise, RecordedNoise):
-    _check_shape(noise.start, "noise.start", (*batch, dim))
-    most = len(noise.steps)
-    _check_shape(noise.steps, "noise.steps", (most, *batch, dim))
-    steps = len((given["settings"] or ReverseSettings()).walk().timesteps)
-    check(
-      most >= steps,
-      f"noise was recorded for {most} steps; expected {steps}, as the settings"
-      " ask for.",
-    )
+  if noise is not None:
+    steps = wanted().num_steps if settings is None else _num_steps(settings)
+    noise.check(batch, head.config.token_shape, steps, "noise")
+
+
+loss = checked(
+  _of_loss,
+  key=keys.check_key,
+  z=vectors,
+  target=tokens,
+  weights=token_weights,
+)
+sample = checked(
+  _of_sample,
+  key=keys.check_key,
+  z=vectors,
+  noise=noise,
+  temperature=temperature,
+  guidance=guidance,
+)
+
+
+def _num_steps(settings: Any) -> int:
+  """Evaluations of the network, by settings or by their walk."""
+  if hasattr(settings, "num_steps"):
+    return settings.num_steps
+  leaves = jax.tree.leaves(settings)
+  return len(leaves[0]) if leaves else 1
+
+
+@functools.lru_cache(maxsize=64)
+def _shapes(head: nn.Module, width: int) -> dict[str, tuple[int, ...]]:
+  """Of the head's parameters, for z of that width."""
+  z = jax.ShapeDtypeStruct((1, width), "float32")
+  target = jax.ShapeDtypeStruct((1, *head.config.token_shape), "float32")
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  fresh = jax.eval_shape(
+    lambda key, z, target: head.init(key, z, target, key=key), key, z, target
+  )
+  return shapes_of(nn.unbox(fresh["params"]))
 
 
 def _check_params(head: nn.Module, z: Any) -> None:
-  """Compares a head's parameters with its config, and z with them."""
+  """Compares a head's parameters with those that init gives for this z."""
   if head.is_initializing():
     return
-  net, config = head.variables.get("params", {}).get("net", {}), head.config
-  try:
-    width, out = (
-      nn.unbox(net[layer]["kernel"]).shape
-      for layer in ("condition", "final_linear")
-    )
-    depth = sum(layer.startswith("blocks_") for layer in net)
-    shape = (width[1], depth, out[1] // 2)
-  except (KeyError, TypeError, AttributeError, IndexError):
-    shape = None
-  check(
-    shape == (config.width, config.depth, config.token_dim),
-    f"the parameters are not those of a head of width {config.width}, depth"
-    f" {config.depth} and token_dim {config.token_dim}"
-    + (f" but of {shape}" if shape else "")
-    + "; expected what init gave for it, all of it.",
-  )
-  check(
-    z.shape[-1] == width[0],
-    f"z has shape {z.shape}; expected {width[0]} numbers in the last axis, as"
-    " in the z that these parameters were made for.",
-  )
+  params = nn.unbox(head.variables.get("params", {}))
+  alone = head.clone(parent=None, name=None)
+  name = f"a {type(head).__name__} for z of {z.shape[-1]} numbers"
+  check_shapes(params, _shapes(alone, z.shape[-1]), name)
 
 
-def _check_shape(value: Any, name: str, shape: tuple) -> None:
+def _check_draws(config: Any, draws: Any, batch: tuple) -> None:
+  """Recorded draws are as `config.draw` makes them, of any number R."""
+  row_keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
+  expected = jax.eval_shape(config.draw, row_keys)
   check(
-    np.shape(value) == shape,
-    f"{name} has shape {np.shape(value)}; expected {shape} beside this z.",
+    type(draws) is type(expected),
+    f"draws is {shown(draws)}; expected {type(expected).__name__}, or None and"
+    " a key.",
   )
+  for (path, leaf), like in zip(
+    jax.tree_util.tree_leaves_with_path(draws),
+    jax.tree.leaves(expected),
+    strict=True,
+  ):
+    repeats = np.shape(leaf)[len(batch) : len(batch) + 1]
+    shape = (*batch, *repeats, *like.shape[len(batch) + 1 :])
+    check_shape(leaf, f"draws{jax.tree_util.keystr(path)}", shape)
 
 
 def _check_random(key: Any, recorded: Any, name: str, batch: tuple) -> None:

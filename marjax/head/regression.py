@@ -5,92 +5,76 @@ token, so it draws blurred tokens (paper, section 5.1: FID above 100). Kept to
 show what Diffusion Loss brings; it has the same `loss` and `sample`.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from marjax import schema
-from marjax.arguments import checked
 from marjax.arrays import Conditions, TokenRows
-from marjax.head import calls
-from marjax.head.denoiser import Denoiser
-from marjax.head.diffusion import Guidance, HeadLoss
+from marjax.head.mlp import MLPConfig, MLPHead, Passes, guided
 from marjax.head.process import split_output
-from marjax.head.reverse import ReverseSettings, Walk
-from marjax.schema import Range, Size
+from marjax.schema import Range
 
 
 @schema.config
-class RegressionHeadConfig:
-  """Shape of the control head, as `DiffusionHeadConfig`."""
+class RegressionSettings:
+  """How the control draws: in one evaluation, with nothing to choose."""
 
-  token_dim: Size
-  width: Size = 1024
-  depth: Annotated[int, Range(1, 256)] = 3
-  repeats: Annotated[int, Range(1, 1024)] = 1
-  dtype: Literal["float32", "bfloat16"] = "float32"
+  num_steps: Literal[1] = 1
+  final_num_steps: None = None
   kind: Literal["regression"] = "regression"
+  PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
+
+  def walk(self) -> tuple:
+    """No numbers."""
+    return ()
+
+
+@schema.config
+class RegressionHeadConfig(MLPConfig):
+  """Shape of the control head, see `MLPConfig`."""
+
+  repeats: Annotated[int, Range(1, 1024)] = 1
+  kind: Literal["regression"] = "regression"
+  Settings: ClassVar[type] = RegressionSettings
 
   def build(self) -> "RegressionHead":
     """The linen module of this shape."""
     return RegressionHead(self)
 
+  def draw(self, row_keys) -> tuple:
+    """Nothing."""
+    del row_keys
+    return ()
 
-class RegressionHead(nn.Module):
-  """E[token | z] by regression; the arguments are those of DiffusionHead."""
+
+class RegressionHead(MLPHead):
+  """E[token | z] by regression; guidance extrapolates between two means.
+
+  The network's input is constant, and not 0: its zero-initialised last layers
+  get a gradient only if there is something to modulate.
+  """
 
   config: RegressionHeadConfig
   is_random: ClassVar[bool] = False
 
-  def setup(self):
-    self.net = Denoiser(
-      token_dim=self.config.token_dim,
-      width=self.config.width,
-      depth=self.config.depth,
-      dtype=jnp.dtype(self.config.dtype),
-    )
+  def loss_terms(
+    self, z: Conditions, target: TokenRows, draws
+  ) -> dict[str, Float[Array, "*batch 1"]]:
+    """The mean squared error of each token, "mse"."""
+    del draws
+    x, t = jnp.ones_like(target), jnp.zeros(z.shape[:-1], jnp.int32)
+    mean = split_output(self.net(x, t, z))[0]
+    return {"mse": jnp.mean(jnp.square(mean - target), axis=-1, keepdims=True)}
 
-  def _predict(self, z: Conditions) -> TokenRows:
-    # A constant input, not 0: the zero-initialised last layers get a gradient
-    # only if there is something to modulate.
-    ones = jnp.ones((*z.shape[:-1], self.config.token_dim))
-    t = jnp.zeros(z.shape[:-1], jnp.int32)
-    return split_output(self.net(ones, t, z))[0]
-
-  @checked(z=calls.vectors, target=calls.tokens, weights=calls.token_weights)
-  def loss(
-    self,
-    z: Conditions,
-    target: TokenRows,
-    weights: Float[Array, "*batch"] | None = None,
-    *,
-    key=None,
-    draws=None,
-  ) -> HeadLoss:
-    """Mean squared error over the weighted tokens; vlb is 0."""
-    error = jnp.mean(jnp.square(self._predict(z) - target), axis=-1)
-    if weights is None:
-      weights = jnp.ones_like(error)
-    mse = jnp.sum(weights * error) / jnp.maximum(jnp.sum(weights), 1.0)
-    return HeadLoss(mse, mse, jnp.zeros_like(mse))
-
-  @checked(calls.of_sample, z=calls.vectors, guidance=calls.guidance)
-  def sample(
-    self,
-    z: Conditions,
-    settings: ReverseSettings | Walk | None = None,
-    *,
-    key=None,
-    noise=None,
-    temperature=1.0,
-    guidance: Guidance | None = None,
+  def walk_through(
+    self, walk, noise, temperature, both: Passes, scale
   ) -> TokenRows:
-    """The predicted mean; guidance extrapolates between two means."""
-    mean = self._predict(z)
-    if guidance is None:
-      return mean
-    z_uncond, scale = guidance
-    mean_uncond = self._predict(z_uncond)
-    return mean_uncond + scale * (mean - mean_uncond)
+    """The predicted mean [*batch, D]."""
+    del walk, noise, temperature
+    x = jnp.ones((*both.batch, self.config.token_dim))
+    modulations = both.prepare(self.net.embed_time(jnp.zeros(1, jnp.int32)))
+    return guided(
+      split_output(both.evaluate(x, modulations, jnp.int32(0)))[0], scale
+    )

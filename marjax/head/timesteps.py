@@ -38,12 +38,12 @@ def spaced(
   """
   if not 2 <= num_steps <= NUM_TIMESTEPS:
     raise ValueError(
-      f"num_diffusion_steps is {num_steps}; expected 2 to {NUM_TIMESTEPS}:"
+      f"num_steps is {num_steps}; expected 2 to {NUM_TIMESTEPS}:"
       " the reverse process needs a first and a last step."
     )
   if not num_steps - 1 <= start < NUM_TIMESTEPS:
     raise ValueError(
-      f"start_timestep is {start}; expected {num_steps - 1} to"
+      f"start is {start}; expected {num_steps - 1} to"
       f" {NUM_TIMESTEPS - 1} for {num_steps} diffusion steps."
     )
   if spacing == "even":
@@ -55,7 +55,9 @@ def spaced(
   raise ValueError(f"spacing is {spacing!r}; expected 'even' or 'stride'.")
 
 
-def embed(timesteps: Timesteps) -> Float[Array, "*batch 256"]:
+def embed(
+  timesteps: Timesteps | Float[Array, "*batch"],
+) -> Float[Array, "*batch 256"]:
   """Sinusoid of the original 0 .. 999 indices, float32, cosine half first."""
   half = EMBEDDING_SIZE // 2
   exponent = np.float32(-math.log(10_000)) * np.arange(half, dtype=np.float32)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from marjax.arguments import numbers
+from marjax.arrays import numbers
 from marjax.schema import check
 
 SLACK = 1e-3
@@ -61,10 +61,9 @@ def check_images(
   Raises:
     ValueError: another type, shape, size, number of channels or range, NaN.
   """
-  side = "any size" if size is None else f"H = W = {size}"
   expected = (
     f"uint8, or floats in [-1, 1], [H, W, {channels}] or [N, H, W, {channels}]"
-    f" with {side}"
+    f" with {'any size' if size is None else f'H = W = {size}'}"
   )
   array = numbers(_from_pil(images, channels), "images", expected)
   shown = f"images are {array.dtype} of shape {array.shape}"
@@ -143,12 +142,9 @@ def check_latents(latents: Any, shape: tuple[int, int, int]) -> np.ndarray:
     f"floats [N, {shape[0]}, {shape[1]}, {shape[2]}], as encode gives them"
   )
   array = numbers(latents, "latents", expected)
-  if array.dtype.kind in "biu" or array.ndim != 4 or not array.size:
-    is_latents = False
-  else:
-    is_latents = array.shape[-1] == shape[-1]
+  is_full = array.ndim == 4 and array.size > 0
   check(
-    is_latents,
+    is_full and array.shape[-1] == shape[-1] and array.dtype.kind not in "biu",
     f"latents have shape {array.shape} and type {array.dtype}; expected"
     f" {expected}.",
   )

@@ -17,7 +17,8 @@ stride will do. Source: arXiv 2112.10752 section 3.1; spec section 1.
 """
 
 import math
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -25,11 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from marjax import schema
-from marjax.arrays import Latents, RootKey
+from marjax import keys, schema
+from marjax.arrays import ImageKeys, Latents, RootKey
 from marjax.latents.blocks import FLOAT32, NORM_GROUPS, Decoder, Encoder, conv
+from marjax.latents.patched import Patched
 from marjax.schema import Range, check
-from marjax.tokens import patches
 
 CHANNELS = 3
 LOG_VARIANCES = (-30.0, 20.0)
@@ -55,7 +56,7 @@ class Moments(NamedTuple):
 
 
 @schema.config
-class KLConfig:
+class KLConfig(Patched):
   """Shape of the autoencoder; the defaults are KL-16 at 256².
 
   KL-8 is multipliers (1, 2, 4, 4), latent_channels 4, has_level_attention
@@ -88,6 +89,7 @@ class KLConfig:
   patch: Annotated[int, Range(1, 1024)] = 1
   dtype: Literal["float32", "bfloat16"] = "float32"
   kind: Literal["kl"] = "kl"
+  is_cached: ClassVar[bool] = True
 
   def __post_init__(self):
     check(
@@ -118,25 +120,10 @@ class KLConfig:
     return 2 ** (len(self.multipliers) - 1)
 
   @property
-  def cell(self) -> int:
-    """Pixels per side of one token."""
-    return self.stride * self.patch
-
-  @property
   def latent_shape(self) -> tuple[int, int, int]:
     """Rows, columns, channels of one image's latents."""
     side = self.image_size // self.stride
     return (side, side, self.latent_channels)
-
-  @property
-  def num_tokens(self) -> int:
-    """L."""
-    return patches.num_tokens(self.latent_shape, self.patch)
-
-  @property
-  def token_dim(self) -> int:
-    """D."""
-    return self.latent_channels * self.patch**2
 
   def init_params(self, key: RootKey) -> PyTree:
     """New float32 parameters as nested dicts; also under `jax.eval_shape`.
@@ -179,7 +166,30 @@ class KLConfig:
     self._check_images(images)
     return self._apply("moments", params, images)
 
-  def draw(self, moments: Moments, noise: Latents) -> Latents:
+  def record(
+    self, params: PyTree, images: RGBImages
+  ) -> dict[str, Float[Array, "B rows columns C2"]]:
+    """The moments, mean before log-variance."""
+    return {"moments": jnp.concatenate(self.moments(params, images), axis=-1)}
+
+  def record_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of one image's record; float16, of which float32 is computed with."""
+    rows, columns, channels = self.latent_shape
+    shape = (rows, columns, 2 * channels)
+    return {"moments": jax.ShapeDtypeStruct(shape, jnp.float16)}
+
+  def draw(
+    self,
+    record: Mapping[str, Any],
+    image_keys: ImageKeys,
+  ) -> Latents:
+    """One draw from each recorded posterior, float32."""
+    moments = record["moments"].astype(jnp.float32)
+    mean, log_variance = jnp.split(moments, 2, axis=-1)
+    noise = keys.normal(image_keys, mean.shape[1:])
+    return self.posterior_draw(Moments(mean, log_variance), noise)
+
+  def posterior_draw(self, moments: Moments, noise: Latents) -> Latents:
     """(mean + exp(log_variance / 2) · noise) · latent_scale.
 
     `noise`: standard normal, shaped like the mean.
@@ -193,7 +203,7 @@ class KLConfig:
     return (moments.mean + std * noise) * self.latent_scale
 
   def encode(self, params: PyTree, images: RGBImages) -> Latents:
-    """The mean, scaled: `draw` without noise. See `moments`.
+    """The mean, scaled: `posterior_draw` without noise. See `moments`.
 
     DIFFERS: encode-mean. The published program draws here, too.
     """

@@ -7,19 +7,21 @@ Patches of raw pixels are then tokens, as in the paper's pixel-space experiment
 with parameters, of which it has none.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from marjax import schema
-from marjax.arrays import Images, Latents
+from marjax.arrays import ImageKeys, Images, Latents
+from marjax.latents.patched import Patched
 from marjax.schema import Range, check
-from marjax.tokens import patches
 
 
 @schema.config
-class PixelsConfig:
+class PixelsConfig(Patched):
   """Image shape and scaling of the identity codec.
 
   Attributes:
@@ -34,6 +36,7 @@ class PixelsConfig:
   mean: Annotated[float, Range(-1, 1)] = 0.0
   std: Annotated[float, Range(0, 1e3, is_open=True)] = 1.0
   kind: Literal["pixels"] = "pixels"
+  is_cached: ClassVar[bool] = False
 
   def __post_init__(self):
     check(
@@ -48,24 +51,9 @@ class PixelsConfig:
     return 1
 
   @property
-  def cell(self) -> int:
-    """Pixels per side of one token."""
-    return self.stride * self.patch
-
-  @property
   def latent_shape(self) -> tuple[int, int, int]:
     """Rows, columns, channels of one image's latents."""
     return (self.image_size, self.image_size, self.channels)
-
-  @property
-  def num_tokens(self) -> int:
-    """L."""
-    return patches.num_tokens(self.latent_shape, self.patch)
-
-  @property
-  def token_dim(self) -> int:
-    """D."""
-    return self.channels * self.patch**2
 
   def init_params(self, key) -> dict:
     """No parameters."""
@@ -81,3 +69,18 @@ class PixelsConfig:
     """Latents to images; values may leave [-1, 1] slightly; params is {}."""
     del params
     return latents * self.std + self.mean
+
+  def record(self, params: PyTree, images: Images) -> dict[str, Images]:
+    """The image itself."""
+    del params
+    return {"image": images}
+
+  def record_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of one image's record."""
+    shape = (self.image_size, self.image_size, self.channels)
+    return {"image": jax.ShapeDtypeStruct(shape, jnp.float32)}
+
+  def draw(self, record: Mapping[str, Any], keys: ImageKeys) -> Latents:
+    """The latents of recorded images; nothing is random."""
+    del keys
+    return self.encode({}, record["image"])

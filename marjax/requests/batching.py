@@ -21,22 +21,22 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from marjax.arrays import RootKey, check_finite
 from marjax.generate import reveal
 from marjax.generate.draws import Draws, check_draws, draw_batch
+from marjax.generate.plan import Plan
 from marjax.generate.reveal import Given, Static
 from marjax.generate.settings import Settings
-from marjax.head.noise import KeyedNoise, RecordedNoise
+from marjax.keys import is_keys
 from marjax.latents.images import to_float, to_uint8
 from marjax.parallel.hosts import fetch, spread
 from marjax.parallel.rules import RULES, batch_sharding, replicated
-from marjax.release.card import Codec
+from marjax.protocols import Codec
 from marjax.requests.compiled import Program, Programs
 from marjax.schema import check
-from marjax.tokens.patches import unpatchify
 
 LARGEST_BATCH = 64
 """Images of one device batch, on each device, unless told otherwise."""
@@ -88,14 +88,14 @@ class Request:
 
   Attributes:
     static: see `reveal.static_for`. settings: resolved.
-    labels: int32 [N]. draws: of all N images.
+    condition: of each image [N, ...]. draws: of all N images.
     given: tokens to keep, None unless it is an edit.
     keep_steps: whether tokens after every step are wanted.
   """
 
   static: Static
   settings: Settings
-  labels: np.ndarray
+  condition: PyTree
   draws: Draws
   given: Given | None = None
   keep_steps: bool = False
@@ -106,11 +106,16 @@ class Request:
       "an edit keeps no steps; leave keep_steps out.",
     )
     backbone = self.static.config.backbone
-    segments = self.static.plan.segments
     check_draws(
-      *(self.draws, len(self.labels), backbone.num_tokens, backbone.token_dim),
-      max(segment.num_diffusion_steps for segment in segments),
+      self.draws,
+      len(jax.tree.leaves(self.condition)[0]),
+      backbone.num_tokens,
+      backbone.token_shape,
+      max(part.num_head_steps for part in self.static.plan.segments),
     )
+
+  def __len__(self) -> int:
+    return len(self.draws.order)
 
 
 def generate(
@@ -130,11 +135,11 @@ def generate(
     size: images per device call, from `batch_size`.
     progress: show rate and time left, in steps of a device batch.
   """
-  count = len(request.labels)
+  count = len(request)
   first = _first_segment(request)
   segments = request.static.plan.segments
   steps = sum(len(segment.num_known) for segment in segments[first:])
-  values = numbers(mesh, request.static, request.settings)
+  values = numbers(mesh, request.static.plan, request.settings)
   tokens, kept = [], []
   with _bar(math.ceil(count / size) * steps, progress) as bar:
     for index, keep in batches(count, size):
@@ -182,15 +187,13 @@ def _first_segment(request: Request) -> int:
 def _generate_batch(
   programs: Programs, mesh, params, request, values, index, first: int, bar
 ):
-  static, keep_steps = request.static.without_numbers(), request.keep_steps
-  labels = np.asarray(request.labels, np.int32)[index]
-  draws = take(request.draws, index)
-  given = request.given and jax.tree.map(lambda a: a[index], request.given)
-  labels, draws, given = place(mesh, (labels, draws, given))
+  static, keep_steps = request.static, request.keep_steps
+  asked = (request.condition, request.draws, request.given)
+  asked = place(mesh, take(asked, index))
   scales, temperature, walks = values
   kept = []
   with jax.set_mesh(mesh):
-    carry, fixed = programs.run(mesh, begin, (static,), labels, draws, given)
+    carry, fixed = programs.run(mesh, begin, (static,), params, *asked)
     rest = (fixed, scales, temperature)
     bar.set_description("compiling")
     compiled = programs.of(
@@ -215,24 +218,18 @@ def _generate_batch(
     return programs.run(mesh, finish, (static,), *ends)
 
 
-def numbers(mesh: Mesh, static: Static, settings: Settings) -> tuple:
-  """Guidance scales, temperature and each segment's `Walk`, on the mesh."""
-  steps = [segment.num_diffusion_steps for segment in static.plan.segments]
-  scales, temperature, walks = jax.tree.map(
+def numbers(mesh: Mesh, plan: Plan, settings: Settings) -> reveal.Numbers:
+  """`reveal.numbers_for`, on the mesh."""
+  return jax.tree.map(
     lambda array: spread(array, replicated(mesh)),
-    (
-      reveal.step_scales(static.plan, settings),
-      np.asarray(settings.temperature, np.float32),
-      {number: static.walk(steps.index(number)) for number in set(steps)},
-    ),
+    reveal.numbers_for(plan, settings),
   )
-  return scales, temperature, [walks[number] for number in steps]
 
 
-def begin(static: Static, labels, draws: Draws, given: Given | None):
+def begin(static: Static, params, condition, draws, given: Given | None):
   """`reveal.begin`, to be compiled."""
   with nn.logical_axis_rules(RULES):
-    return reveal.begin(static, labels, draws, given)
+    return reveal.begin(static, params, condition, draws, given)
 
 
 def run_segment(
@@ -293,19 +290,16 @@ def decode(
   codec_params: PyTree,
   latents: np.ndarray,
   size: int,
+  as_float: bool = False,
 ) -> np.ndarray:
-  """Latents [N, rows, columns, C] to images uint8 [N, H, W, C]."""
+  """Latents [N, rows, columns, C] to images uint8, or float32, [N, H, W, C]."""
   outputs = []
   for index, keep in batches(len(latents), size):
     batch = spread(latents[index], batch_sharding(mesh))
     images = programs.run(mesh, _decode, (codec,), codec_params, batch)
-    outputs.append(to_uint8(fetch(images)[:keep]))
+    images = fetch(images)[:keep]
+    outputs.append(images if as_float else to_uint8(images))
   return np.concatenate(outputs)
-
-
-def latents_of(codec: Codec, tokens: np.ndarray) -> np.ndarray:
-  """Tokens [N, L, D] to latents [N, rows, columns, C], on the host."""
-  return np.asarray(unpatchify(tokens, codec.latent_shape, codec.patch))
 
 
 def _encode(codec: Codec, codec_params, images):
@@ -319,47 +313,43 @@ def _decode(codec: Codec, codec_params, latents):
 def draw(
   programs: Programs, mesh: Mesh, key: RootKey, num_images: int, num_tokens: int
 ) -> Draws:
-  """`draw_batch` for images 0 .. num_images - 1, compiled."""
+  """`draw_batch` for images 0 .. num_images - 1, compiled; on the host."""
   size = padded(min(num_images, DRAWN_AT_ONCE))
-  orders, bits = [], []
+  parts = []
   for index, keep in batches(num_images, size):
     drawn = programs.run(mesh, _draw, (num_tokens,), key, index)
-    orders.append(np.asarray(drawn.order)[:keep])
-    bits.append(np.asarray(jax.random.key_data(drawn.noise.row_keys))[:keep])
-  row_keys = _keys(np.concatenate(bits), like=key)
-  return Draws(jnp.asarray(np.concatenate(orders)), KeyedNoise(row_keys))
+    parts.append(take(drawn, np.arange(keep)))
+  return jax.tree.map(_joined, *parts)
 
 
 def _draw(num_tokens: int, key, image_ids) -> Draws:
   return draw_batch(key, image_ids, num_tokens)
 
 
-def take(draws: Draws, index: np.ndarray) -> Draws:
-  """The draws of some of the images; nothing is compiled for it."""
-  noise = draws.noise
-  if isinstance(noise, RecordedNoise):
-    start, steps = np.asarray(noise.start), np.asarray(noise.steps)
-    noise = RecordedNoise(start[index], steps[:, index])
-  else:
-    bits = np.asarray(jax.random.key_data(noise.row_keys))
-    noise = KeyedNoise(_keys(bits[index], like=noise.row_keys))
-  return Draws(np.asarray(draws.order)[index], noise)
+def take(tree: PyTree, index: np.ndarray) -> PyTree:
+  """Of what some of the images have; nothing is compiled for it."""
+  return jax.tree.map(lambda leaf: _on_host(leaf, lambda a: a[index]), tree)
 
 
-def _keys(bits: np.ndarray, like) -> jax.Array:
-  return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(like))
+def _joined(*leaves):
+  return _on_host(leaves[0], lambda _: np.concatenate([*map(_bits, leaves)]))
 
 
-def place(mesh: Mesh, tree):
+def _on_host(leaf, function):
+  """What a numpy function makes of an array, or of keys by their bits."""
+  result = function(_bits(leaf))
+  if not is_keys(leaf):
+    return result
+  return jax.random.wrap_key_data(result, impl=jax.random.key_impl(leaf))
+
+
+def _bits(leaf) -> np.ndarray:
+  return np.asarray(jax.random.key_data(leaf) if is_keys(leaf) else leaf)
+
+
+def place(mesh: Mesh, tree: PyTree) -> PyTree:
   """Puts every array on the mesh, its batch axis split over the devices."""
-  by_batch = batch_sharding(mesh)
-  second = NamedSharding(mesh, PartitionSpec(None, *by_batch.spec))
-
-  def put(path, array):
-    is_steps = getattr(path[-1], "name", "") == "steps"
-    return spread(array, second if is_steps else by_batch)
-
-  return jax.tree_util.tree_map_with_path(put, tree)
+  return jax.tree.map(lambda leaf: spread(leaf, batch_sharding(mesh)), tree)
 
 
 def _bar(total: int, is_shown: bool):

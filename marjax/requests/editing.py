@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
 
-from marjax.arguments import shown
+from marjax.arrays import shown
 from marjax.generate.draws import Draws
 from marjax.generate.reveal import Given
 from marjax.latents.images import as_uint8

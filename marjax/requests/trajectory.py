@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from marjax.arguments import shown
+from marjax.arrays import shown
 from marjax.generate.draws import Draws
 from marjax.generate.plan import Plan
-from marjax.release.card import Codec
+from marjax.protocols import Codec
 from marjax.tokens import regions
 
 

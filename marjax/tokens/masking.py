@@ -91,20 +91,17 @@ class MaskConfig:
 
   def ratio(self, quantile: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """The mask ratio's inverse CDF at a quantile in [0, 1]."""
-    low, high = self._probabilities()
-    normal = jax.scipy.stats.norm.ppf(low + (high - low) * quantile)
+    normal = jax.scipy.stats.norm.ppf(self._probability(quantile))
     return jnp.clip(self.mean + self.std * normal, self.lowest, 1.0)
 
   def _num_unknown(self, num_tokens: int, quantile: float) -> int:
     """ceil(L · ratio) at a quantile, on the host in float64."""
-    low, high = self._probabilities()
-    normal = _NORMAL.inv_cdf(low + (high - low) * quantile)
+    normal = _NORMAL.inv_cdf(self._probability(quantile))
     ratio = min(1.0, max(self.lowest, self.mean + self.std * normal))
     return math.ceil(round(num_tokens * ratio, 9))
 
-  def _probabilities(self) -> tuple[float, float]:
-    """The untruncated normal's CDF at both ends of the interval."""
-    return (
-      _NORMAL.cdf((self.lowest - self.mean) / self.std),
-      _NORMAL.cdf((1.0 - self.mean) / self.std),
-    )
+  def _probability(self, quantile):
+    """The untruncated normal's CDF at a quantile of the interval."""
+    low = _NORMAL.cdf((self.lowest - self.mean) / self.std)
+    high = _NORMAL.cdf((1.0 - self.mean) / self.std)
+    return low + (high - low) * quantile

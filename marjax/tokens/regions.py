@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from marjax.arguments import checked, integer, numbers, real
+from marjax.arrays import checked, integer, numbers, real
 from marjax.keys import check_seed
 from marjax.schema import check
 

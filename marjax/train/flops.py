@@ -13,11 +13,12 @@ XLA's own count takes a scan's body once, however long the scan is.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.extend.core import jaxprs_in_params
 
 from marjax.model import ModelConfig, draw, init_params
 
@@ -36,13 +37,13 @@ def training_flops(config: ModelConfig) -> float:
 
   The backward pass counts twice the forward; recomputation does not count.
   """
-  batch = config.masking.num_strata
+  batch = config.backbone.batch_multiple
   c = config.backbone
 
   def loss(params, tokens, labels):
     image_keys = jax.random.split(jax.random.key(0), batch)
     draws = draw(config, image_keys, labels)
-    return config.build().apply({"params": params}, tokens, draws).loss
+    return config.build().apply({"params": params}, tokens, draws)["loss"]
 
   params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
   tokens = jax.ShapeDtypeStruct((batch, c.num_tokens, c.token_dim), "float32")
@@ -84,7 +85,7 @@ def _count_equation(equation: Any, outer: str) -> Counter[str]:
     )
   if name == "pallas_call":
     return Counter()
-  inner = [_count(jaxpr, scope) for jaxpr in _jaxprs_in(params)]
+  inner = [_count(jaxpr, scope) for jaxpr in jaxprs_in_params(params)]
   if name == "cond":
     return max(inner, key=Counter.total)
   found = sum(inner, Counter())
@@ -95,13 +96,3 @@ def _count_equation(equation: Any, outer: str) -> Counter[str]:
     )
   times = params["length"] if name == "scan" else 1
   return Counter({scope: times * number for scope, number in found.items()})
-
-
-def _jaxprs_in(params: dict) -> Iterator[Any]:
-  """Every jaxpr among an equation's parameters, closed ones opened."""
-  for value in params.values():
-    for item in value if isinstance(value, tuple | list) else (value,):
-      if hasattr(item, "eqns"):
-        yield item
-      elif hasattr(item, "jaxpr"):
-        yield item.jaxpr

@@ -19,110 +19,97 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from marjax import keys
-from marjax.arrays import Tokens
+from marjax.arrays import Scalar, Tokens
 from marjax.experiment import Experiment
-from marjax.head.diffusion import HeadLoss
-from marjax.latents.kl import Moments
 from marjax.layers.placed import constrained
-from marjax.model import ModelConfig, TrainingDraws, draw
-from marjax.tokens.patches import patchify
+from marjax.model import TrainingDraws, draw
 
+Losses = dict[str, Scalar]
 Batch = dict[str, Any]
 
 
 def batch_shapes(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
-  """A global batch: image or moments, with label and id, all [B, ...]."""
-  size, codec = experiment.training.batch_size, experiment.codec
-  shapes = {
-    name: jax.ShapeDtypeStruct((size,), jnp.int32) for name in ("label", "id")
+  """A global batch: the codec's record, with label and id, all [B, ...]."""
+  size = experiment.training.batch_size
+  one = jax.ShapeDtypeStruct((), jnp.int32)
+  shapes = {**experiment.codec.record_shapes(), "label": one, "id": one}
+  return {
+    name: jax.ShapeDtypeStruct((size, *shape.shape), shape.dtype)
+    for name, shape in shapes.items()
   }
-  if experiment.data.source == "latents":
-    rows, columns, channels = codec.latent_shape
-    shapes["moments"] = jax.ShapeDtypeStruct(
-      (size, rows, columns, 2 * channels), jnp.float16
-    )
-  else:
-    side = codec.image_size
-    shapes["image"] = jax.ShapeDtypeStruct(
-      (size, side, side, codec.channels), jnp.float32
-    )
-  return shapes
 
 
-def tokens_of(experiment: Experiment, batch: Batch, image_keys) -> Tokens:
-  """The batch's tokens [B, L, D] in raster order, float32.
-
-  Args:
-    batch: images in [-1, 1], or moments [B, rows, columns, 2C] (mean, then
-      log-variance) in float16 or float32.
-    image_keys: one key per image [B], folded with step and image id.
-  """
-  codec = experiment.codec
-  if "moments" not in batch:
-    return patchify(codec.encode({}, batch["image"]), codec.patch)
-  moments = batch["moments"].astype(jnp.float32)
-  mean, log_variance = jnp.split(moments, 2, axis=-1)
-  purpose = jax.vmap(lambda key: keys.stream(key, "latents"))(image_keys)
-  noise = keys.normal(purpose, mean.shape[1:])
-  latents = codec.draw(Moments(mean, log_variance), noise)
-  return patchify(latents, codec.patch)
+def draw_for(
+  experiment: Experiment, batch: Batch, step
+) -> tuple[Tokens, TrainingDraws]:
+  """The batch's tokens [B, L, D] in raster order, and all draws of its loss."""
+  root = keys.stream(keys.root(experiment.seed), "training")
+  with jax.named_scope("encode"):
+    image_keys = keys.at(root, step, batch["id"])
+    codec = experiment.codec
+    record = {name: batch[name] for name in codec.record_shapes()}
+    latents = codec.draw(record, keys.each(image_keys, "latents"))
+    tokens = codec.to_tokens(latents)
+  with jax.named_scope("draw"):
+    return tokens, draw(experiment.model, image_keys, batch["label"])
 
 
 def loss_and_gradient(
-  experiment: Experiment, params: PyTree, batch: Batch, step
-) -> tuple[HeadLoss, PyTree]:
-  """Mean losses over the unknown tokens of a batch, and their gradient."""
-  config = experiment.model
+  experiment: Experiment,
+  params: PyTree,
+  tokens: Tokens,
+  draws: TrainingDraws,
+  step,
+  *,
+  deterministic: bool = False,
+) -> tuple[Losses, PyTree]:
+  """Mean losses over the predicted tokens of a batch, and their gradient.
+
+  Args:
+    experiment: of the run. params: of the model.
+    tokens, draws: from `draw_for`, or recorded.
+    step: index of the step, for dropout. deterministic: True turns that off.
+  """
+  config, count = experiment.model, experiment.training.num_microbatches
   root = keys.stream(keys.root(experiment.seed), "training")
   dropout = keys.at(keys.stream(root, "dropout"), step)
-  with jax.named_scope("encode"):
-    image_keys = keys.at(root, step, batch["id"])
-    tokens = tokens_of(experiment, batch, image_keys)
-  with jax.named_scope("draw"):
-    draws = draw(config, image_keys, batch["label"])
-  count = experiment.training.num_microbatches
+
+  def of_part(tokens, draws, key):
+    def loss_of(params):
+      losses = config.build().apply(
+        {"params": params},
+        tokens,
+        draws,
+        deterministic=deterministic,
+        method="loss",
+        rngs={"dropout": key},
+      )
+      return losses["loss"], losses
+
+    with jax.named_scope("loss"):
+      gradient, losses = jax.grad(loss_of, has_aux=True)(params)
+    return losses, gradient
+
   if count == 1:
-    return _of_part(config, params, tokens, draws, dropout)
+    return of_part(tokens, draws, dropout)
 
   def cut(array):
-    return _parts(array, count, config.masking.num_strata)
+    return _parts(array, count, config.backbone.batch_multiple)
 
-  whole = _num_unknown(config, draws)
+  whole = config.backbone.num_predicted(draws.backbone)
 
   def add(total, scanned):
     """total holds the weighted sums over the parts before this one."""
     index, tokens, draws = scanned
-    part = _of_part(config, params, tokens, draws, keys.at(dropout, index))
-    share = _num_unknown(config, draws) / whole
+    part = of_part(tokens, draws, keys.at(dropout, index))
+    share = config.backbone.num_predicted(draws.backbone) / whole
     return jax.tree.map(lambda a, b: a + share * b, total, part), None
 
-  nothing = (HeadLoss(*jnp.zeros(3)), jax.tree.map(jnp.zeros_like, params))
-  parts = (jnp.arange(count), cut(tokens), jax.tree.map(cut, draws))
-  return jax.lax.scan(add, nothing, parts)[0]
-
-
-def _of_part(
-  config: ModelConfig, params: PyTree, tokens, draws: TrainingDraws, dropout
-) -> tuple[HeadLoss, PyTree]:
-  def loss_of(params):
-    losses = config.build().apply(
-      {"params": params},
-      tokens,
-      draws,
-      method="loss",
-      rngs={"dropout": dropout},
-    )
-    return losses.loss, losses
-
-  with jax.named_scope("loss"):
-    gradient, losses = jax.grad(loss_of, has_aux=True)(params)
-  return losses, gradient
-
-
-def _num_unknown(config: ModelConfig, draws: TrainingDraws):
-  """How many tokens the loss is the mean of, float32."""
-  unknown = config.backbone.num_tokens - draws.num_known
-  return jnp.sum(unknown).astype(jnp.float32)
+  parts = jax.tree.map(cut, (tokens, draws))
+  first = jax.tree.map(lambda array: array[0], parts)
+  shapes = jax.eval_shape(of_part, *first, dropout)
+  nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+  return jax.lax.scan(add, nothing, (jnp.arange(count), *parts))[0]
 
 
 def _parts(array, count: int, num_strata: int):

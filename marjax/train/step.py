@@ -19,15 +19,15 @@ from jaxtyping import PyTree
 
 from marjax import keys
 from marjax.experiment import Experiment
-from marjax.model import init_params
+from marjax.model import TrainingDraws, init_params
+from marjax.parallel import rules
 from marjax.parallel.compiler import compiler_options
-from marjax.parallel.rules import (
-  RULES,
-  batch_sharding,
-  replicated,
-  shardings,
+from marjax.train.gradients import (
+  Batch,
+  batch_shapes,
+  draw_for,
+  loss_and_gradient,
 )
-from marjax.train.gradients import Batch, batch_shapes, loss_and_gradient
 from marjax.train.optimizer import (
   learning_rate,
   make_optimizer,
@@ -81,30 +81,27 @@ def make_train_program(
       opt_state=optimizer.init(params),
     )
 
-  params_placed = shardings(jax.eval_shape(boxed_params), mesh)
+  params_placed = rules.shardings(jax.eval_shape(boxed_params), mesh)
   placed = _like_params(jax.eval_shape(init), params_placed, mesh)
-  batches = batch_sharding(mesh)
+  batches = rules.batch_sharding(mesh)
 
   def step(state: TrainState, batch: Batch):
-    with nn.logical_axis_rules(RULES):
+    with nn.logical_axis_rules(rules.RULES):
       return train_step(
         experiment, optimizer, schedule, state, batch, placed.params
       )
 
   return TrainProgram(
     mesh=mesh,
-    abstract_state=_abstract(jax.eval_shape(init), placed),
-    abstract_batch={
-      name: _abstract(shape, batches)
-      for name, shape in batch_shapes(experiment).items()
-    },
+    abstract_state=rules.placed(jax.eval_shape(init), placed),
+    abstract_batch=rules.placed(batch_shapes(experiment), batches),
     init=_within(mesh, jax.jit(init, out_shardings=placed)),
     step=_within(
       mesh,
       jax.jit(
         step,
         in_shardings=(placed, batches),
-        out_shardings=(placed, replicated(mesh)),
+        out_shardings=(placed, rules.replicated(mesh)),
         donate_argnums=0,
         compiler_options=compiler_options(mesh),
       ),
@@ -119,18 +116,31 @@ def train_step(
   state: TrainState,
   batch: Batch,
   placed: PyTree | None = None,
+  *,
+  draws: TrainingDraws | None = None,
+  deterministic: bool = False,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """State and metrics after one step on a batch of `batch_shapes`.
 
-  Metrics are float32 scalars: loss, mse, vlb, grad_norm (before clipping),
+  Metrics are float32 scalars: the head's losses, grad_norm (before clipping),
   update_norm, learning_rate.
 
   Args:
     experiment, optimizer, schedule: of the run.
     state, batch: what enters the step.
     placed: shardings of the gradient, which is placed like the parameters.
+    draws: recorded order, masks and loss draws, to replay a step; None draws
+      them by seed, step and image. deterministic: True turns dropout off.
   """
-  losses, grads = loss_and_gradient(experiment, state.params, batch, state.step)
+  tokens, drawn = draw_for(experiment, batch, state.step)
+  losses, grads = loss_and_gradient(
+    experiment,
+    state.params,
+    tokens,
+    drawn if draws is None else draws,
+    state.step,
+    deterministic=deterministic,
+  )
   if placed is not None:
     grads = jax.lax.with_sharding_constraint(grads, placed)
   with jax.named_scope("optimizer"):
@@ -141,7 +151,7 @@ def train_step(
       experiment.training, state.ema_params, params, state.step
     )
   metrics = {
-    **losses._asdict(),
+    **losses,
     "grad_norm": optax.tree.norm(grads),
     "update_norm": optax.tree.norm(updates),
     "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
@@ -165,19 +175,9 @@ def _like_params(abstract, placed, mesh: Mesh):
   def place(node):
     if is_params(node):
       return placed
-    return jax.tree.map(lambda _: replicated(mesh), node)
+    return jax.tree.map(lambda _: rules.replicated(mesh), node)
 
   return jax.tree.map(place, abstract, is_leaf=is_params)
-
-
-def _abstract(tree, placed):
-  return jax.tree.map(
-    lambda leaf, where: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=where
-    ),
-    tree,
-    placed,
-  )
 
 
 def _within(mesh: Mesh, function):

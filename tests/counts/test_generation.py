@@ -5,10 +5,12 @@ import re
 import jax
 import jax.numpy as jnp
 import small
+from jax.extend.core import jaxprs_in_params
 
 from marjax.generate import reveal
 from marjax.generate.draws import draw_batch
 from marjax.generate.settings import Settings
+from marjax.head.reverse import ReverseSettings
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
 from marjax.requests import batching
@@ -17,19 +19,17 @@ from marjax.train import flops
 
 SETTINGS = Settings(
   num_ar_steps=6,
-  num_diffusion_steps=8,
-  start_timestep=900,
   guidance_scale=2.0,
   num_buckets=3,
-).resolved()
+  head=ReverseSettings(num_steps=8, start=900),
+).for_model(small.MODEL)
 
 
 def call():
   static = reveal.static_for(small.MODEL, SETTINGS)
   draws = draw_batch(jax.random.key(3), jnp.arange(4), 16)
-  scales = jnp.asarray(reveal.step_scales(static.plan, SETTINGS))
-  args = (jnp.arange(4), draws, scales, jnp.asarray(1.0))
-  return static, (small.params(), *args)
+  numbers = reveal.numbers_for(static.plan, SETTINGS)
+  return static, (small.params(), jnp.arange(4), draws, numbers)
 
 
 def test_one_trace_per_segment_and_none_on_a_second_call(monkeypatch):
@@ -39,14 +39,14 @@ def test_one_trace_per_segment_and_none_on_a_second_call(monkeypatch):
     traced.append(segment)
     return original(static, params, segment, *args)
 
-  monkeypatch.setattr(masked, "_next_z", counted)
+  monkeypatch.setattr(reveal, "_next_z", counted)
   pipe = one_device()
   pipe.generate([0, 1], settings=SETTINGS)
   plan, programs = pipe.plan(SETTINGS), len(pipe.programs)
   assert traced == list(plan.segments)
   # And one each to draw, begin, finish and decode.
   assert programs == len(plan.segments) + 4
-  other = Settings(guidance_scale=3.0, temperature=0.9).over(SETTINGS)
+  other = SETTINGS.changed({"guidance_scale": 3.0, "temperature": 0.9})
   pipe.generate([2, 3], seed=9, settings=other)
   assert traced == list(plan.segments)
   assert len(pipe.programs) == programs
@@ -63,7 +63,7 @@ def scans(jaxpr, inside=False):
     if inside:
       yield equation.primitive.name
     is_loop = inside or equation.primitive.name == "scan"
-    for inner in flops._jaxprs_in(equation.params):
+    for inner in jaxprs_in_params(equation.params):
       yield from scans(inner, is_loop)
 
 
@@ -79,13 +79,12 @@ def test_loops_only_slice():
 
 def test_the_head_runs_on_the_tokens_to_predict():
   static, args = call()
-  wide = reveal.static_for(
-    small.MODEL, Settings(num_ar_steps=1, num_buckets=1).over(SETTINGS)
-  )
+  at_once = SETTINGS.changed({"num_ar_steps": 1, "num_buckets": 1})
+  wide = reveal.static_for(small.MODEL, at_once)
   steps = flops.count(lambda *a: reveal.generate(static, *a), *args)
   widths = [s.head_width * len(s.num_known) for s in static.plan.segments]
   assert sum(widths) < 1.5 * 16
-  one = (*args[:3], args[3][:1], args[4])
+  one = (*args[:3], reveal.numbers_for(wide.plan, at_once))
   once = flops.count(lambda *a: reveal.generate(wide, *a), *one)
   # Six steps on all 16 positions would cost the head six times over.
   assert steps < 3.5 * once
@@ -104,17 +103,17 @@ def test_data_parallel_generation_needs_no_collectives():
 def compiled_text(pipe: Pipeline) -> str:
   """The HLO of every segment that the pipeline runs on its mesh."""
   static = reveal.static_for(small.MODEL, SETTINGS)
-  labels, draws = batching.place(pipe.mesh, (jnp.arange(8), pipe.draws(0, 8)))
-  *numbers, walks = batching.numbers(pipe.mesh, static, SETTINGS)
+  asked = (jnp.arange(8), pipe.draws(0, 8), None)
+  *numbers, walks = batching.numbers(pipe.mesh, static.plan, SETTINGS)
   texts = []
   with jax.set_mesh(pipe.mesh):
-    first = (labels, draws, None)
+    first = (pipe.params, *batching.place(pipe.mesh, asked))
     begun = Program(batching.begin, (static,), first).lowered().compile()
     texts.append(begun.as_text())
     carry, fixed = begun(*first)
     for index, walk in enumerate(walks):
       program = batching.segment_program(
-        *(static, index, False), *(pipe.params, carry, fixed, *numbers, walk)
+        static, index, False, pipe.params, carry, fixed, *numbers, walk
       )
       texts.append(program.lowered().compile().as_text())
     last = (carry, fixed, None)

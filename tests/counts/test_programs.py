@@ -6,7 +6,6 @@
    request needs; those that it drops, and all with itself, are freed.
 """
 
-import dataclasses
 import gc
 import itertools
 import weakref
@@ -17,6 +16,7 @@ import pytest
 import small
 
 from marjax.generate.settings import Settings
+from marjax.head.reverse import ReverseSettings
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
 from marjax.requests import batching, compiled
@@ -26,7 +26,10 @@ from marjax.train.samples import Sampler
 from marjax.train.writers import Writer
 
 SETTINGS = Settings(
-  num_ar_steps=3, num_diffusion_steps=3, num_buckets=1, guidance_scale=2.0
+  num_ar_steps=3,
+  num_buckets=1,
+  guidance_scale=2.0,
+  head=ReverseSettings(num_steps=3),
 )
 
 
@@ -61,7 +64,7 @@ def test_values_compile_nothing(pipe, compilations):
     pipe.edit(image, mask, seed, seed, settings, num_images=3)
     pipe.tokenise([image] * 3)
 
-  ddim = dataclasses.replace(SETTINGS, sampler="ddim")
+  ddim = SETTINGS.changed({"head": {"sampler": "ddim"}})
   everything(0, SETTINGS, regions.half(8, "left"))
   everything(0, ddim, regions.half(8, "left"))
   assert compilations
@@ -74,31 +77,33 @@ def test_values_compile_nothing(pipe, compilations):
       regions.half(8, "left"),
     ]
   ):
-    changed = Settings(
-      ddim_eta=0.3 * i,
-      start_timestep=700 + i,
-      temperature=0.5 + i / 10,
-      guidance_scale=1.5 + i,
-      guidance_schedule=("linear", "constant")[i % 2],
-      spacing=("even", "stride")[i % 2],
-    )
+    changed = {
+      "temperature": 0.5 + i / 10,
+      "guidance_scale": 1.5 + i,
+      "guidance_schedule": ("linear", "constant")[i % 2],
+      "head": {
+        "ddim_eta": 0.3 * i,
+        "start": 700 + i,
+        "spacing": ("even", "stride")[i % 2],
+      },
+    }
     for base in (SETTINGS, ddim):
-      everything(i + 1, changed.over(base), mask)
+      everything(i + 1, base.changed(changed), mask)
   assert not compilations
   assert len(pipe.programs) == programs
 
 
 def test_numbers_of_images_are_padded_to_a_few(pipe, compilations):
-  quick = Settings(num_ar_steps=1, num_diffusion_steps=2)
-  asked = {"settings": quick, "return_latents": True}
+  quick = Settings(num_ar_steps=1, head=ReverseSettings(num_steps=2))
   for count in range(1, 41):
-    assert len(pipe.generate([count % 10] * count, **asked)) == count
+    labels = [count % 10] * count
+    assert len(pipe.latents(labels, settings=quick)) == count
   # For each of 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48: draw, begin, one segment,
   # finish.
   assert len(pipe.programs) == 11 * 4
   compilations.clear()
   for count in (5, 17, 39, 7):
-    pipe.generate([0] * count, **asked)
+    pipe.latents([0] * count, settings=quick)
   assert not compilations
 
 
@@ -167,7 +172,7 @@ def test_varied_calls_leave_a_bounded_number_of_programs(monkeypatch):
   pipe = Pipeline.of_experiment(small.EXPERIMENT, small.params(), one_device())
   refs, most, arrays = [], 0, []
   for count, steps in itertools.product((1, 2), (1, 2)):
-    settings = Settings(num_ar_steps=steps, num_diffusion_steps=2)
+    settings = Settings(num_ar_steps=steps, head=ReverseSettings(num_steps=2))
     pipe.generate([0] * count, settings=settings)
     most = max(most, len(pipe.programs))
     refs += map(weakref.ref, pipe.programs._compiled.values())

@@ -8,39 +8,40 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+from jax.extend.core import jaxprs_in_params
 
 from marjax.generate import reveal
 from marjax.generate.draws import Draws, draw_batch
-from marjax.generate.plan import MAX_STAGES, diffusion_steps, make_plan
-from marjax.generate.settings import QUICK, Settings
+from marjax.generate.plan import MAX_STAGES, head_steps
+from marjax.generate.settings import Settings
 from marjax.head.noise import RecordedNoise
+from marjax.head.reverse import ReverseSettings
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
 from marjax.release import workdir
 from marjax.release.card import Card
 from marjax.schema import from_dict, to_dict
-from marjax.train import flops
 
 
 def test_counts_by_hand():
   in_pairs = np.repeat([50, 44, 37, 31, 24, 18, 11, 5], 2)
-  assert diffusion_steps(16, 50, 5) == tuple(in_pairs)
-  assert diffusion_steps(3, 10, 4) == (10, 7, 4)
+  assert head_steps(16, 50, 5) == tuple(in_pairs)
+  assert head_steps(3, 10, 4) == (10, 7, 4)
   # Ten steps in eight stages: ⌊8 n / 10⌋ is 0 0 1 2 3 4 4 5 6 7.
-  assert diffusion_steps(10, 2, 9) == (2, 2, 3, 4, 5, 6, 6, 7, 8, 9)
-  assert diffusion_steps(1, 50, 5) == (50,)
-  assert diffusion_steps(4, 50) == diffusion_steps(4, 50, 50) == (50,) * 4
+  assert head_steps(10, 2, 9) == (2, 2, 3, 4, 5, 6, 6, 7, 8, 9)
+  assert head_steps(1, 50, 5) == (50,)
+  assert head_steps(4, 50) == head_steps(4, 50, 50) == (50,) * 4
 
 
 @pytest.mark.parametrize("buckets", [1, 8, 12])
 @pytest.mark.parametrize(("steps", "final"), [(64, 5), (64, 48), (7, 5)])
 def test_segments_end_where_the_diffusion_steps_change(steps, final, buckets):
-  wanted = diffusion_steps(steps, 50, final)
-  plan = make_plan(
-    256, steps, buckets, num_diffusion_steps=50, final_diffusion_steps=final
+  wanted = head_steps(steps, 50, final)
+  plan = small.plan(
+    256, steps, buckets, num_head_steps=50, final_head_steps=final
   )
   found = [
-    segment.num_diffusion_steps
+    segment.num_head_steps
     for segment in plan.segments
     for _ in segment.num_known
   ]
@@ -50,23 +51,21 @@ def test_segments_end_where_the_diffusion_steps_change(steps, final, buckets):
   assert stages <= len(plan.segments) <= max(buckets, stages)
 
 
-def test_the_plan_is_the_cheapest_with_the_head_by_its_diffusion_steps():
+def test_the_plan_is_the_cheapest_with_the_head_by_its_head_steps():
   def cost(plan):
     return sum(
       len(part.num_known)
       * (
         4
         + part.encoder_length
-        + 30 * part.num_diffusion_steps / 20 * part.head_width
+        + 30 * part.num_head_steps / 20 * part.head_width
       )
       for part in plan.segments
     )
 
-  plan = make_plan(
-    100, 16, 10, 4, 30.0, num_diffusion_steps=20, final_diffusion_steps=2
-  )
-  pieces = make_plan(
-    100, 16, 16, 4, 30.0, num_diffusion_steps=20, final_diffusion_steps=2
+  plan = small.plan(100, 16, 10, 4, 30.0, num_head_steps=20, final_head_steps=2)
+  pieces = small.plan(
+    100, 16, 16, 4, 30.0, num_head_steps=20, final_head_steps=2
   ).segments
   assert len(pieces) == 16
   starts = {0, 2, 4, 6, 8, 10, 12, 14}
@@ -84,29 +83,27 @@ def cost_of_cuts(pieces, starts, num_buffer, head_share):
     part = pieces[first:end]
     slots = num_buffer + max(piece.num_known[0] for piece in part)
     width = max(piece.num_revealed[0] for piece in part)
-    share = head_share * part[0].num_diffusion_steps / 20
+    share = head_share * part[0].num_head_steps / 20
     total += (end - first) * (slots + share * width)
   return total
 
 
 def test_a_plan_shows_the_diffusion_steps_where_they_vary():
-  plan = make_plan(16, 2, num_diffusion_steps=50, final_diffusion_steps=5)
+  plan = small.plan(16, 2, num_head_steps=50, final_head_steps=5)
   heading, first, last = str(plan).splitlines()[1:]
-  assert heading.endswith("  diffusion steps")
+  assert heading.endswith("  head steps")
   assert (first.split()[-1], last.split()[-1]) == ("50", "5")
   assert len(heading) == len(first) == len(last)
-  assert "diffusion" not in str(make_plan(16, 2, num_diffusion_steps=50))
+  assert "head steps" not in str(small.plan(16, 2, num_head_steps=50))
 
 
 def settings_of(final, first=8, buckets=1):
   return Settings(
     num_ar_steps=3,
-    num_diffusion_steps=first,
-    final_diffusion_steps=final,
-    start_timestep=900,
     guidance_scale=2.0,
     num_buckets=buckets,
-  ).resolved()
+    head=ReverseSettings(num_steps=first, final_num_steps=final, start=900),
+  ).for_model(small.MODEL)
 
 
 def draws_of():
@@ -123,8 +120,7 @@ def run(settings, draws=None):
     small.params(),
     jnp.arange(5),
     draws_of() if draws is None else draws,
-    jnp.asarray(reveal.step_scales(static.plan, settings)),
-    jnp.asarray(1.0),
+    reveal.numbers_for(static.plan, settings),
     keep_steps=True,
   )
 
@@ -157,10 +153,10 @@ def test_the_first_step_draws_as_with_its_own_number_throughout():
 def test_the_reverse_process_of_each_segment_has_its_length():
   settings = settings_of(3)
   static = reveal.static_for(small.MODEL, settings)
-  scales = jnp.asarray(reveal.step_scales(static.plan, settings))
+  numbers = reveal.numbers_for(static.plan, settings)
+  params, draws = jax.eval_shape(small.params), jax.eval_shape(draws_of)
   jaxpr = jax.make_jaxpr(reveal.generate, static_argnums=0)(
-    *(static, jax.eval_shape(small.params), jnp.arange(5)),
-    *(jax.eval_shape(draws_of), scales, jnp.asarray(1.0)),
+    static, params, jnp.arange(5), draws, numbers
   )
   # In each segment the blocks of the backbone come first, the head last.
   ends = [evaluations(inner[-1]) for _, *inner in lengths(jaxpr.jaxpr)]
@@ -178,7 +174,7 @@ def lengths(jaxpr):
   for equation in jaxpr.eqns:
     inner = [
       found
-      for part in flops._jaxprs_in(equation.params)
+      for part in jaxprs_in_params(equation.params)
       for found in lengths(part)
     ]
     if equation.primitive.name == "scan":
@@ -189,9 +185,9 @@ def lengths(jaxpr):
 
 def test_recorded_draws_replay_it():
   draws = draws_of()
+  steps = draws.noise.at_steps(jnp.arange(7, -1, -1), (4,))
   recorded = RecordedNoise(
-    draws.noise.initial(4),
-    draws.noise.at_steps(jnp.arange(7, -1, -1), 4),
+    draws.noise.initial((4,)), jnp.moveaxis(steps, 0, -2)
   )
   replayed = run(settings_of(3), Draws(draws.order, recorded))[0]
   np.testing.assert_allclose(replayed, tokens_of(3)[0], atol=1e-4)
@@ -200,37 +196,37 @@ def test_recorded_draws_replay_it():
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    ({"final_diffusion_steps": 1}, "final_diffusion_steps is 1; expected 2 to"),
+    ({"final_num_steps": 1}, "final_num_steps is 1; expected 2 to"),
     (
-      {
-        "num_diffusion_steps": 20,
-        "start_timestep": 30,
-        "final_diffusion_steps": 32,
-      },
-      "final_diffusion_steps is 32; expected 2 to 31 for a reverse process that"
+      {"num_steps": 20, "start": 30, "final_num_steps": 32},
+      "final_num_steps is 32; expected 2 to 31 for a reverse process that"
       " starts at 30",
     ),
   ],
 )
 def test_impossible_numbers_are_refused(fields, message):
   with pytest.raises(ValueError, match=message):
-    Settings(**fields)
+    ReverseSettings(**fields)
 
 
 def test_cards_from_before_there_was_a_final_number_load():
   card = small.card()
   mapping = to_dict(card)
   for fields in (mapping["sampling"], *mapping["presets"].values()):
-    del fields["final_diffusion_steps"]
+    del fields["head"]["final_num_steps"]
   assert from_dict(Card, mapping) == card
-  changing = small.card(sampling=Settings(final_diffusion_steps=5))
+  changing = small.card(
+    sampling=Settings(head=ReverseSettings(final_num_steps=5))
+  )
   assert from_dict(Card, to_dict(changing)) == changing
 
 
 def test_every_checkpoint_knows_quick_unless_it_has_its_own():
   card = workdir.card_of(small.EXPERIMENT)
   pipe = Pipeline(card, {}, make_mesh())
-  assert pipe.settings("quick") == QUICK.over(card.sampling).resolved()
+  quick = pipe.settings({"head": ReverseSettings.PRESETS["quick"]})
+  assert pipe.settings("quick") == quick
+  assert (quick.head.num_steps, quick.num_ar_steps) == (10, 6)
   own = Pipeline(small.card(), {}, make_mesh())
   assert own.settings("quick").num_ar_steps == 2
   with pytest.raises(ValueError, match="no preset 'slow'; small has: quick"):

@@ -9,8 +9,9 @@ import pytest
 import small
 
 from marjax.generate.draws import draw_batch
-from marjax.generate.reveal import Given, generate, static_for, step_scales
+from marjax.generate.reveal import Given, generate, numbers_for, static_for
 from marjax.generate.settings import Settings
+from marjax.head.reverse import ReverseSettings
 from marjax.latents.images import to_uint8
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
@@ -18,10 +19,9 @@ from marjax.tokens import regions
 
 SETTINGS = Settings(
   num_ar_steps=6,
-  num_diffusion_steps=8,
-  start_timestep=900,
   guidance_scale=2.0,
   num_buckets=3,
+  head=ReverseSettings(num_steps=8, start=900),
 )
 CELL = 2
 
@@ -56,18 +56,18 @@ def test_kept_latents_are_bit_equal(pipe, share):
   np.testing.assert_array_equal(edited.images, pipe.decode(edited.latents))
 
 
+@pytest.mark.slow
 def test_an_edit_goes_on_as_the_generation_would_have():
-  settings = SETTINGS.resolved()
+  settings = SETTINGS.for_model(small.MODEL)
   draws = draw_batch(jax.random.key(3), jnp.arange(4), 16)
   labels = jnp.arange(4, dtype=jnp.int32)
 
   def run(is_edit, given):
     static = static_for(small.MODEL, settings, is_edit)
-    scales = jnp.asarray(step_scales(static.plan, settings))
+    numbers = numbers_for(static.plan, settings)
     return jax.jit(
       lambda params: generate(
-        *(static, params, labels, draws, scales, jnp.float32(1.0), given),
-        keep_steps=True,
+        static, params, labels, draws, numbers, given, keep_steps=True
       )
     )(small.params())
 
@@ -87,15 +87,15 @@ def test_an_edit_goes_on_as_the_generation_would_have():
 
 
 def test_nothing_given_is_a_generation():
-  settings = SETTINGS.resolved()
+  settings = SETTINGS.for_model(small.MODEL)
   draws = draw_batch(jax.random.key(3), jnp.arange(2), 16)
   labels = jnp.zeros((2,), jnp.int32)
   nothing = Given(jnp.ones((2, 16, 4)), jnp.zeros((2,), jnp.int32))
   results = []
   for is_edit, given in ((False, None), (True, nothing)):
     static = static_for(small.MODEL, settings, is_edit)
-    scales = jnp.asarray(step_scales(static.plan, settings))
-    args = (labels, draws, scales, jnp.float32(1.0), given)
+    numbers = numbers_for(static.plan, settings)
+    args = (labels, draws, numbers, given)
     run = jax.jit(generate, static_argnums=0)
     results.append(run(static, small.params(), *args)[0])
   np.testing.assert_allclose(*results, atol=2e-4)

@@ -12,9 +12,9 @@ import small
 
 from marjax.generate import guidance, reveal
 from marjax.generate.draws import draw_batch
-from marjax.generate.plan import make_plan
 from marjax.generate.settings import Settings
 from marjax.head.noise import KeyedNoise
+from marjax.head.reverse import ReverseSettings
 
 
 @functools.cache
@@ -22,11 +22,10 @@ def tokens_of(count, first=0, buckets=2, scale=2.0, ar_steps=6, keep=False):
   """Tokens of images first .. first + count - 1 of one seed."""
   settings = Settings(
     num_ar_steps=ar_steps,
-    num_diffusion_steps=8,
-    start_timestep=900,
     guidance_scale=scale,
     num_buckets=buckets,
-  ).resolved()
+    head=ReverseSettings(num_steps=8, start=900),
+  ).for_model(small.MODEL)
   static = reveal.static_for(small.MODEL, settings)
   draws = draw_batch(jax.random.key(3), first + jnp.arange(count), 16)
   return jax.jit(
@@ -36,8 +35,7 @@ def tokens_of(count, first=0, buckets=2, scale=2.0, ar_steps=6, keep=False):
     small.params(),
     (first + jnp.arange(count)) % 10,
     draws,
-    jnp.asarray(reveal.step_scales(static.plan, settings)),
-    jnp.asarray(1.0),
+    reveal.numbers_for(static.plan, settings),
     keep_steps=keep,
   ), draws
 
@@ -65,7 +63,7 @@ def test_buckets_do_not_change_images(buckets):
 def test_each_position_is_revealed_once_and_then_stays():
   (tokens, after), draws = tokens_of(7, keep=True)
   is_known = np.asarray((after != 0).any(-1))
-  plan = make_plan(16, 6, 2)
+  plan = small.plan(16, 6, 2)
   ends = [*[n for s in plan.segments for n in s.num_known][1:], 16]
   assert is_known.sum(-1).T.tolist() == [ends] * 7
   for step, known in enumerate(ends):
@@ -110,7 +108,7 @@ def test_draws_are_addressed_by_image_id_and_position():
   [(256, 64, 8), (256, 256, 3), (16, 16, 99), (65_536, 1024, 16)],
 )
 def test_a_plan_covers_every_token_once(length, steps, buckets):
-  plan = make_plan(length, steps, buckets)
+  plan = small.plan(length, steps, buckets)
   revealed = [n for s in plan.segments for n in s.num_revealed]
   assert sum(revealed) == length
   assert len(revealed) == steps
@@ -120,7 +118,7 @@ def test_a_plan_covers_every_token_once(length, steps, buckets):
 
 def test_more_buckets_never_cost_more():
   def slots(buckets):
-    plan = make_plan(256, 64, buckets)
+    plan = small.plan(256, 64, buckets)
     return sum(
       len(s.num_known) * (64 + s.encoder_length) for s in plan.segments
     )
@@ -150,11 +148,11 @@ def test_a_plan_is_the_cheapest_of_all(length, steps, is_edit):
       num_known=segment.num_known[n : n + 1],
       num_revealed=segment.num_revealed[n : n + 1],
     )
-    for segment in make_plan(length, steps, is_edit=is_edit).segments
+    for segment in small.plan(length, steps, is_edit=is_edit).segments
     for n in range(len(segment.num_known))
   ]
   for count in range(1, steps + 1):
-    plan = make_plan(length, steps, count, 4, 20.0, is_edit)
+    plan = small.plan(length, steps, count, 4, 20.0, is_edit=is_edit)
     least = min(
       cost([0, *cuts, steps])
       for inner in range(count)
@@ -171,29 +169,31 @@ def test_as_few_segments_as_waste_little_unless_told():
       for s in plan.segments
     )
 
-  least = work(make_plan(256, 64, 64))
-  chosen = make_plan(256, 64)
+  least = work(small.plan(256, 64, 64))
+  chosen = small.plan(256, 64)
   count = len(chosen.segments)
-  assert chosen == make_plan(256, 64, count)
-  assert work(chosen) <= 1.03 * least < work(make_plan(256, 64, count - 1))
+  assert chosen == small.plan(256, 64, count)
+  assert work(chosen) <= 1.03 * least < work(small.plan(256, 64, count - 1))
   assert 4 <= count <= 12
-  assert len(make_plan(1024, 128, num_buffer=1).segments) <= 16
+  assert len(small.plan(1024, 128, num_buffer=1).segments) <= 16
 
 
 def test_what_a_last_step_writes_beyond_the_end_is_finite():
   settings = Settings(
     num_ar_steps=5,
-    num_diffusion_steps=3,
-    start_timestep=900,
     guidance_scale=2.0,
     num_buckets=1,
-  ).resolved()
+    head=ReverseSettings(num_steps=3, start=900),
+  ).for_model(small.MODEL)
   static = reveal.static_for(small.MODEL, settings)
   assert static.plan.widest > static.plan.segments[0].num_revealed[-1]
   draws = draw_batch(jax.random.key(0), jnp.arange(2), 16)
-  scales = jnp.asarray(reveal.step_scales(static.plan, settings))
-  carry, fixed = reveal.begin(static, jnp.arange(2), draws)
+  scales, temperature, walks = jax.tree.map(
+    jnp.asarray, reveal.numbers_for(static.plan, settings)
+  )
+  params = small.params()
+  carry, fixed = reveal.begin(static, params, jnp.arange(2), draws)
   carry, _ = reveal.run_segment(
-    static, 0, False, small.params(), carry, fixed, scales, jnp.float32(1.0)
+    static, 0, False, params, carry, fixed, scales, temperature, walks[0]
   )
   assert jnp.isfinite(carry.tokens).all()

@@ -167,7 +167,7 @@ def test_encoding_is_a_draw_without_noise(tiny_params):
   images = images_of(1, 8, 8, 3)
   moments = moments_of(TINY, tiny_params, images)
   latents = encode(TINY, tiny_params, images)
-  drawn = TINY.draw(moments, jnp.zeros_like(moments.mean))
+  drawn = TINY.posterior_draw(moments, jnp.zeros_like(moments.mean))
   np.testing.assert_allclose(drawn, latents, rtol=1e-6)
   np.testing.assert_allclose(latents, moments.mean * 0.2325, rtol=1e-6)
 
@@ -175,7 +175,9 @@ def test_encoding_is_a_draw_without_noise(tiny_params):
 def test_draws_have_the_moments():
   shape = (1, 100, 100, 4)
   moments = Moments(jnp.full(shape, 3.0), jnp.full(shape, math.log(4.0)))
-  drawn = TINY.draw(moments, jax.random.normal(jax.random.key(3), shape))
+  drawn = TINY.posterior_draw(
+    moments, jax.random.normal(jax.random.key(3), shape)
+  )
   unscaled = drawn / TINY.latent_scale
   np.testing.assert_allclose(unscaled.mean(), 3.0, atol=0.05)
   np.testing.assert_allclose(unscaled.std(), 2.0, atol=0.05)
@@ -265,4 +267,4 @@ def test_bytes_are_refused():
 def test_noise_of_another_shape_is_refused():
   moments = Moments(jnp.zeros((1, 4, 4, 5)), jnp.zeros((1, 4, 4, 5)))
   with pytest.raises(ValueError, match=r"noise .* expected that of the mean"):
-    TINY.draw(moments, jnp.zeros((1, 4, 1, 5)))
+    TINY.posterior_draw(moments, jnp.zeros((1, 4, 1, 5)))

@@ -49,10 +49,11 @@ def test_strata_do_not_change_the_loss_of_given_draws():
 
   def loss(config):
     apply = jax.jit(config.build().apply)
-    return apply({"params": params}, tokens, draws).loss
+    return apply({"params": params}, tokens, draws)["loss"]
 
   wide = MaskConfig(num_strata=1, lowest=0.1, std=0.5)
-  plain = dataclasses.replace(small.MODEL, masking=wide)
+  backbone = dataclasses.replace(small.MODEL.backbone, masking=wide)
+  plain = dataclasses.replace(small.MODEL, backbone=backbone)
   np.testing.assert_allclose(loss(small.MODEL), loss(plain), rtol=1e-5)
 
 
@@ -67,26 +68,26 @@ def test_known_tokens_do_not_contribute_as_targets():
   def loss(targets):
     from marjax.tokens.order import to_order_space
 
-    x = to_order_space(tokens, draws.order)
+    x = to_order_space(tokens, draws.backbone.order)
     z = model.apply(
       {"params": params},
       x,
-      draws.num_known,
-      draws.order,
-      draws.labels,
+      draws.backbone.num_known,
+      draws.backbone.order,
+      draws.condition,
       method="z",
     )
-    is_unknown = jnp.arange(16) >= draws.num_known[:, None]
+    is_unknown = jnp.arange(16) >= draws.backbone.num_known[:, None]
     head = small.MODEL.head.build()
     return head.apply(
       {"params": params["head"]},
       z,
-      to_order_space(targets, draws.order),
+      to_order_space(targets, draws.backbone.order),
       is_unknown.astype(jnp.float32),
       key=draws.head,
-    ).loss
+    )["loss"]
 
-  whole = jax.jit(model.apply)({"params": params}, tokens, draws).loss
+  whole = jax.jit(model.apply)({"params": params}, tokens, draws)["loss"]
   np.testing.assert_allclose(loss(tokens), whole, rtol=1e-5)
 
 

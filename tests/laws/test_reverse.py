@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marjax.head import diffusion, reverse
+from marjax.head import mlp, reverse
 from marjax.head.diffusion import DiffusionHead, DiffusionHeadConfig
 from marjax.head.noise import KeyedNoise, RecordedNoise
 from marjax.head.process import cosine_alpha_bar
@@ -24,7 +24,7 @@ def recovered_std(settings: ReverseSettings, sigma: float) -> float:
   gain = np.sqrt(1 - alpha_bar) / (alpha_bar * sigma**2 + 1 - alpha_bar)
   alone = np.eye(steps + 1, dtype=np.float32)
   noise = RecordedNoise(
-    jnp.asarray(alone[0][:, None]), jnp.asarray(alone[1:][..., None])
+    jnp.asarray(alone[0][:, None]), jnp.asarray(alone[1:].T[..., None])
   )
   responses = reverse.sample(
     lambda x, k, index: (k[index] * x, -jnp.ones_like(x)),
@@ -84,8 +84,8 @@ def test_temperature_zero_leaves_only_the_initial_noise():
 
   @jax.jit
   def draw(seed, temperature):
-    start = KeyedNoise(jax.random.split(jax.random.key(0), 5)).initial(3)
-    steps = jax.random.normal(jax.random.key(seed), (8, 5, 3))
+    start = KeyedNoise(jax.random.split(jax.random.key(0), 5)).initial((3,))
+    steps = jax.random.normal(jax.random.key(seed), (5, 8, 3))
     return head.apply(
       params,
       z,
@@ -119,11 +119,11 @@ def test_loss_needs_weights_only_of_what_counts():
   weights = jnp.array([1.0, 1.0, 0.0, 1.0, 0.0])
   row_keys = jax.random.split(jax.random.key(3), 5)
   apply = jax.jit(head.apply)
-  loss = apply(params, z, target, weights, key=row_keys).loss
+  loss = apply(params, z, target, weights, key=row_keys)["loss"]
   changed = target.at[2].set(100.0)
-  assert apply(params, z, changed, weights, key=row_keys).loss == loss
+  assert apply(params, z, changed, weights, key=row_keys)["loss"] == loss
   kept = jnp.array([0, 1, 3])
-  alone = apply(params, z[kept], target[kept], key=row_keys[kept]).loss
+  alone = apply(params, z[kept], target[kept], key=row_keys[kept])["loss"]
   np.testing.assert_allclose(loss, alone, rtol=1e-6)
 
 
@@ -170,10 +170,10 @@ def test_steps_prepared_at_once_change_nothing():
 
 
 def test_so_many_steps_at_once_as_keep_a_chip_busy(monkeypatch):
-  assert diffusion.steps_at_once(100, rows=80) == 1  # a CPU
-  monkeypatch.setattr(diffusion, "platform", lambda: "tpu")
-  assert diffusion.steps_at_once(100, rows=80) == 100
-  assert diffusion.steps_at_once(100, rows=512) == 25
-  assert diffusion.steps_at_once(100, rows=2560) == 5
-  assert diffusion.steps_at_once(100, rows=16385) == 1
-  assert diffusion.steps_at_once(97, rows=200) == 1
+  assert mlp.steps_at_once(100, rows=80) == 1  # a CPU
+  monkeypatch.setattr(mlp, "platform", lambda: "tpu")
+  assert mlp.steps_at_once(100, rows=80) == 100
+  assert mlp.steps_at_once(100, rows=512) == 25
+  assert mlp.steps_at_once(100, rows=2560) == 5
+  assert mlp.steps_at_once(100, rows=16385) == 1
+  assert mlp.steps_at_once(97, rows=200) == 1

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from marjax.backbone.conditions import ClassesConfig
 from marjax.backbone.masked import MaskedConfig
 from marjax.convert import mar, table
 from marjax.head.diffusion import DiffusionHeadConfig
@@ -23,9 +24,9 @@ TINY = ModelConfig(
     decoder_depth=2,
     num_heads=4,
     num_buffer=8,
-    num_classes=10,
     attention_dropout=0.0,
     projection_dropout=0.0,
+    condition=ClassesConfig(num_classes=10),
   ),
   DiffusionHeadConfig(token_dim=16, width=64, depth=2, repeats=4),
 )

@@ -42,14 +42,14 @@ def test_moments(params, theirs, size):
 @pytest.mark.parametrize("size", [32, 48])
 def test_latents(params, theirs, size):
   moments = jax.jit(CONFIG.moments)(params, theirs[f"image_{size}"])
-  ours = CONFIG.draw(moments, theirs[f"posterior_noise_{size}"])
+  ours = CONFIG.posterior_draw(moments, theirs[f"posterior_noise_{size}"])
   assert_close(ours, theirs[f"latents_{size}"], 2e-5)
 
 
 @pytest.mark.parametrize("size", [32, 48])
 def test_draw_alone(theirs, size):
   moments = Moments(*jnp.split(theirs[f"moments_{size}"], 2, axis=-1))
-  ours = CONFIG.draw(moments, theirs[f"posterior_noise_{size}"])
+  ours = CONFIG.posterior_draw(moments, theirs[f"posterior_noise_{size}"])
   assert_close(ours, theirs[f"latents_{size}"], 1e-6)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from marjax.backbone.masked import MaskedDraws
 from marjax.head.noise import LossDraws
 from marjax.model import TrainingDraws
 from marjax.tokens.order import to_order_space, to_raster
@@ -30,10 +31,10 @@ def draws_of(theirs: dict) -> TrainingDraws:
   def in_order(rows):
     return to_order_space(jnp.asarray(rows_of(rows, batch, length)), order)
 
+  num_known = jnp.full((batch,), length - int(theirs["num_masked"]))
   return TrainingDraws(
-    order=order,
-    num_known=jnp.full((batch,), length - int(theirs["num_masked"])),
-    labels=jnp.asarray(labels, jnp.int32),
+    backbone=MaskedDraws(order, num_known),
+    condition=jnp.asarray(labels, jnp.int32),
     head=LossDraws(
       in_order(theirs["t"].astype(np.int32)), in_order(theirs["noise"])
     ),
@@ -52,40 +53,45 @@ def test_patches(theirs):
 
 def test_encoder_z_and_loss(theirs, model_params):
   draws, tokens = draws_of(theirs), tokens_of(theirs["imgs"])
-  x = to_order_space(tokens, draws.order)
+  x = to_order_space(tokens, draws.backbone.order)
   model = TINY.build()
-  longest = TINY.masking.known_bounds(16)[0][1]
-  args = (x[:, :longest], draws.num_known, draws.order, draws.labels)
+  longest = TINY.backbone.masking.known_bounds(16)[0][1]
+  args = (
+    x[:, :longest],
+    draws.backbone.num_known,
+    draws.backbone.order,
+    draws.condition,
+  )
 
   encoded = model.apply(
     {"params": model_params},
     *args,
     method=lambda model, *args: model.backbone.encode(*args),
   )
-  known = int(draws.num_known[0])
+  known = int(draws.backbone.num_known[0])
   is_known = 1 - theirs["mask"].astype(int)
-  by_raster = jnp.argsort(draws.order[:, :known], axis=1)
+  by_raster = jnp.argsort(draws.backbone.order[:, :known], axis=1)
   tokens_out = to_order_space(encoded[:, 8 : 8 + known], by_raster)
   encoded = jnp.concatenate([encoded[:, :8], tokens_out], axis=1)
   assert (is_known.sum(1) == known).all()
   assert_close(encoded, theirs["encoder_out"], 2e-6)
 
   z = model.apply({"params": model_params}, *args, method="z")
-  assert_close(to_raster(z, draws.order), theirs["z"], 2e-6)
+  assert_close(to_raster(z, draws.backbone.order), theirs["z"], 2e-6)
 
   losses = model.apply({"params": model_params}, tokens, draws)
   weight = np.tile(theirs["mask"].reshape(-1), 4)
   for name, rows in (("loss", "loss_rows"), ("mse", "mse"), ("vlb", "vb")):
     expected = (theirs[rows] * weight).sum() / weight.sum()
-    assert_close(getattr(losses, name), np.float32(expected), 2e-6)
-  assert_close(losses.loss, theirs["loss"], 2e-6)
+    assert_close(losses[name], np.float32(expected), 2e-6)
+  assert_close(losses["loss"], theirs["loss"], 2e-6)
 
 
 def test_every_block(golden, model_params):
   theirs = golden("forward_train.npz")
   draws = draws_of(theirs)
-  x = to_order_space(tokens_of(theirs["imgs"]), draws.order)
-  known = int(draws.num_known[0])
+  x = to_order_space(tokens_of(theirs["imgs"]), draws.backbone.order)
+  known = int(draws.backbone.num_known[0])
   for depth in (1, 2):
     shallow = dataclasses.replace(
       TINY.backbone, encoder_depth=depth, decoder_depth=depth
@@ -119,12 +125,12 @@ def _check_stack(config, params, x, draws, known, theirs, depth):
     config.build().apply(
       {"params": params},
       x[:, :known],
-      draws.num_known,
-      draws.order,
-      draws.labels,
+      draws.backbone.num_known,
+      draws.backbone.order,
+      draws.condition,
       method="z",
     )
-  to_slots = jnp.argsort(draws.order[:, :known], axis=1)
+  to_slots = jnp.argsort(draws.backbone.order[:, :known], axis=1)
   encoder = jnp.concatenate(
     [
       caught["encoder"][:, :8],
@@ -137,7 +143,7 @@ def _check_stack(config, params, x, draws, known, theirs, depth):
     decoder = jnp.concatenate(
       [
         caught["decoder"][:, :8],
-        to_raster(caught["decoder"][:, 8:], draws.order),
+        to_raster(caught["decoder"][:, 8:], draws.backbone.order),
       ],
       axis=1,
     )
@@ -149,7 +155,7 @@ def test_gradients(golden, model_params):
   draws, tokens = draws_of(theirs), tokens_of(theirs["imgs"])
 
   def loss(params):
-    return TINY.build().apply({"params": params}, tokens, draws).loss
+    return TINY.build().apply({"params": params}, tokens, draws)["loss"]
 
   ours = jax.jit(jax.grad(loss))(model_params)
   norm = jnp.sqrt(

@@ -9,10 +9,13 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+import pytest
 
-from marjax.experiment import TrainingConfig
-from marjax.train.optimizer import is_decayed, make_optimizer, update_ema
+from marjax.experiment import DataConfig, Experiment, TrainingConfig
+from marjax.latents.pixels import PixelsConfig
+from marjax.train.optimizer import is_decayed, make_optimizer
+from marjax.train.state import TrainState
+from marjax.train.step import train_step
 from parity.published import TINY, params_of, tokens_of
 from parity.test_model import draws_of
 
@@ -27,48 +30,75 @@ def test_decay_mask(golden):
   assert is_decayed(params_of(marks)) == expected
 
 
-def test_three_steps(golden, model_params, ema_params):
-  theirs = golden("train3.npz")
-  config = TrainingConfig(
-    batch_size=4, num_steps=3, ema_rate=0.99, clip_norm=3.0
+def experiment_of(num_microbatches):
+  """The recorded run: its tokens are patches of grey images, cut anew."""
+  return Experiment(
+    name="published",
+    codec=PixelsConfig(image_size=16, channels=1, patch=4),
+    model=TINY,
+    data=DataConfig("synthetic", image_size=16, channels=1, num_classes=10),
+    training=TrainingConfig(
+      batch_size=4,
+      num_steps=3,
+      num_microbatches=num_microbatches,
+      ema_rate=0.99,
+      clip_norm=3.0,
+    ),
   )
+
+
+def below(arrays, prefix):
+  """Those whose names begin with it, by the rest of their names."""
+  return {
+    name.removeprefix(prefix): array
+    for name, array in arrays.items()
+    if name.startswith(prefix)
+  }
+
+
+@pytest.mark.parametrize("num_microbatches", [1, 2])
+def test_three_steps(golden, model_params, ema_params, num_microbatches):
+  """`train_step` itself, with the recorded order, masks and loss draws."""
+  theirs = golden("train3.npz")
+  experiment = experiment_of(num_microbatches)
   rates = jnp.asarray([theirs[f"step{i}/lr"] for i in range(3)], jnp.float32)
-  optimizer = make_optimizer(config, lambda count: rates[count])
+  optimizer = make_optimizer(experiment.training, lambda count: rates[count])
 
   @jax.jit
-  def step(params, ema, opt_state, tokens, draws, index):
-    def loss(params):
-      return TINY.build().apply({"params": params}, tokens, draws).loss
+  def step(state, batch, draws):
+    return train_step(
+      experiment,
+      optimizer,
+      lambda count: rates[count],
+      state,
+      batch,
+      draws=draws,
+      deterministic=True,
+    )
 
-    value, grads = jax.value_and_grad(loss)(params)
-    updates, opt_state = optimizer.update(grads, opt_state, params)
-    params = optax.apply_updates(params, updates)
-    return params, update_ema(config, ema, params, index), opt_state, value
-
-  params, ema = model_params, ema_params
-  opt_state = optimizer.init(params)
+  state = TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=model_params,
+    ema_params=ema_params,
+    opt_state=optimizer.init(model_params),
+  )
   for i in range(3):
-    now = {
-      name.removeprefix(f"step{i}/"): array
-      for name, array in theirs.items()
-      if name.startswith(f"step{i}/")
-    }
+    now = below(theirs, f"step{i}/")
     now["num_masked"] = np.ceil(16 * now["mask_rate"])
     now["drop_mask"] = now["label_u"] < 0.1
-    params, ema, opt_state, loss = step(
-      params, ema, opt_state, tokens_of(now["x"]), draws_of(now), i
-    )
-    np.testing.assert_allclose(loss, now["loss"], rtol=1e-4)
+    batch = {
+      "image": experiment.codec.to_latents(tokens_of(now["x"])),
+      "label": jnp.asarray(now["labels"], jnp.int32),
+      "id": jnp.arange(4),
+    }
+    state, metrics = step(state, batch, draws_of(now))
+    np.testing.assert_allclose(metrics["loss"], now["loss"], rtol=1e-4)
+    assert metrics["learning_rate"] == rates[i]
+  assert state.step == 3
+  params, ema = state.params, state.ema_params
 
   def published(kind):
-    prefix = f"step2/{kind}/"
-    return params_of(
-      {
-        name.removeprefix(prefix): array
-        for name, array in theirs.items()
-        if name.startswith(prefix)
-      }
-    )
+    return params_of(below(theirs, f"step2/{kind}/"))
 
   for ours, kind, tolerance in ((params, "param", 3e-4), (ema, "ema", 1e-5)):
     jax.tree.map(

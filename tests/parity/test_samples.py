@@ -11,9 +11,10 @@ import pytest
 
 import marjax
 from marjax.generate.draws import Draws
-from marjax.generate.reveal import generate, static_for, step_scales
+from marjax.generate.reveal import generate, numbers_for, static_for
 from marjax.generate.settings import Settings
 from marjax.head.noise import RecordedNoise
+from marjax.head.reverse import ReverseSettings
 from marjax.parallel.mesh import make_mesh
 from parity.published import TINY, assert_close, reveal_order
 
@@ -35,33 +36,26 @@ def test_whole_sample(golden, model_params, ema_params, name, num_buckets):
   spacing, steps, ar_steps, scale, temperature, tolerance = RUNS[name]
   settings = Settings(
     num_ar_steps=ar_steps,
-    num_diffusion_steps=steps,
     guidance_scale=scale,
     temperature=temperature,
-    spacing=spacing,
     num_buckets=num_buckets,
-  ).resolved()
+    head=ReverseSettings(num_steps=steps, spacing=spacing),
+  ).for_model(TINY)
   static = static_for(TINY, settings)
   draws = Draws(
     reveal_order(theirs["orders"]),
     RecordedNoise(
       jnp.asarray(theirs["dense_init_noise"]),
-      jnp.asarray(theirs["dense_step_noise"]),
+      jnp.moveaxis(jnp.asarray(theirs["dense_step_noise"]), 0, -2),
     ),
   )
-  scales = step_scales(static.plan, settings)
+  numbers = numbers_for(static.plan, settings)
   if scale != 1.0:
-    np.testing.assert_allclose(scales, theirs["cfg_iter"], rtol=1e-6)
+    np.testing.assert_allclose(numbers.scales, theirs["cfg_iter"], rtol=1e-6)
   params = ema_params if name.startswith("ema") else model_params
   tokens, after = jax.jit(
     lambda params, labels: generate(
-      static,
-      params,
-      labels,
-      draws,
-      jnp.asarray(scales),
-      jnp.asarray(temperature),
-      keep_steps=True,
+      static, params, labels, draws, numbers, keep_steps=True
     )
   )(params, jnp.asarray(theirs["labels"], jnp.int32))
   assert_close(tokens, theirs["tokens_final"], tolerance)
@@ -72,23 +66,21 @@ def test_a_converted_pipeline_draws_the_published_image(golden, converted):
   pytest.importorskip("torch")
   theirs = golden("sample_model_stepsddim25_iter4_cfg3linear_temp0.95.npz")
   pipe = marjax.load(converted("raw"), make_mesh(devices=jax.devices()[:1]))
-  latents = pipe.generate(
+  latents = pipe.latents(
     theirs["labels"],
     settings=Settings(
       num_ar_steps=4,
-      num_diffusion_steps=25,
-      spacing="stride",
       guidance_scale=3.0,
       temperature=0.95,
+      head=ReverseSettings(num_steps=25, spacing="stride"),
     ),
     draws=Draws(
       reveal_order(theirs["orders"]),
       RecordedNoise(
         jnp.asarray(theirs["dense_init_noise"]),
-        jnp.asarray(theirs["dense_step_noise"]),
+        jnp.moveaxis(jnp.asarray(theirs["dense_step_noise"]), 0, -2),
       ),
     ),
     batch_size=2,
-    return_latents=True,
   )
   assert_close(latents.transpose(0, 3, 1, 2), theirs["img_final"], 1e-5)

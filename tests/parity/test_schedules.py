@@ -7,9 +7,9 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 
 from marjax.generate import guidance
-from marjax.generate.plan import make_plan
 from marjax.tokens.masking import MaskConfig
 from marjax.tokens.schedule import num_known_before
 
@@ -26,7 +26,7 @@ def test_reveal_schedule(name):
   known = num_known_before(length, steps)
   assert [length - k for k in known[:-1]] == theirs["masked_before"]
   assert np.diff(known).tolist() == theirs["num_predicted"]
-  plan = make_plan(length, steps, 4)
+  plan = small.plan(length, steps, 4)
   np.testing.assert_allclose(
     guidance.scales(plan, 3.0, "linear"),
     theirs["cfg_iter_linear_cfg3"],

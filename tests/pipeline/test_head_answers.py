@@ -30,8 +30,11 @@ LOSS = [
     {"key": jax.random.split(KEY, 4)},
     r"key has shape \(4,\); expected one key",
   ),
-  ({"z": jnp.ones((5, 7))}, r"z has shape \(5, 7\); expected 6 numbers in the"),
-  ({"z": jnp.ones(5)}, r"z has shape \(5,\); expected 6 numbers"),
+  (
+    {"z": jnp.ones((5, 7))},
+    r"kernel is of shape \(6, 8\); expected shape \(7, 8\)",
+  ),
+  ({"z": jnp.ones(5)}, r"kernel is of shape \(6, 8\); expected shape \(5, 8\)"),
   ({"z": 1.0}, r"z has shape \(\); expected \[\*batch, W\]"),
   ({"z": Z.astype(int)}, r"z is int32 \[5, 6\]; expected floats"),
   ({"z": Z.at[2, 1].set(NAN)}, r"z\[2, 1\] is nan; expected"),
@@ -50,7 +53,7 @@ LOSS = [
     ({"target": X * NAN}, r"target\[0, 0\] is nan"),
     ({"weights": X}, r"weights has shape \(5, 3\); expected \(5,\)"),
     ({"weights": jnp.ones(5, int)}, r"weights is int32 \[5\]; expected floats"),
-    ({"draws": KEY}, "draws is .*; expected LossDraws"),
+    ({"key": None, "draws": KEY}, "draws is .*; expected LossDraws"),
     (
       {"key": None, "draws": LossDraws(jnp.zeros((4, 2), int), X)},
       r"draws.timesteps has shape \(4, 2\); expected \(5, 2\)",
@@ -76,9 +79,9 @@ def test_the_head_alone_without_targets(params):
   ("arguments", "message"),
   [
     *[(wrong, text.replace("draws=", "noise=")) for wrong, text in LOSS],
-    ({"settings": 100}, "settings is 100; expected marjax.ReverseSettings"),
-    ({"settings": marjax.Settings()}, "expected marjax.ReverseSettings"),
-    ({"temperature": "1"}, r"temperature is '1' \(str\); expected a number"),
+    ({"settings": 100}, "settings is 100; expected ReverseSettings"),
+    ({"settings": marjax.Settings()}, "expected ReverseSettings"),
+    ({"temperature": "1"}, r"temperature is '1'; expected a number"),
     ({"temperature": None}, "temperature is None; expected a number"),
     ({"temperature": True}, "temperature is True"),
     ({"temperature": -1.0}, "temperature is -1.0 .*; expected a finite number"),
@@ -93,7 +96,7 @@ def test_the_head_alone_without_targets(params):
       r"row_keys has shape \(4,\); expected \(5,\)",
     ),
     (
-      {"key": None, "noise": RecordedNoise(X, jnp.ones((2, 5, 3)))},
+      {"key": None, "noise": RecordedNoise(X, jnp.ones((5, 2, 3)))},
       "noise was recorded for 2 steps; expected 100",
     ),
   ],
@@ -106,31 +109,35 @@ def test_the_sampler_of_the_head_alone(params, arguments, message):
 @pytest.mark.parametrize(
   ("wrong", "message"),
   [
-    (lambda p: {}, "width 8, depth 2 and token_dim 3; expected what init gave"),
-    (lambda p: p["params"], "depth 2 and token_dim 3; expected what init"),
-    (lambda p: {"params": {"net": {}}}, "depth 2 and token_dim 3; expected"),
+    (lambda p: {}, "net/blocks_0.* is not there; expected shape"),
+    (lambda p: p["params"], "net/blocks_0.* is not there"),
+    (lambda p: {"params": {"net": {}}}, "net/blocks_0.* is not there"),
     (
       lambda p: DiffusionHead(DiffusionHeadConfig(3, width=8, depth=3)).init(
-        *(KEY, Z, X), key=KEY
+        KEY, Z, X, key=KEY
       ),
-      r"but of \(8, 3, 3\)",
+      "net/blocks_2.* is of shape .*; expected no such array",
     ),
   ],
 )
 def test_the_head_alone_with_other_parameters(params, wrong, message):
-  message = f"the parameters are not those of a head of .*{message}"
+  message = (
+    f"the parameters are not those of a DiffusionHead for z of .*{message}"
+  )
   refuses(lambda: HEAD.apply(wrong(params), Z, X, key=KEY), message)
 
 
 def test_the_head_alone_inside_jit(params):
   @jax.jit
   def loss(params, z, target, weights, key):
-    return HEAD.apply(params, z, target, weights, key=key).loss
+    return HEAD.apply(params, z, target, weights, key=key)["loss"]
 
   @jax.jit
   def sample(params, z, key, temperature, scale):
     return HEAD.apply(
-      *(params, z, marjax.ReverseSettings(3)),
+      params,
+      z,
+      marjax.ReverseSettings(3),
       key=key,
       temperature=temperature,
       guidance=(z, scale),

@@ -1,0 +1,189 @@
+"""What every head must hold to."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from marjax import model, schema
+from marjax.head.noise import KeyedNoise
+from marjax.parallel.mesh import make_mesh
+from marjax.parallel.rules import RULES, batch_sharding
+from marjax.protocols import HeadConfig, HeadSettings
+from protocols.parts import kinds, noisy
+
+HEADS = kinds(HeadConfig)
+Z = jax.random.normal(jax.random.key(0), (16, 6))
+TARGET = jax.random.normal(jax.random.key(1), (16, 3))
+KEYS = jax.random.split(jax.random.key(2), 16)
+assert model.HeadConfig is HeadConfig
+
+
+@pytest.fixture(scope="module", params=HEADS)
+def head(request):
+  """A head, its parameters, and settings of few steps."""
+  config = HEADS[request.param]
+  module = config.build()
+  params = jax.jit(module.init)(jax.random.key(3), Z, TARGET, key=KEYS)
+  settings = config.Settings()
+  if settings.num_steps > 4:
+    settings = config.Settings(num_steps=4)
+  return module, noisy(nn.unbox(params)), settings
+
+
+def draw(head, z, keys, **how):
+  module, params, settings = head
+  return jax.jit(
+    lambda params, z, keys: module.apply(
+      params, z, settings, key=keys, method="sample", **how
+    )
+  )(params, z, keys)
+
+
+def assert_close(one, other):
+  """Within rounding, which first steps from pure noise multiply."""
+  scale = 1 + np.abs(np.asarray(other)).max()
+  np.testing.assert_allclose(one, other, atol=2e-4 * scale)
+
+
+def test_its_config_is_complete(head):
+  config = head[0].config
+  assert isinstance(config, HeadConfig)
+  assert isinstance(head[2], HeadSettings)
+  again = schema.from_dict(type(config), schema.to_dict(config))
+  assert again == config
+  assert hash(again) == hash(config)
+  assert config.row_cost(head[2]) > 0
+  for name, changes in config.Settings.PRESETS.items():
+    assert schema.from_dict(config.Settings, changes).kind == config.kind, name
+
+
+def test_losses_are_named_and_their_sum_is_the_loss(head):
+  module, params, _ = head
+  losses = module.apply(params, Z, TARGET, key=KEYS)
+  assert {value.shape for value in losses.values()} == {()}
+  assert {value.dtype for value in losses.values()} == {jnp.dtype("float32")}
+  terms = [value for name, value in losses.items() if name != "loss"]
+  np.testing.assert_allclose(losses["loss"], sum(terms), rtol=1e-6)
+
+
+def test_a_token_that_weighs_nothing_does_not_count(head):
+  module, params, _ = head
+  weights = jnp.ones(16).at[3].set(0.0)
+  apply = jax.jit(module.apply)
+  loss = apply(params, Z, TARGET, weights, key=KEYS)["loss"]
+  other = apply(params, Z, TARGET.at[3].set(50.0), weights, key=KEYS)["loss"]
+  assert loss == other
+  rest = np.delete(np.arange(16), 3)
+  alone = apply(params, Z[rest], TARGET[rest], key=KEYS[rest])["loss"]
+  np.testing.assert_allclose(loss, alone, rtol=1e-5)
+
+
+def test_recorded_draws_are_the_keys_draws(head):
+  module, params, _ = head
+  draws = module.config.draw(KEYS)
+  if not jax.tree.leaves(draws):
+    pytest.skip("nothing is random about it")
+  by_key = module.apply(params, Z, TARGET, key=KEYS)["loss"]
+  replayed = module.apply(params, Z, TARGET, draws=draws)["loss"]
+  np.testing.assert_allclose(replayed, by_key, rtol=1e-6)
+
+
+def test_the_gradient_reaches_every_parameter_and_z(head):
+  module, params, _ = head
+
+  def loss(params, z):
+    return module.apply(params, z, TARGET, key=KEYS)["loss"]
+
+  gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, Z)
+  for path, leaf in jax.tree.leaves_with_path(gradients):
+    assert np.any(np.asarray(leaf)), jax.tree_util.keystr(path)
+    assert np.all(np.isfinite(leaf)), jax.tree_util.keystr(path)
+
+
+def test_samples_have_the_shape_and_come_again(head):
+  drawn = draw(head, Z, KEYS)
+  assert drawn.shape == (16, *head[0].config.token_shape)
+  assert drawn.dtype == jnp.float32
+  np.testing.assert_array_equal(drawn, draw(head, Z, KEYS))
+
+
+def test_a_sample_does_not_depend_on_its_batch(head):
+  drawn = draw(head, Z, KEYS)
+  alone = draw(head, Z[5:7], KEYS[5:7])
+  assert_close(alone, drawn[5:7])
+  grid = draw(head, Z.reshape(4, 4, 6), KEYS.reshape(4, 4))
+  assert_close(grid.reshape(16, -1), drawn)
+
+
+def test_z_matters_and_noise_does_if_it_is_random(head):
+  drawn = draw(head, Z, KEYS)
+  assert np.abs(draw(head, Z + 1.0, KEYS) - drawn).max() > 1e-3
+  others = jax.random.split(jax.random.key(77), 16)
+  change = np.abs(draw(head, Z, others) - drawn).max()
+  assert (change > 1e-3) == head[0].is_random
+
+
+def test_guidance_of_one_is_none(head):
+  drawn = draw(head, Z, KEYS)
+  same = draw(head, Z, KEYS, guidance=(Z[::-1], 1.0))
+  assert_close(same, drawn)
+  assert (
+    np.abs(draw(head, Z, KEYS, guidance=(Z[::-1], 3.0)) - drawn).max() > 1e-3
+  )
+
+
+def test_it_is_the_same_on_a_mesh(head):
+  module, params, settings = head
+  mesh = make_mesh(devices=jax.devices()[:8])
+  place = batch_sharding(mesh)
+  z, target, keys = (jax.device_put(a, place) for a in (Z, TARGET, KEYS))
+
+  def both(params, z, target, keys):
+    with nn.logical_axis_rules(RULES):
+      loss = module.apply(params, z, target, key=keys)["loss"]
+      return loss, module.apply(params, z, settings, key=keys, method="sample")
+
+  expected = jax.jit(both)(params, Z, TARGET, KEYS)
+  with jax.set_mesh(mesh):
+    placed = jax.jit(both)(params, z, target, keys)
+  for one, other in zip(placed, expected, strict=True):
+    assert_close(one, other)
+
+
+def test_walks_are_other_settings_of_one_program(head):
+  module, params, settings = head
+  walk = settings.walk()
+  by_walk = module.apply(
+    params, Z, walk, noise=KeyedNoise(KEYS), method="sample"
+  )
+  assert_close(by_walk, draw(head, Z, KEYS))
+
+
+def test_layers_of_float32_stay_so(head):
+  module, params, _ = head
+  config = module.config
+  for path, _ in jax.tree.leaves_with_path(params["params"]):
+    names = tuple(entry.key for entry in path)
+    if names[-1] not in ("kernel", "bias"):
+      assert config.is_float32(names)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"z": jnp.ones((16, 7))}, "z of 7 numbers"),
+    ({"target": TARGET[:4]}, "target has shape"),
+    ({"z": Z.at[0, 0].set(jnp.nan)}, "is nan"),
+    ({"draws": 3, "key": None}, "draws is 3"),
+  ],
+)
+def test_bad_input_is_one_sentence(head, arguments, message):
+  module, params, _ = head
+  asked = {"z": Z, "target": TARGET, "key": KEYS, **arguments}
+  with pytest.raises(ValueError, match=message) as caught:
+    module.apply(params, **asked)
+  assert "\n" not in str(caught.value)
+  with pytest.raises(ValueError, match=r"settings is 100.*; expected"):
+    module.apply(params, Z, 100, key=KEYS, method="sample")
