@@ -30,9 +30,14 @@ from pathlib import Path
 
 import numpy as np
 
-from marjax.data import crops, decoding, latent_cache, latent_index
-from marjax.data import latent_records as records
-from marjax.data.latent_card import CacheSettings, Shard
+from marjax.data import (
+  crops,
+  decoding,
+  latent_cache,
+  latent_index,
+  latent_writer,
+)
+from marjax.data.latent_index import CacheSettings, Shard
 from marjax.evaluate import environment
 from marjax.experiment import DataConfig
 from marjax.latents.kl import KLConfig
@@ -107,19 +112,20 @@ def write(cache: Path, count: int) -> None:
     shard_size=SHARD_SIZE,
   )
   latent_index.begin(cache, settings)
-  kind = records.record_type(settings)
+  kind = settings.record_type
   rng = np.random.default_rng(0)
   moments = rng.standard_normal((2 * SHARD_SIZE, *kind["moments"].shape))
   moments = moments.astype(kind["moments"].base)
   for number in range(settings.num_shards):
     span = settings.span(number)
     block = np.empty(2 * len(span), kind)
-    block["label"], block["is_mirrored"] = 0, np.arange(2 * len(span)) % 2
+    block["label"] = 0
     block["id"] = np.repeat(span, 2)
     block["moments"] = moments[: len(block)]
     name = settings.shard_name(number)
-    written = records.write(cache / (name + records.SUFFIX), [block])
-    latent_index.write_record(cache, name, Shard(len(span), *written, 0))
+    path = cache / f"{name}.array_record"
+    written = latent_writer.write_records(path, [block])
+    latent_index.write_shard(cache, name, Shard(len(span), *written, 0))
   latent_index.join(cache, settings)
 
 

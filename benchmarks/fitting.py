@@ -45,7 +45,7 @@ def of_size(size: str, fit_steps: int) -> Subject:
 def of_checkpoint(path: str) -> Subject:
   """A trained model; errors as in `marjax.load`."""
   pipe = load(path)
-  settings = pipe.card.sampling.resolved()
+  settings = pipe.settings()
   return Subject(path, pipe.card.model, pipe.params, settings)
 
 
@@ -65,7 +65,7 @@ def fitted(config: ModelConfig, params: PyTree, steps: int) -> PyTree:
     def loss(params):
       return head.apply(
         {"params": params}, z, x, key=purposes[2], method="loss"
-      ).loss
+      )["loss"]
 
     updates, state = optimizer.update(jax.grad(loss)(params), state)
     return (optax.apply_updates(params, updates), state), None

@@ -24,13 +24,13 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from benchmarks import needed, timing
+from experiments import rows
 from marjax import keys
 from marjax.experiment import Experiment
 from marjax.generate import reveal
 from marjax.generate.draws import Draws, cut, pad
 from marjax.generate.reveal import Static
 from marjax.head.regression import RegressionHeadConfig
-from marjax.head.reverse import Walk
 from marjax.model import ModelConfig, in_matmul_dtype, init_params
 from marjax.parallel.compiler import compiler_options
 from marjax.parallel.mesh import make_mesh
@@ -52,7 +52,12 @@ class Inputs:
   draws: Draws
   scales: jax.Array
   temperature: jax.Array
-  walks: list[Walk]
+  walks: list
+
+  @property
+  def first(self) -> tuple:
+    """What `batching.begin` takes."""
+    return (self.params, self.labels, self.draws, None)
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def time_generation(
     "first_call_seconds": round(first_call_seconds, 2),
     "memory_bytes": max(map(timing.memory, programs.segments)),
     "parameters": timing.count_parameters(inputs.params),
-    "settings": dataclasses.asdict(settings),
+    "settings": rows.as_row(settings),
   }
 
 
@@ -103,13 +108,18 @@ def make_inputs(static: Static, experiment: Experiment, mesh: Mesh) -> Inputs:
   """Parameters as initialised, labels and draws, placed as users have them."""
   config, settings = experiment.model, experiment.sampling
   batch = experiment.training.batch_size
-  labels = np.arange(batch, dtype=np.int32) % config.backbone.num_classes
+  labels = (
+    np.arange(batch, dtype=np.int32) % config.backbone.condition.num_classes
+  )
   draws = batching.draw(
-    *(compiled.Programs(), mesh, keys.root(0), batch),
+    compiled.Programs(),
+    mesh,
+    keys.root(0),
+    batch,
     config.backbone.num_tokens,
   )
   labels, draws = batching.place(mesh, (labels, draws))
-  values = batching.numbers(mesh, static, settings)
+  values = batching.numbers(mesh, static.plan, settings)
   return Inputs(make_params(config, mesh), labels, draws, *values)
 
 
@@ -127,7 +137,7 @@ def make_params(config: ModelConfig, mesh: Mesh) -> PyTree:
 def compile_generation(static: Static, inputs: Inputs) -> Programs:
   """Traces, lowers and compiles every program of a generation."""
   mesh, owner = inputs.labels.sharding.mesh, compiled.Programs()
-  first = (inputs.labels, inputs.draws, None)
+  first = (inputs.params, inputs.labels, inputs.draws, None)
   (begin,) = owner.of(mesh, [Program(batching.begin, (static,), first)])
   carry, fixed = begin(*first)
   rest = (fixed, inputs.scales, inputs.temperature)
@@ -135,7 +145,7 @@ def compile_generation(static: Static, inputs: Inputs) -> Programs:
     mesh,
     [
       batching.segment_program(
-        *(static, index, False, inputs.params, carry, *rest, walk)
+        static, index, False, inputs.params, carry, *rest, walk
       )
       for index, walk in enumerate(inputs.walks)
     ],
@@ -147,7 +157,7 @@ def compile_generation(static: Static, inputs: Inputs) -> Programs:
 
 def generate(programs: Programs, inputs: Inputs) -> jax.Array:
   """One batch: tokens in raster order, still on the device."""
-  carry, fixed = programs.begin(inputs.labels, inputs.draws, None)
+  carry, fixed = programs.begin(*inputs.first)
   rest = (fixed, inputs.scales, inputs.temperature)
   for segment, walk in zip(programs.segments, inputs.walks, strict=True):
     carry, _ = segment(inputs.params, carry, *rest, walk)
@@ -157,12 +167,14 @@ def generate(programs: Programs, inputs: Inputs) -> jax.Array:
 def count_flops(static: Static, inputs: Inputs) -> int:
   """Of one batch, as the programs are: padding included."""
   begin = functools.partial(batching.begin, static)
-  begun = jax.eval_shape(begin, inputs.labels, inputs.draws, None)
+  begun = jax.eval_shape(begin, *inputs.first)
   rest = (*begun, inputs.scales, inputs.temperature)
   return sum(
     flops.count(
       functools.partial(batching.run_segment, static, index, False),
-      *(inputs.params, *rest, walk),
+      inputs.params,
+      *rest,
+      walk,
     )
     for index, walk in enumerate(inputs.walks)
   )
@@ -181,7 +193,7 @@ def weight_bytes(static: Static, params: PyTree) -> int:
     if any(entry.key in IN_LOOP for entry in path)
   )
   passes = sum(
-    len(segment.num_known) * segment.num_diffusion_steps
+    len(segment.num_known) * segment.num_head_steps
     for segment in static.plan.segments
   )
   return passes * count * jnp.dtype(static.config.head.dtype).itemsize
@@ -194,7 +206,8 @@ def split(
   alone = without_head(static)
   fresh = make_params(alone.config, inputs.labels.sharding.mesh)
   params = {**fresh, "backbone": inputs.params["backbone"]}
-  narrow = dataclasses.replace(inputs, params=params)
+  walks = [needed.walk_of(alone, i) for i in range(len(inputs.walks))]
+  narrow = dataclasses.replace(inputs, params=params, walks=walks)
   programs = compile_generation(alone, narrow)
   transformer = timing.rounds(lambda: generate(programs, narrow), repeats)
   head = timing.rounds(head_alone(static, inputs), repeats)
@@ -214,7 +227,7 @@ def without_diffusion(config: ModelConfig) -> ModelConfig:
 
 def head_alone(static: Static, inputs: Inputs) -> Callable[[], jax.Array]:
   """A call that draws all tokens of a batch from given z."""
-  _, fixed = batching.begin(static, inputs.labels, inputs.draws, None)
+  _, fixed = batching.begin(static, *inputs.first)
   config, widest = static.config, static.plan.widest
   shape = (2, *fixed.order.shape, config.backbone.width)
   z = jax.jit(lambda: jax.random.normal(jax.random.key(0), shape))()
@@ -234,8 +247,12 @@ def head_alone(static: Static, inputs: Inputs) -> Callable[[], jax.Array]:
     tokens, *given = args
     for segment in segments:
       tokens = segment(
-        *(inputs.params, tokens, *given),
-        *(fixed, inputs.scales, inputs.temperature),
+        inputs.params,
+        tokens,
+        *given,
+        fixed,
+        inputs.scales,
+        inputs.temperature,
       )
     return tokens
 
@@ -247,7 +264,7 @@ def _draw_segment(
 ):
   """`reveal.run_segment` with z given for every token."""
   segment = static.plan.segments[index]
-  width, reverse = segment.head_width, needed.reverse_of(static, index)
+  width, walk = segment.head_width, needed.walk_of(static, index)
   params = in_matmul_dtype(static.config, params)
   steps = reveal.Step(
     jnp.asarray(segment.num_known, jnp.int32),
@@ -263,7 +280,7 @@ def _draw_segment(
     new = static.config.build().apply(
       {"params": params},
       own,
-      reverse,
+      walk,
       noise=cut(fixed.noise, step.num_known, width),
       temperature=temperature,
       guidance=(other, step.guidance_scale) if static.is_guided else None,

@@ -28,8 +28,7 @@ from marjax.generate import reveal
 from marjax.generate.draws import cut, draw_batch
 from marjax.generate.plan import Plan
 from marjax.generate.reveal import Static
-from marjax.generate.settings import PUBLISHED
-from marjax.head.reverse import ReverseSettings
+from marjax.generate.settings import Settings
 from marjax.model import ModelConfig, init_params
 from marjax.train import flops
 
@@ -41,7 +40,7 @@ def of_generation(static: Static, batch: int) -> tuple[int, int]:
   transformer = _transformer(static, batch)
   total = heads = 0
   for segment in static.plan.segments:
-    head = _head(static, batch, segment.num_diffusion_steps)
+    head = _head(static, batch, segment.num_head_steps)
     for known, shown in zip(
       segment.num_known, segment.num_revealed, strict=True
     ):
@@ -53,11 +52,11 @@ def of_generation(static: Static, batch: int) -> tuple[int, int]:
 def of_training(config: ModelConfig, batch: int) -> tuple[int, int]:
   """FLOPs of one step without padding: all, and the head's; expected values."""
   length = config.backbone.num_tokens
-  settings = dataclasses.replace(PUBLISHED, num_ar_steps=1)
+  settings = Settings(num_ar_steps=1).for_model(config)
   transformer = _transformer(reveal.static_for(config, settings), 1)
   head = _line(functools.partial(_head_loss, config), *_sizes(length))
   quantiles = (jnp.arange(_QUANTILES) + 0.5) / _QUANTILES
-  ratios = np.asarray(config.masking.ratio(quantiles), np.float64)
+  ratios = np.asarray(config.backbone.masking.ratio(quantiles), np.float64)
   unknown = np.ceil(np.round(length * ratios, 4)).astype(int)
   counts = zip(*np.unique(unknown, return_counts=True), strict=True)
   total = heads = 0
@@ -114,7 +113,7 @@ def one_step(
     first_step=0,
     num_known=(known,),
     num_revealed=(shown,),
-    num_diffusion_steps=steps or first.num_diffusion_steps,
+    num_head_steps=steps or first.num_head_steps,
   )
   plan = Plan(length, 1, (segment,), (length,))
   return dataclasses.replace(static, plan=plan)
@@ -122,18 +121,21 @@ def one_step(
 
 def _step(static: Static, batch: int, known: int, shown: int) -> int:
   static = one_step(static, known, shown)
-  carry, fixed = jax.eval_shape(lambda: _begun(static, batch))
-  numbers = jax.ShapeDtypeStruct((1,), "float32")
-  return flops.count(
-    functools.partial(reveal.run_segment, static, 0, False),
-    *(abstract_params(static.config), carry, fixed, numbers),
+  params = abstract_params(static.config)
+  carry, fixed = jax.eval_shape(lambda p: _begun(static, p, batch), params)
+  numbers = (
+    jax.ShapeDtypeStruct((1,), "float32"),
     jax.ShapeDtypeStruct((), "float32"),
+    walk_of(static, 0),
   )
+  run = functools.partial(reveal.run_segment, static, 0, False)
+  return flops.count(run, params, carry, fixed, *numbers)
 
 
-def _begun(static: Static, batch: int):
+def _begun(static: Static, params, batch: int):
   ids, length = jnp.arange(batch), static.config.backbone.num_tokens
-  return reveal.begin(static, ids, draw_batch(keys.root(0), ids, length))
+  draws = draw_batch(keys.root(0), ids, length)
+  return reveal.begin(static, params, ids, draws)
 
 
 @functools.cache
@@ -141,14 +143,14 @@ def _sample(
   static: Static, batch: int, shown: int, steps: int | None = None
 ) -> int:
   static = one_step(static, 0, shown, steps)
-  reverse = reverse_of(static, 0)
+  walk = walk_of(static, 0)
 
   def sample(params, z):
-    _, fixed = _begun(static, batch)
+    _, fixed = _begun(static, params, batch)
     return static.config.build().apply(
       {"params": params},
       z,
-      reverse,
+      walk,
       noise=cut(fixed.noise, 0, shown),
       temperature=1.0,
       guidance=(z, 1.0) if static.is_guided else None,
@@ -160,10 +162,13 @@ def _sample(
   return flops.count(sample, abstract_params(static.config), z)
 
 
-def reverse_of(static: Static, index: int) -> ReverseSettings:
-  """How a segment draws its tokens."""
-  steps = static.plan.segments[index].num_diffusion_steps
-  return dataclasses.replace(static.reverse, num_steps=steps)
+def walk_of(static: Static, index: int):
+  """How a segment draws its tokens, as the head's own arrays."""
+  steps = static.plan.segments[index].num_head_steps
+  own = static.config.head.Settings()
+  if own.num_steps > 1:
+    own = dataclasses.replace(own, num_steps=steps)
+  return own.walk()
 
 
 def _head_loss(config: ModelConfig, count: int) -> int:

@@ -35,6 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.fitting import Subject, of_checkpoint, of_size
+from experiments import rows
 from marjax import keys
 from marjax.evaluate import environment
 from marjax.generate import reveal
@@ -77,7 +78,7 @@ def measure(
 ) -> Iterator[dict]:
   """One row for each start and variant, the reference's first."""
   for start in starts:
-    settings = dataclasses.replace(subject.settings, start_timestep=start)
+    settings = subject.settings.changed({"head": {"start": start}})
     reference = None
     for variant in variants():
       found = results(subject, settings, variant, batch_size, reference)
@@ -87,7 +88,7 @@ def measure(
         "start": start,
         **variant._asdict(),
         "batch_size": batch_size,
-        "settings": dataclasses.asdict(settings),
+        "settings": rows.as_row(settings),
         **columns(found, reference),
         "amplification": amplification(settings),
         "date": datetime.date.today().isoformat(),
@@ -135,7 +136,7 @@ def _z(config: ModelConfig, settings: Settings, params, ids):
   order = random_orders(keys.at(keys.root(2), ids), c.num_tokens)
   x = jax.random.normal(keys.root(3), (*ids.shape, known, c.token_dim))
   counts = jnp.full_like(ids, known)
-  labels = ids % max(c.num_classes, 1)
+  labels = ids % max(c.condition.num_classes, 1)
   return config.build().apply(
     {"params": params}, x, counts, order, labels, method="z"
   )
@@ -145,7 +146,7 @@ def _first_step(config: ModelConfig, settings: Settings, params, z):
   """eps of every token at the first visited timestep, and x after it."""
   shape = (*z.shape[:-1], config.head.token_dim)
   x, noise = jax.random.normal(keys.root(4), (2, *shape))
-  t = jnp.full(shape[:-1], settings.start_timestep)
+  t = jnp.full(shape[:-1], settings.head.start)
   output = config.head.build().apply(
     {"params": params["head"]}, x, t, z, method=lambda head, *a: head.net(*a)
   )
@@ -159,15 +160,14 @@ def _tokens(config: ModelConfig, settings: Settings, params, ids):
   """Tokens of whole images."""
   static = reveal.static_for(config, settings)
   draws = draw_batch(keys.root(5), ids, config.backbone.num_tokens)
+  labels = ids % max(config.backbone.condition.num_classes, 1)
   return reveal.generate(
-    *(static, params, ids % max(config.backbone.num_classes, 1), draws),
-    jnp.asarray(reveal.step_scales(static.plan, settings)),
-    jnp.float32(settings.temperature),
+    static, params, labels, draws, reveal.numbers_for(static.plan, settings)
   )[0]
 
 
 def _first_coefficients(settings: Settings) -> process.Coefficients:
-  tables = settings.reverse().process().coefficients()
+  tables = settings.head.process().coefficients()
   return jax.tree.map(lambda values: jnp.asarray(values)[-1], tables)
 
 
@@ -208,18 +208,18 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     starts = [int(start) for start in args.starts.split(",")]
     names = [args.checkpoint] if args.checkpoint else args.sizes.split(",")
-    asked = Settings(
-      num_ar_steps=args.num_ar_steps,
-      num_diffusion_steps=args.num_diffusion_steps,
-      num_buckets=args.num_buckets,
-    )
+    asked = {
+      "num_ar_steps": args.num_ar_steps,
+      "num_buckets": args.num_buckets,
+      "head": {"num_steps": args.num_diffusion_steps},
+    }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with open(args.out, "a") as file:
       for name in names:
         subject = (
           of_checkpoint(name) if args.checkpoint else of_size(name, args.fit)
         )
-        settings = asked.over(subject.settings)
+        settings = subject.settings.changed(asked)
         subject = subject._replace(settings=settings)
         for row in measure(subject, starts, args.batch_size):
           file.write(json.dumps(row) + "\n")

@@ -32,7 +32,6 @@ from benchmarks.generation import time_generation
 from benchmarks.training import time_training
 from marjax.evaluate import environment
 from marjax.experiment import Experiment
-from marjax.generate.settings import Settings
 
 TASKS = {"train": time_training, "generate": time_generation}
 
@@ -121,12 +120,15 @@ def _experiment(size: str, args: argparse.Namespace) -> Experiment:
   found = sizes.experiment(
     size, args.batch_size, args.dtype, args.remat, args.data
   )
-  asked = Settings(
-    num_ar_steps=args.num_ar_steps,
-    num_diffusion_steps=args.num_diffusion_steps,
-    guidance_scale=args.guidance_scale,
-  )
-  return dataclasses.replace(found, sampling=asked.over(found.sampling))
+  asked = {
+    "num_ar_steps": args.num_ar_steps,
+    "guidance_scale": args.guidance_scale,
+  }
+  asked = {name: value for name, value in asked.items() if value is not None}
+  if args.num_diffusion_steps is not None:
+    asked["head"] = {"num_steps": args.num_diffusion_steps}
+  sampling = found.sampling.changed(asked, found.model)
+  return dataclasses.replace(found, sampling=sampling.for_model(found.model))
 
 
 def _own_folder(args: argparse.Namespace) -> Path:

@@ -11,10 +11,12 @@ Or they train as in earnest, on cached moments of KL-16: data "latents".
 
 import dataclasses
 
+from marjax.backbone.conditions import ClassesConfig
 from marjax.backbone.masked import MaskedConfig
 from marjax.experiment import DataConfig, Experiment, TrainingConfig
-from marjax.generate.settings import PUBLISHED, Settings
+from marjax.generate.settings import Settings
 from marjax.head.diffusion import DiffusionHeadConfig
+from marjax.head.reverse import ReverseSettings
 from marjax.latents.kl import KLConfig
 from marjax.latents.pixels import PixelsConfig
 from marjax.model import ModelConfig
@@ -22,10 +24,9 @@ from marjax.tokens.masking import MaskConfig
 
 _SMALL_SAMPLING = Settings(
   num_ar_steps=16,
-  num_diffusion_steps=50,
-  start_timestep=950,
   guidance_scale=1.25,
-).resolved()
+  head=ReverseSettings(num_steps=50, start=950),
+)
 
 _DIGITS_MASKING = MaskConfig(num_strata=2, lowest=0.01, std=0.5)
 
@@ -41,29 +42,31 @@ def _small(
     decoder_depth=depth,
     num_heads=4,
     num_buffer=4,
-    num_classes=10,
     attention_dropout=0.0,
     projection_dropout=0.0,
     remat="none",
+    condition=ClassesConfig(num_classes=10),
+    masking=masking,
   )
   codec = PixelsConfig(image_size=8, channels=1, patch=2)
-  return _experiment(name, backbone, codec, head, 64, 2, masking)
+  return _experiment(name, backbone, codec, head, 64, 2)
 
 
 def _published(name, width, depth, num_heads, head, guidance) -> Experiment:
   backbone = MaskedConfig(
-    width=width, encoder_depth=depth, decoder_depth=depth, num_heads=num_heads
+    width=width,
+    encoder_depth=depth,
+    decoder_depth=depth,
+    num_heads=num_heads,
+    masking=MaskConfig(num_strata=4),
   )
   codec = PixelsConfig(image_size=64, channels=1, patch=4)
-  masking = MaskConfig(num_strata=4)
-  experiment = _experiment(name, backbone, codec, head, 32, 4, masking)
-  sampling = dataclasses.replace(PUBLISHED, guidance_scale=guidance)
+  experiment = _experiment(name, backbone, codec, head, 32, 4)
+  sampling = Settings(guidance_scale=guidance).for_model(experiment.model)
   return dataclasses.replace(experiment, sampling=sampling)
 
 
-def _experiment(
-  name, backbone, codec, head, batch_size, repeats, masking
-) -> Experiment:
+def _experiment(name, backbone, codec, head, batch_size, repeats) -> Experiment:
   head_width, head_depth = head
   return Experiment(
     name=name,
@@ -71,13 +74,12 @@ def _experiment(
     model=ModelConfig(
       backbone,
       DiffusionHeadConfig(backbone.token_dim, head_width, head_depth, repeats),
-      masking,
     ),
     data=DataConfig(
       source="synthetic",
       image_size=codec.image_size,
       channels=codec.channels,
-      num_classes=backbone.num_classes,
+      num_classes=backbone.condition.num_classes,
     ),
     training=TrainingConfig(batch_size=batch_size, num_steps=1000),
     sampling=_SMALL_SAMPLING,

@@ -19,17 +19,16 @@ import numpy as np
 
 from benchmarks import needed, timing
 from benchmarks.generation import make_params, without_diffusion
-from marjax import keys
 from marjax.experiment import Experiment
-from marjax.model import draw
+from marjax.generate.settings import Settings
 from marjax.parallel.compiler import compiler_options
 from marjax.parallel.mesh import make_mesh
 from marjax.parallel.rules import RULES, batch_sharding
 from marjax.train import flops
 from marjax.train.gradients import (
   batch_shapes,
+  draw_for,
   loss_and_gradient,
-  tokens_of,
 )
 from marjax.train.step import make_train_program
 
@@ -104,10 +103,8 @@ def forward(experiment: Experiment) -> Callable:
   config = experiment.model
 
   def loss(params, batch):
-    image_keys = keys.at(keys.root(0), batch["id"])
-    tokens = tokens_of(experiment, batch, image_keys)
-    draws = draw(config, image_keys, batch["label"])
-    return config.build().apply({"params": params}, tokens, draws).loss
+    tokens, draws = draw_for(experiment, batch, 0)
+    return config.build().apply({"params": params}, tokens, draws)["loss"]
 
   return loss
 
@@ -126,14 +123,15 @@ def split(
 def transformer_alone(experiment: Experiment, mesh, params, batch) -> Callable:
   """A call that gives the gradient with a head that costs next to nothing."""
   config = without_diffusion(experiment.model)
-  alone = dataclasses.replace(experiment, model=config)
+  alone = dataclasses.replace(experiment, model=config, sampling=Settings())
   fresh = make_params(config, mesh)
   params = {**fresh, "backbone": params["backbone"]}
 
   @jax.jit
   def gradient(params, batch):
     with nn.logical_axis_rules(RULES):
-      return loss_and_gradient(alone, params, batch, 0)[1]
+      drawn = draw_for(alone, batch, 0)
+      return loss_and_gradient(alone, params, *drawn, 0)[1]
 
   compiled = gradient.lower(params, batch).compile(compiler_options(mesh))
   return lambda: compiled(params, batch)
@@ -147,7 +145,7 @@ def head_alone(experiment: Experiment, mesh, params) -> Callable:
   """
   config, placed = experiment.model, batch_sharding(mesh)
   length = config.backbone.num_tokens
-  bounds = config.masking.known_bounds(length)
+  bounds = config.backbone.masking.known_bounds(length)
   rows = experiment.training.batch_size // len(bounds)
   shape = (rows, sum(length - fewest for fewest, _ in bounds))
 
@@ -163,11 +161,9 @@ def head_alone(experiment: Experiment, mesh, params) -> Callable:
   @jax.jit
   def gradient(params, z, target, row_keys):
     def loss(params, z):
-      return (
-        config.head.build()
-        .apply({"params": params}, z, target, key=row_keys, method="loss")
-        .loss
-      )
+      return config.head.build().apply(
+        {"params": params}, z, target, key=row_keys, method="loss"
+      )["loss"]
 
     with nn.logical_axis_rules(RULES):
       return jax.grad(loss, argnums=(0, 1))(params, z)

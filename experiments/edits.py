@@ -201,7 +201,7 @@ def measure_missing(
     "parameters": samplers.fingerprint(pipe.params),
   }
   for name, edit in EDITS.items():
-    settings = samplers.as_row(pipe.settings(edit.settings))
+    settings = rows.as_row(pipe.settings(edit.settings))
     for region in edit.regions:
       for seed in range(num_seeds):
         asked = {"edit": name, "region": region, "seed": seed}

@@ -4,9 +4,12 @@ A run that is stopped and started again skips the rows it finds, told apart by
 the values of some of their keys. A line that a kill cut short is written anew.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
+
+from marjax.generate.settings import Settings
 
 Row = dict[str, Any]
 
@@ -52,3 +55,23 @@ def find(rows: list[Row], **wanted: Any) -> Row | None:
     if all(row.get(key) == value for key, value in wanted.items()):
       return row
   return None
+
+
+COLUMNS = {
+  "num_steps": "num_diffusion_steps",
+  "final_num_steps": "final_diffusion_steps",
+  "start": "start_timestep",
+}
+"""What rows call fields of a head's settings, if not as they are called."""
+
+
+def as_row(settings: Settings) -> dict[str, Any]:
+  """Settings as a row holds them: flat, without those that are not set, so that
+  a new one, left alone, makes no row another.
+  """
+  fields = dataclasses.asdict(settings)
+  head = fields.pop("head") or {}
+  if head.get("kind") == "diffusion":
+    del head["kind"]
+  fields |= {COLUMNS.get(name, name): value for name, value in head.items()}
+  return {name: value for name, value in fields.items() if value is not None}

@@ -24,28 +24,29 @@ import numpy as np
 
 from experiments import rows
 from marjax.evaluate import environment, run
-from marjax.generate.settings import PUBLISHED, Settings
+from marjax.generate.settings import Settings
+from marjax.head.reverse import ReverseSettings
 from marjax.pipeline import Pipeline, load
 
 RESULTS = Path("experiments/results/samplers.jsonl")
 
-LATE = Settings(num_diffusion_steps=20, start_timestep=950)
+LATE = Settings(head=ReverseSettings(num_steps=20, start=950))
 
 VARIANTS = {
   "published spacing, 100 steps": Settings(
-    num_diffusion_steps=100, start_timestep=999
+    head=ReverseSettings(num_steps=100, start=999)
   ),
   "published spacing, 50 steps": Settings(
-    num_diffusion_steps=50, start_timestep=999
+    head=ReverseSettings(num_steps=50, start=999)
   ),
   "start at 980, 50 steps": Settings(
-    num_diffusion_steps=50, start_timestep=980
+    head=ReverseSettings(num_steps=50, start=980)
   ),
   "start at 980, 20 steps": Settings(
-    num_diffusion_steps=20, start_timestep=980
+    head=ReverseSettings(num_steps=20, start=980)
   ),
   "start at 950, 50 steps": Settings(
-    num_diffusion_steps=50, start_timestep=950
+    head=ReverseSettings(num_steps=50, start=950)
   ),
   "start at 950, 20 steps": LATE,
   "start at 950, 20 steps, temperature 0.9": dataclasses.replace(
@@ -55,14 +56,16 @@ VARIANTS = {
     LATE, guidance_scale=2.0
   ),
   "published spacing, 100 steps, guidance 2": Settings(
-    num_diffusion_steps=100, start_timestep=999, guidance_scale=2.0
+    guidance_scale=2.0, head=ReverseSettings(num_steps=100, start=999)
   ),
   "DDIM, published spacing, 100 steps": Settings(
-    num_diffusion_steps=100, start_timestep=999, sampler="ddim"
+    head=ReverseSettings(num_steps=100, start=999, sampler="ddim")
   ),
-  "DDIM, start at 950, 20 steps": dataclasses.replace(LATE, sampler="ddim"),
+  "DDIM, start at 950, 20 steps": Settings(
+    head=ReverseSettings(num_steps=20, start=950, sampler="ddim")
+  ),
   "DDIM, start at 950, 50 steps": Settings(
-    num_diffusion_steps=50, start_timestep=950, sampler="ddim"
+    head=ReverseSettings(num_steps=50, start=950, sampler="ddim")
   ),
 }
 """Unguided and at temperature 1 unless they say otherwise."""
@@ -71,15 +74,7 @@ VARIANTS = {
 def settings_of(pipe: Pipeline, variant: Settings) -> Settings:
   """A variant on the checkpoint's AR steps; the rest as published."""
   num_ar_steps = pipe.settings().num_ar_steps
-  return dataclasses.replace(variant.over(PUBLISHED), num_ar_steps=num_ar_steps)
-
-
-def as_row(settings: Settings) -> dict[str, Any]:
-  """Settings as a row holds them: without those that are not set, so that a
-  new one, left alone, makes no row another.
-  """
-  fields = dataclasses.asdict(settings)
-  return {name: value for name, value in fields.items() if value is not None}
+  return dataclasses.replace(variant, num_ar_steps=num_ar_steps)
 
 
 def measure(
@@ -115,7 +110,7 @@ def measure_missing(
     settings = settings_of(pipe, variant)
     asked = {
       "name": name,
-      "settings": as_row(settings),
+      "settings": rows.as_row(settings),
       "num_images": num_images,
       "seed": seed,
       "steps_trained": pipe.card.step,

@@ -36,7 +36,7 @@ def columns(device: Callable[[rows.Row], str]) -> Columns:
     "images/s": lambda row: _digits(row["images_per_second"]),
     "ms an image": lambda row: _digits(1e3 / row["images_per_second"]),
     "share of the floor": _share,
-    "memory, GB": lambda row: _digits(_memory(row) / 1e9),
+    "memory, GB": _memory,
     "compile, s: cold / warm": lambda row: " / ".join(
       _digits(row[key]) if row[key] else "–" for key in ("cold", "warm")
     ),
@@ -143,9 +143,10 @@ def _share(row) -> str:
   return f"{row['share_of_floor']:.0%}" if "share_of_floor" in row else "–"
 
 
-def _memory(row) -> int:
+def _memory(row) -> str:
   """The peak that the device counted, else what the compiler reserved."""
-  return row.get("peak_memory_bytes") or row["memory_bytes"]
+  counted = row.get("peak_memory_bytes") or row.get("memory_bytes")
+  return _digits(counted / 1e9) if counted else "–"
 
 
 def _digits(value: float) -> str:

@@ -15,7 +15,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from experiments import precision_tables, rows, speed_tables, tradeoff_tables
+from experiments import (
+  heads_tables,
+  precision_tables,
+  rows,
+  speed_tables,
+  tradeoff_tables,
+)
 from marjax import outputs
 
 RESULTS = Path("experiments/results")
@@ -150,6 +156,8 @@ def with_precision(text: str, benchmarks: Path) -> str:
 
 
 PAGES = {
+  Path("README.md"): heads_tables.with_heads,
+  Path("docs/heads.md"): heads_tables.with_heads,
   Path("docs/speed.md"): with_speed,
   Path("benchmarks/README.md"): with_precision,
 }

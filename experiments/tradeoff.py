@@ -37,6 +37,7 @@ from experiments import rows, samplers
 from experiments.tradeoff_settings import (
   BASELINES,
   CANDIDATES,
+  Changes,
   grid,
   head_evaluations,
   name_of,
@@ -57,14 +58,14 @@ ROUNDS = 3
 
 
 def asked_row(
-  pipe: Pipeline, variant: Settings, num_images: int, seed: int
+  pipe: Pipeline, variant: Changes, num_images: int, seed: int
 ) -> tuple[Settings, rows.Row]:
   """Complete settings, and what tells the row of their scores apart."""
   settings = dataclasses.replace(pipe.settings(variant), num_buckets=1)
   return settings, {
     "kind": "scores",
     "name": name_of(variant),
-    "settings": samplers.as_row(settings),
+    "settings": rows.as_row(settings),
     "num_images": num_images,
     "seed": seed,
     "steps_trained": pipe.card.step,
@@ -74,7 +75,7 @@ def asked_row(
 
 def score_missing(
   pipe: Pipeline,
-  variants: Iterable[Settings],
+  variants: Iterable[Changes],
   num_images: int,
   seeds: Sequence[int],
   out: Path,
@@ -96,7 +97,7 @@ def score_missing(
     work = flops_of(pipe, pipe.settings(variant))
     row = {
       **asked,
-      "head_evaluations": head_evaluations(settings),
+      "head_evaluations": head_evaluations(variant),
       "flops_per_image": work / TIMED_BATCH,
       **samplers.measure(pipe, real, settings, num_images, asked["seed"]),
       "device": environment.device(),
@@ -134,7 +135,7 @@ def measure_real(
     )
 
 
-def time_all(pipe: Pipeline, variants: Iterable[Settings], out: Path) -> None:
+def time_all(pipe: Pipeline, variants: Iterable[Changes], out: Path) -> None:
   """Adds a row of seconds for each pace among the settings."""
   from tqdm import tqdm
 
@@ -142,8 +143,8 @@ def time_all(pipe: Pipeline, variants: Iterable[Settings], out: Path) -> None:
   paces = {}
   for variant in variants:
     settings = pipe.settings(variant)
-    row = {"name": name_of(variant), "settings": samplers.as_row(settings)}
-    paces.setdefault(pace_of(row), (settings, row))
+    row = {"name": name_of(variant), "settings": rows.as_row(settings)}
+    paces.setdefault(pace_of(row), (variant, settings, row))
   seconds = {pace: [] for pace in paces}
 
   def once(settings: Settings) -> float:
@@ -151,19 +152,19 @@ def time_all(pipe: Pipeline, variants: Iterable[Settings], out: Path) -> None:
     pipe.generate(labels, 0, settings, batch_size=TIMED_BATCH)
     return time.perf_counter() - start
 
-  for settings, _ in tqdm(paces.values(), desc="compiling"):
+  for _, settings, _ in tqdm(paces.values(), desc="compiling"):
     once(settings)
   for _ in tqdm(range(ROUNDS), desc="timing"):
-    for pace, (settings, _) in paces.items():
+    for pace, (_, settings, _) in paces.items():
       seconds[pace].append(once(settings))
-  for pace, (settings, row) in paces.items():
+  for pace, (variant, settings, row) in paces.items():
     rows.append(
       out,
       {
         "kind": "time",
         **row,
         "batch_size": TIMED_BATCH,
-        "head_evaluations": head_evaluations(settings),
+        "head_evaluations": head_evaluations(variant),
         "flops_per_image": flops_of(pipe, settings) / TIMED_BATCH,
         "seconds_per_image": statistics.median(seconds[pace]) / TIMED_BATCH,
         "rounds": seconds[pace],
@@ -176,14 +177,12 @@ def time_all(pipe: Pipeline, variants: Iterable[Settings], out: Path) -> None:
 def flops_of(pipe: Pipeline, settings: Settings) -> int:
   """Matrix products of one batch, padding included."""
   static = reveal.static_for(pipe.card.model, settings)
-  scales = jnp.asarray(reveal.step_scales(static.plan, settings))
+  numbers = reveal.numbers_for(static.plan, settings)
   length = pipe.card.model.backbone.num_tokens
 
   def generate(params: Any, labels: jax.Array) -> jax.Array:
     draws = draw_batch(keys.root(0), jnp.arange(TIMED_BATCH), length)
-    return reveal.generate(
-      static, params, labels, draws, scales, jnp.float32(settings.temperature)
-    )[0]
+    return reveal.generate(static, params, labels, draws, numbers)[0]
 
   return flops.count(generate, pipe.params, np.zeros(TIMED_BATCH, np.int32))
 

@@ -196,7 +196,8 @@ def _legend(axes) -> None:
 
   def mark(marker, face, edge, text):
     return Line2D(
-      *([], []),
+      [],
+      [],
       marker=marker,
       linestyle="none",
       markerfacecolor=face,

@@ -5,9 +5,13 @@
 2. Baselines; and candidates, chosen on the first pass over the grid.
 """
 
+from typing import Any
+
 from experiments import rows
-from marjax.generate.plan import diffusion_steps
-from marjax.generate.settings import Settings
+from marjax.generate.plan import head_steps
+
+Changes = dict[str, Any]
+"""Of a checkpoint's settings, nested as they are."""
 
 GRID = {
   (16, "ancestral"): {
@@ -50,19 +54,15 @@ def setting(
   sampler: str,
   final: int | None = None,
   temperature: float | None = None,
-) -> Settings:
+) -> Changes:
   """One setting; what it leaves open is as the checkpoint says."""
-  return Settings(
-    num_ar_steps=ar,
-    num_diffusion_steps=first,
-    final_diffusion_steps=final,
-    start_timestep=start,
-    sampler=sampler,
-    temperature=temperature,
-  )
+  head = {"num_steps": first, "final_num_steps": final}
+  head |= {"start": start, "sampler": sampler}
+  hotter = {} if temperature is None else {"temperature": temperature}
+  return {"num_ar_steps": ar, **hotter, "head": head}
 
 
-def grid() -> list[Settings]:
+def grid() -> list[Changes]:
   """All settings of the first pass, the quickest first."""
   found = [
     setting(ar, steps, start, sampler)
@@ -95,15 +95,16 @@ CANDIDATES = (
 """Chosen on the rows of seed 0, as the best for their evaluations."""
 
 
-def name_of(settings: Settings) -> str:
+def name_of(changes: Changes) -> str:
   """AR steps × diffusion steps, start and sampler, and what else is set."""
-  final, temperature = settings.final_diffusion_steps, settings.temperature
+  head, temperature = changes["head"], changes.get("temperature")
+  final = head["final_num_steps"]
   arrow = "" if final is None else f"→{final}"
-  sampler = {"ancestral": "ancestral", "ddim": "DDIM"}[settings.sampler]
+  sampler = {"ancestral": "ancestral", "ddim": "DDIM"}[head["sampler"]]
   hotter = "" if temperature is None else f", temperature {temperature:g}"
   return (
-    f"{settings.num_ar_steps} × {settings.num_diffusion_steps}{arrow}"
-    f" from {settings.start_timestep}, {sampler}{hotter}"
+    f"{changes['num_ar_steps']} × {head['num_steps']}{arrow}"
+    f" from {head['start']}, {sampler}{hotter}"
   )
 
 
@@ -118,12 +119,8 @@ def pace_of(row: rows.Row) -> tuple:
   )
 
 
-def head_evaluations(settings: Settings) -> int:
+def head_evaluations(changes: Changes) -> int:
   """Evaluations of the head for one image, one after the other."""
-  return sum(
-    diffusion_steps(
-      settings.num_ar_steps,
-      settings.num_diffusion_steps,
-      settings.final_diffusion_steps,
-    )
-  )
+  head, num_ar_steps = changes["head"], changes["num_ar_steps"]
+  final = head["final_num_steps"]
+  return sum(head_steps(num_ar_steps, head["num_steps"], final))

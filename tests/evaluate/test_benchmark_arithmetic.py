@@ -24,8 +24,8 @@ TRAINING_TFLOP = 0.9
 
 
 def static_of(**changes):
-  settings = dataclasses.replace(small.EXPERIMENT.sampling, **changes)
-  return reveal.static_for(small.MODEL, settings.resolved())
+  settings = small.EXPERIMENT.sampling.changed(changes)
+  return reveal.static_for(small.MODEL, settings.for_model(small.MODEL))
 
 
 def inputs_of(static, batch=2):
@@ -36,7 +36,10 @@ def inputs_of(static, batch=2):
     jax.eval_shape(lambda: draw_batch(keys.root(0), jnp.arange(batch), 16)),
     shaped((static.plan.num_ar_steps,), "float32"),
     shaped((), "float32"),
-    [static.walk(index) for index in range(len(static.plan.segments))],
+    [
+      needed.walk_of(static, index)
+      for index in range(len(static.plan.segments))
+    ],
   )
 
 
@@ -44,8 +47,7 @@ def test_a_plan_without_padding_does_what_is_needed():
   settings = {
     "num_ar_steps": 4,
     "guidance_scale": 2.0,
-    "num_diffusion_steps": 4,
-    "final_diffusion_steps": 8,
+    "head": {"num_steps": 4, "final_num_steps": 8},
   }
   exact = static_of(num_buckets=4, **settings)
   assert all(len(part.num_known) == 1 for part in exact.plan.segments)
@@ -60,6 +62,7 @@ def test_padding_is_done_and_not_needed():
   assert generation.count_flops(padded, inputs_of(padded)) > 1.2 * total
 
 
+@pytest.mark.slow
 def test_published_sizes_need_the_published_arithmetic():
   experiment = sizes.experiment("large")
   static = reveal.static_for(experiment.model, experiment.sampling)
@@ -85,16 +88,21 @@ def forward_flops(model, batch):
   return 3 * flops.count(training.forward(experiment), params, random)
 
 
+def with_masks(masking):
+  backbone = dataclasses.replace(small.MODEL.backbone, masking=masking)
+  return dataclasses.replace(small.MODEL, backbone=backbone)
+
+
 def test_training_counts_each_number_of_known_tokens_by_itself():
   # No ratio is a whole token below 1, so every image knows none; but for the
   # buffer slots of the last block, whose z nobody needs, there is no padding.
   exact = MaskConfig(lowest=0.95, std=0.01)
-  model = dataclasses.replace(small.MODEL, masking=exact)
+  model = with_masks(exact)
   share = needed.of_training(model, 4)[0] / forward_flops(model, 4)
   assert 0.96 < share <= 1.0
   # Strata know different numbers, so there is some.
   masking = MaskConfig(num_strata=4, lowest=0.1, std=0.5)
-  model = dataclasses.replace(small.MODEL, masking=masking)
+  model = with_masks(masking)
   assert 0.75 < needed.of_training(model, 8)[0] / forward_flops(model, 8) < 0.95
 
 
@@ -104,30 +112,40 @@ def test_the_loop_without_its_head_is_the_transformer():
   alone = generation.without_head(static)
   assert alone.plan == static.plan
   whole = generation.count_flops(static, inputs)
-  _, fixed = jax.eval_shape(lambda: needed._begun(static, 2))
+  _, fixed = jax.eval_shape(
+    lambda params: needed._begun(static, params, 2), inputs.params
+  )
   shape = (2, 16 + static.plan.widest, 32)
   z = jax.ShapeDtypeStruct(shape, "float32")
   tokens = jax.ShapeDtypeStruct((*shape[:2], 4), "float32")
   head = sum(
     flops.count(
       functools.partial(generation._draw_segment, static, index),
-      *(inputs.params, tokens, z, z),
-      *(fixed, inputs.scales, inputs.temperature),
+      inputs.params,
+      tokens,
+      z,
+      z,
+      fixed,
+      inputs.scales,
+      inputs.temperature,
     )
     for index in range(len(static.plan.segments))
   )
   narrow_head = sum(
     len(s.num_known) * 2 * s.head_width for s in static.plan.segments
   )
-  # The control's head: embeddings, one block of 64, two passes.
-  per_token = 2 * (4 + 256 + 64 + 32 + 3 * 64 + 2 * 64 + 2 * 64 + 8) * 64
+  # The control's head: z, one block of 64, two passes over one input; and one
+  # time for all tokens of a step.
+  per_pass = 2 * (32 + 3 * 64 + 2 * 64 + 2 * 64 + 8) * 64
+  per_step = 2 * (256 + 64) * 64
   transformer = generation.count_flops(alone, inputs_of(alone))
-  transformer -= 2 * narrow_head * per_token
+  transformer -= 2 * narrow_head * per_pass + narrow_head * 2 * 4 * 64
+  transformer -= static.plan.num_ar_steps * per_step
   assert transformer + head == whole
 
 
 def test_weights_are_read_by_every_pass():
-  static = static_of(num_diffusion_steps=3)
+  static = static_of(head={"num_steps": 3})
   width, dim = small.MODEL.head.width, 4
   block = 2 * (width**2 + width) + 2 * width
   ends = dim * width + width + width * 2 * dim + 2 * dim
@@ -175,6 +193,6 @@ def test_cached_latents_are_what_big_sizes_train_on():
 def test_settings_of_a_size_stay_unless_asked():
   assert sizes.experiment("tiny").model.backbone.remat == "none"
   assert sizes.experiment("base").model.backbone.remat == "full"
-  assert (
-    sizes.experiment("base").sampling == Settings(guidance_scale=2.9).resolved()
-  )
+  assert sizes.experiment("base").sampling == Settings(
+    guidance_scale=2.9
+  ).for_model(sizes.experiment("base").model)

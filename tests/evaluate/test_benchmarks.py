@@ -87,7 +87,7 @@ def test_a_forward_pass_counts_what_its_layers_multiply():
   # From the shapes alone: linears of encoder, decoder and head, per stratum.
   experiment = sizes.experiment("tiny", batch_size=4)
   c, head = experiment.model.backbone, experiment.model.head
-  bounds = experiment.model.masking.known_bounds(c.num_tokens)
+  bounds = c.masking.known_bounds(c.num_tokens)
   slots = c.num_buffer + c.num_tokens
 
   def block(length):
@@ -131,17 +131,20 @@ def test_sizes_have_variants_and_unknown_ones_are_refused():
     sizes.experiment("giant")
 
 
-def test_rounds_time_single_calls():
+def test_rounds_time_single_calls(monkeypatch):
+  """Each call takes a thousandth of a second, by a clock of the test's."""
   calls = []
+  monkeypatch.setattr(timing.time, "perf_counter", lambda: 1e-3 * len(calls))
 
   def call():
     calls.append(0)
     return jnp.zeros(3)
 
   seconds = timing.rounds(call, repeats=3)
-  assert len(seconds) == 3
+  assert seconds == pytest.approx([1e-3] * 3)
   assert len(calls) == 2 + 3 * timing.MAX_CALLS
-  assert all(0 < s < 1 for s in seconds)
+  timing.rounds(call, repeats=1, round_seconds=7e-3)
+  assert len(calls) == 2 + 3 * timing.MAX_CALLS + 2 + 7
 
 
 def fake_task(experiment, repeats, is_split):
@@ -216,7 +219,7 @@ def test_wrong_flags_are_one_sentence(tmp_path, capsys):
 def test_a_real_measurement(task, monkeypatch):
   monkeypatch.setattr(timing, "ROUND_SECONDS", 1e-3)
   experiment = dataclasses.replace(
-    small.EXPERIMENT, sampling=small.EXPERIMENT.sampling.resolved()
+    small.EXPERIMENT, sampling=small.EXPERIMENT.sampling.for_model(small.MODEL)
   )
   row = run.measure(task, "small", experiment, repeats=1, is_split=True)
   json.dumps(row)

@@ -32,7 +32,8 @@ def test_the_cache_that_is_timed_is_whole(quick, tmp_path):
   latents = data._opened(tmp_path)
   assert len(latents.index.shards) == 3
   coins = np.arange(10) % 2 == 0
-  moments, _, ids = latents.gather(np.arange(10), coins)
+  record, _, ids = latents.gather(np.arange(10), coins)
+  moments = record["moments"]
   assert moments.dtype == np.float16
   assert moments.shape == (10, 16, 16, 8)
   assert ids.tolist() == list(range(10))

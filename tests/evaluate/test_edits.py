@@ -11,6 +11,7 @@ import small
 from experiments import edits, rows, tables
 from marjax.evaluate import run
 from marjax.generate.settings import Settings
+from marjax.head.reverse import ReverseSettings
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
 
@@ -23,7 +24,7 @@ FEW = {
 @pytest.fixture(scope="module")
 def pipe():
   sampling = Settings(
-    num_ar_steps=2, num_diffusion_steps=2, start_timestep=900, num_buckets=1
+    num_ar_steps=2, num_buckets=1, head=ReverseSettings(num_steps=2, start=900)
   )
   experiment = dataclasses.replace(small.EXPERIMENT, sampling=sampling)
   mesh = make_mesh(devices=jax.devices()[:1])

@@ -63,9 +63,9 @@ def test_variants_differ_and_keep_the_checkpoints_ar_steps(pipe):
   assert {one.num_ar_steps for one in settings} == {16}
   for name, variant in samplers.VARIANTS.items():
     full = samplers.settings_of(pipe, variant)
-    assert f"{full.num_diffusion_steps} steps" in name
-    assert (full.sampler == "ddim") == name.startswith("DDIM")
-    assert (full.start_timestep == 999) == ("published" in name)
+    assert f"{full.head.num_steps} steps" in name
+    assert (full.head.sampler == "ddim") == name.startswith("DDIM")
+    assert (full.head.start == 999) == ("published" in name)
     assert (full.temperature == 0.9) == ("temperature 0.9" in name)
     assert (full.guidance_scale == 2.0) == ("guidance 2" in name)
 

@@ -1,6 +1,5 @@
 """The precision benchmark compares like with like, and finds what it should."""
 
-import dataclasses
 import functools
 import json
 
@@ -12,20 +11,20 @@ import small
 
 from benchmarks import fitting, precision
 
-SETTINGS = dataclasses.replace(
-  small.EXPERIMENT.sampling, num_diffusion_steps=100, num_ar_steps=2
-).resolved()
+SETTINGS = small.EXPERIMENT.sampling.changed(
+  {"num_ar_steps": 2, "head": {"num_steps": 100}}
+)
 
 
 def from_start(start, **changes):
-  return dataclasses.replace(SETTINGS, start_timestep=start, **changes)
+  return SETTINGS.changed({"head": {"start": start, **changes}})
 
 
 def test_the_first_step_multiplies_what_it_should():
   assert precision.amplification(from_start(999)) == pytest.approx(
     316, rel=0.01
   )
-  fifty = from_start(999, num_diffusion_steps=50)
+  fifty = from_start(999, num_steps=50)
   assert precision.amplification(fifty) == pytest.approx(632, rel=0.01)
   assert precision.amplification(from_start(950)) < 1
 
@@ -83,7 +82,7 @@ def test_rows_start_with_the_reference(tmp_path):
   }
   last = params["head"]["net"]["final_linear"]["kernel"]
   assert float(jnp.abs(last).max()) > 0
-  quick = from_start(950, num_ar_steps=1, num_diffusion_steps=10)
+  quick = from_start(950, num_steps=10).changed({"num_ar_steps": 1})
   subject = fitting.Subject("small", small.MODEL, params, quick)
   first, second = precision.measure(subject, [950], 2)
   json.dumps([first, second])

@@ -19,6 +19,7 @@ from experiments import (
   tradeoff_tables,
 )
 from marjax.generate.settings import Settings
+from marjax.head.reverse import ReverseSettings
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
 from marjax.release import workdir
@@ -44,19 +45,26 @@ def test_the_grid_names_each_setting_once_the_quickest_first():
   assert costs == sorted(costs)
   assert costs[-1] == 16 * 100
   compared = (*tradeoff_settings.BASELINES, *tradeoff_settings.CANDIDATES)
-  assert set(compared) <= set(grid)
+  assert all(settings in grid for settings in compared)
   changing = SETTINGS["16 × 50→5 from 950, ancestral"]
-  assert changing.final_diffusion_steps == 5
+  assert changing["head"]["final_num_steps"] == 5
   by_hand = 2 * (50 + 44 + 37 + 31 + 24 + 18 + 11 + 5)
   assert tradeoff_settings.head_evaluations(changing) == by_hand
 
 
 def test_a_new_setting_that_is_not_set_leaves_rows_as_they_were():
-  row = samplers.as_row(Settings(num_ar_steps=4, temperature=0.0))
-  assert row == {"num_ar_steps": 4, "temperature": 0.0}
+  row = rows.as_row(Settings(num_ar_steps=4, temperature=0.0))
+  guided = {"guidance_scale": 1.0, "guidance_schedule": "linear"}
+  assert row == {"num_ar_steps": 4, "temperature": 0.0, **guided}
   committed = rows.read(samplers.RESULTS)
   for row in committed:
-    assert samplers.as_row(Settings(**row["settings"])) == row["settings"]
+    flat, head = dict(row["settings"]), {}
+    for field in dataclasses.fields(ReverseSettings):
+      name = rows.COLUMNS.get(field.name, field.name)
+      if name in flat:
+        head[field.name] = flat.pop(name)
+    again = Settings(**flat, head=ReverseSettings(**head))
+    assert rows.as_row(again) == row["settings"]
 
 
 def test_scores_are_measured_once_for_each_setting_and_seed(
@@ -65,7 +73,7 @@ def test_scores_are_measured_once_for_each_setting_and_seed(
   measured = []
 
   def measure(pipe, real, settings, num_images, seed):
-    measured.append((settings.num_diffusion_steps, seed, settings.num_buckets))
+    measured.append((settings.head.num_steps, seed, settings.num_buckets))
     return {"frechet_ratio": 2.0, "label_accuracy": 0.9, "seconds": 1.0}
 
   monkeypatch.setattr(tradeoff.run, "load_real", lambda data: None)
@@ -121,7 +129,7 @@ def test_arithmetic_grows_with_both_kinds_of_steps(pipe):
   whole = Pipeline(pipe.card, shapes, pipe.mesh)
 
   def work(name):
-    settings = dataclasses.replace(SETTINGS[name], num_buckets=1)
+    settings = {**SETTINGS[name], "num_buckets": 1}
     return tradeoff.flops_of(whole, whole.settings(settings))
 
   five, ten, twenty = (
@@ -162,7 +170,7 @@ def test_readings(low, high, ratio, accuracy):
 
 
 def scored(name, seed, ratio, accuracy):
-  settings = samplers.as_row(SETTINGS[name])
+  settings = rows.as_row(Settings().changed(SETTINGS[name]))
   return {
     "kind": "scores",
     "name": name,
@@ -182,7 +190,7 @@ def scored(name, seed, ratio, accuracy):
 def timed(name, seconds):
   return {
     "kind": "time",
-    "settings": samplers.as_row(SETTINGS[name]),
+    "settings": rows.as_row(Settings().changed(SETTINGS[name])),
     "seconds_per_image": seconds,
   }
 
