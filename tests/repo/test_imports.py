@@ -12,10 +12,10 @@ PACKAGE = ROOT / "marjax"
 ORDER = [
   "version",
   "schema",
-  "arguments",
   "outputs",
   "arrays",
   "keys",
+  "protocols",
   "layers",
   "tokens",
   "latents",
@@ -45,8 +45,9 @@ STRANGERS = {
 }
 
 HEAVY = ("tensorflow", "torch", "orbax", "grain", "tensorflow_datasets")
-HEAVY += ("safetensors", "pycurl", "tqdm")
+HEAVY += ("safetensors", "requests", "tqdm")
 HEAVY += ("matplotlib", "sklearn", "scipy", "PIL", "tensorboard")
+MAX_MODULES = 1500
 
 
 def part_of(path: pathlib.Path) -> str:
@@ -108,13 +109,8 @@ def test_a_wrong_import_is_seen():
   assert violations("train", imported) == set()
 
 
-def test_importing_marjax_is_quick_and_light():
-  # Processor time, because the clock on the wall also measures the other tests
-  # that run now.
-  code = (
-    "import sys, time; from marjax import *;"
-    " print(time.process_time(), *sys.modules)"
-  )
+def test_importing_marjax_is_light():
+  code = "import sys; from marjax import *; print(*sys.modules)"
   shown = subprocess.run(
     [sys.executable, "-c", code],
     cwd=ROOT,
@@ -122,11 +118,11 @@ def test_importing_marjax_is_quick_and_light():
     capture_output=True,
     text=True,
   ).stdout
-  seconds, *loaded = shown.split()
+  loaded = shown.split()
   heavy = {name.split(".")[0] for name in loaded} & set(HEAVY)
   assert "marjax.pipeline" in loaded
   assert not heavy, f"import marjax also imports {', '.join(sorted(heavy))}"
-  assert float(seconds) < 3, f"import marjax took {seconds} s"
+  assert len(loaded) < MAX_MODULES, f"import marjax imports {len(loaded)}"
 
 
 def test_a_command_begins_at_once():

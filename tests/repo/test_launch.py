@@ -48,6 +48,14 @@ def shell(tmp_path, monkeypatch):
     process.communicate()
 
 
+def wait_until(is_so):
+  """Looks until it is so."""
+  deadline = time.monotonic() + PATIENCE_SECONDS
+  while not is_so():
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+
+
 class Shell:
   """A folder of fake programs, and what they were called with."""
 
@@ -86,17 +94,15 @@ class Shell:
   def await_ready(self, count=1):
     """Waits until `count` programs of UNTIL_TOLD can be told to end."""
     notes = self.folder / "calls.ready"
-    for _ in range(400):
-      if notes.exists() and len(notes.read_text().splitlines()) == count:
-        return
-      time.sleep(0.05)
-    raise AssertionError(f"{count} programs were to run: {self.calls()}")
+    wait_until(
+      lambda: notes.exists() and len(notes.read_text().splitlines()) == count
+    )
 
 
 # Runs until it is told to end; what it leaves says that it was.
 UNTIL_TOLD = """trap 'echo told >> "$CALLS.told"; exit 0' TERM
 echo ready >> "$CALLS.ready"
-for i in $(seq 400); do sleep 0.05; done; exit 9"""
+for i in $(seq 9999); do sleep 0.05; done; exit 9"""
 
 
 def test_there_are_scripts():
@@ -188,10 +194,7 @@ def test_a_tpu_pod_is_installed_started_watched_and_stopped(shell):
   assert code == 1
   assert "running already; stop it first" in output
   assert tpu_pod("stop")[0] == 0
-  for _ in range(100):
-    if ": not running\n" in tpu_pod("status")[1]:
-      break
-    time.sleep(0.05)
+  wait_until(lambda: ": not running\n" in tpu_pod("status")[1])
   assert (shell.folder / "calls.told").exists()
   assert tpu_pod("stop")[0] != 0
 
@@ -236,7 +239,7 @@ def test_a_pod_that_is_taken_away_is_started_again(shell):
   pod = shell.start("gke_xpk.sh", "in_pod", "marjax", "train")
   shell.await_ready()
   pod.send_signal(signal.SIGTERM)
-  pod.communicate(timeout=30)
+  pod.communicate(timeout=PATIENCE_SECONDS)
   assert pod.returncode == 42
   assert (shell.folder / "calls.told").exists()
 
@@ -260,7 +263,7 @@ def test_a_slurm_job_out_of_time_is_queued_again(shell):
   job = shell.start("slurm.sbatch", **JOB)
   shell.await_ready()
   job.send_signal(signal.SIGTERM)
-  output, _ = job.communicate(timeout=30)
+  output, _ = job.communicate(timeout=PATIENCE_SECONDS)
   assert job.returncode == 0, output
   assert shell.calls()[1:] == [["scontrol", "requeue", "17"]]
   assert (shell.folder / "calls.told").exists()
@@ -271,7 +274,7 @@ def test_both_processes_are_told_and_the_one_that_fails_counts(shell):
   both = shell.start("two_processes.sh", "c.py", "run", DEVICES="2")
   shell.await_ready(2)
   both.send_signal(signal.SIGTERM)
-  both.communicate(timeout=30)
+  both.communicate(timeout=PATIENCE_SECONDS)
   first, second = sorted(shell.calls())
   config = ["--config", "c.py", "--workdir", "run", "--coordinator_address"]
   assert first[:7] == second[:7] == ["marjax", "train", *config]
@@ -286,7 +289,8 @@ def test_both_processes_are_told_and_the_one_that_fails_counts(shell):
 def test_two_processes_train(shell):
   code, output = shell.run(
     "two_processes.sh",
-    *[str(ROOT / "tests/train/tiny.py"), "run"],
+    str(ROOT / "tests/train/tiny.py"),
+    "run",
     "--config.training.num_steps=4",
     MARJAX=str(BIN / "marjax"),
     PYTHONPATH=str(ROOT),

@@ -69,16 +69,14 @@ def latents_release(tmp_path_factory):
   """A released model with a KL autoencoder inside."""
   folder = tmp_path_factory.mktemp("latents")
   codec_params = jax.jit(CODEC.init_params)(jax.random.key(0))
-  directory.save(folder / "kl", Card("KL-2", CODEC), codec_params)
   card = Card(
     "tiny",
     CODEC,
     small.MODEL,
     small.EXPERIMENT.sampling,
     presets={"fast": marjax.Settings(num_ar_steps=4)},
-    autoencoder=directory.AUTOENCODER,
   )
-  directory.save(folder / "mar", card, small.params(), folder / "kl")
+  directory.save(folder / "mar", card, small.params(), codec_params)
   return str(folder / "mar")
 
 
@@ -168,12 +166,14 @@ def run(name: str, folder: Path, **values) -> tuple[str, int]:
   return execute(notebook, folder)
 
 
+@pytest.mark.slow
 def test_sample_runs(latents_release, here):
   text, num_pictures = run("sample.ipynb", here, CHECKPOINT=latents_release)
   assert "16 tokens in 6 steps" in text
   assert num_pictures == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["latents_release", "pixels_release"])
 def test_data_flow_runs(kind, here, request):
   checkpoint = request.getfixturevalue(kind)
@@ -182,6 +182,7 @@ def test_data_flow_runs(kind, here, request):
   assert num_pictures == 8
 
 
+@pytest.mark.slow
 def test_convert_and_check_runs(published, here):
   text, num_pictures = run(
     "convert_and_check.ipynb",

@@ -15,15 +15,15 @@ import pytest
 
 from marjax import schema
 from marjax.convert.run import Choices
-from marjax.data.latent_card import CacheSettings, Index
-from marjax.data.latent_writer import Choices as WriterChoices
+from marjax.data.latent_index import CacheSettings, Index
+from marjax.data.latent_index import Choices as CacheChoices
 from marjax.experiment import Experiment
 from marjax.head.reverse import ReverseSettings
 from marjax.release.card import Manifest
 
 ROOTS = (
   *(Experiment, Manifest, CacheSettings, Index),
-  *(ReverseSettings, Choices, WriterChoices),
+  *(ReverseSettings, Choices, CacheChoices),
 )
 
 
@@ -32,6 +32,9 @@ def inner(hint) -> list:
   origin, args = typing.get_origin(hint), typing.get_args(hint)
   if origin in (typing.Union, types.UnionType, tuple, dict):
     return [one for arg in args if arg is not Ellipsis for one in inner(arg)]
+  kinds = schema.options(hint)
+  if kinds != (hint,):
+    return [one for kind in kinds for one in inner(kind)]
   return [hint]
 
 

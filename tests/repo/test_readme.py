@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from marjax import protocols, schema
+from marjax.backbone.conditions import ClassesConfig
 from marjax.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -57,11 +59,14 @@ def save_stand_ins(models: Path) -> None:
   import small
   from flax import linen as nn
 
+  from marjax.backbone import classes
   from marjax.model import init_params
-  from marjax.release import classes, directory
+  from marjax.release import directory
   from marjax.release.card import Card
 
-  backbone = dataclasses.replace(small.MODEL.backbone, num_classes=1000)
+  backbone = dataclasses.replace(
+    small.MODEL.backbone, condition=ClassesConfig(1000)
+  )
   model = dataclasses.replace(small.MODEL, backbone=backbone)
   card = small.card(
     model=model,
@@ -75,6 +80,7 @@ def save_stand_ins(models: Path) -> None:
   directory.save(models / "kl16", kl16, small.codec_params())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "page",
   [page for page in PAGES if blocks(page.read_text(), "python")],
@@ -83,6 +89,9 @@ def save_stand_ins(models: Path) -> None:
 def test_python_runs(page, folder, monkeypatch):
   monkeypatch.chdir(folder)
   monkeypatch.setenv("MARJAX_MODELS", str(folder / "models"))
+  # What a page registers is not there for other tests.
+  kinds = {protocol: {**known} for protocol, known in schema._KINDS.items()}
+  monkeypatch.setattr(schema, "_KINDS", kinds)
   namespace = {}
   for block in blocks(page.read_text(), "python"):
     exec(compile(block, page.name, "exec"), namespace)
@@ -119,6 +128,16 @@ def test_readme_is_one_page():
 def test_pages_are_reached_from_readme(page):
   text = (ROOT / "README.md").read_text()
   assert page.stem == "README" or f"](docs/{page.name})" in text
+
+
+@pytest.mark.parametrize(
+  "name", ["Codec", "Condition", "BackboneConfig", "HeadConfig"]
+)
+def test_the_table_of_protocols_names_every_kind(name):
+  text = (ROOT / "docs" / "architecture.md").read_text()
+  (row,) = re.findall(rf"^\| `{name}`.*\|(.*)\|$", text, re.M)
+  kinds = {part.kind for part in schema.options(getattr(protocols, name))}
+  assert set(re.findall(r"`(\w+)`", row)) == kinds
 
 
 def test_blocks_and_commands_are_recognised():

@@ -124,3 +124,17 @@ def test_what_is_wrong_is_seen():
   assert undocumented(ast.parse(source).body) == ["A", "A.f", "h"]
   assert SUPPRESSIONS.search("x = 1  # noqa: E501")
   assert not SUPPRESSIONS.search("# a comment that gives a reason")
+
+
+def test_arguments_are_not_packed():
+  """`call(*(a, b))` says no more than `call(a, b)`."""
+  packed = [
+    f"{path}:{argument.lineno}"
+    for path, text in sources(*FOLDERS).items()
+    for call in ast.walk(ast.parse(text))
+    if isinstance(call, ast.Call)
+    for argument in call.args
+    if isinstance(argument, ast.Starred)
+    and isinstance(argument.value, ast.Tuple | ast.List)
+  ]
+  assert packed == []
