@@ -270,8 +270,14 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
   origin, args = typing.get_origin(hint), typing.get_args(hint)
   if origin is Annotated:
     return _in_range(args[1], _convert(args[0], value, where), where)
+  if origin in _UNIONS:
+    args = tuple(part for part in args if part is not type(None))
+    if value is None and type(None) in typing.get_args(hint):
+      return None
+    if len(args) == 1:
+      return _convert(args[0], value, where)
   if origin in _UNIONS or hint in _KINDS:
-    return _convert_union(options(hint), value, where, hint in _KINDS)
+    return _convert_kind(hint, value, where)
   if origin is typing.Literal:
     value = value.item() if isinstance(value, np.generic) else value
     # True is 1, and is no number of channels.
@@ -308,20 +314,18 @@ def _convert_tuple(items: tuple, value: Any, where: str) -> tuple:
   )
 
 
-def _convert_union(
-  parts: tuple, value: Any, where: str, is_open: bool = False
-) -> Any:
-  if value is None and type(None) in parts:
-    return None
-  parts = tuple(option for option in parts if option is not type(None))
-  if len(parts) == 1 and not is_open:
-    return _convert(parts[0], value, where)
-  # Also a config that nobody registered: it has what it needs with it.
-  if isinstance(value, parts) or hasattr(type(value), "__dataclass_fields__"):
+def _convert_kind(hint: Any, value: Any, where: str) -> Any:
+  """One of several configs: those of a union, or those of a protocol."""
+  is_open, parts = hint in _KINDS, options(hint)
+  # Of a protocol also one that nobody registered: it has all with it.
+  if isinstance(value, hint if is_open else parts):
     return value
-  if not isinstance(value, Mapping):
-    raise ValueError(f"{where} is {shown(value)}; expected a mapping.")
   kinds = {option.kind: option for option in parts}
+  if not isinstance(value, Mapping):
+    raise ValueError(
+      f"{where} is {shown(value)}; expected a mapping, or a config of kind"
+      f" {' or '.join(kinds)}."
+    )
   kind = value.get("kind", parts[0].kind)
   if not isinstance(kind, str) or kind not in kinds:
     own = ", or name the file that registers it, by --parts" if is_open else ""

@@ -57,6 +57,21 @@ def test_a_mapping_that_does_not_fit(change, message):
 
 
 @pytest.mark.parametrize(
+  "make",
+  [
+    lambda: dataclasses.replace(small.MODEL, head=small.EXPERIMENT.codec),
+    lambda: Settings(head=small.EXPERIMENT.codec),
+  ],
+)
+def test_a_part_in_the_place_of_another_is_refused(make):
+  words = (
+    r"^head is PixelsConfig.*; expected a mapping, or a config of kind dif"
+  )
+  with pytest.raises(ValueError, match=words):
+    make()
+
+
+@pytest.mark.parametrize(
   "value", ["x" * 10**6, list(range(10**6)), [[[]]] * 99]
 )
 def test_a_message_is_short_however_large_the_value(value):
