@@ -36,6 +36,7 @@ from marjax.layers.gpu.attention import Sequences
 from marjax.layers.linear import linear, product, shared
 from marjax.layers.norm import LayerNorm
 from marjax.layers.placed import constrained
+from marjax.schema import check
 
 Remat = Literal["none", "full", "save_matmuls"]
 
@@ -206,7 +207,15 @@ class Stack(nn.Module):
       deterministic: True turns dropout off.
       window: indices of the slots that are wanted, of one sequence without
         dropout; None for all.
+
+    Raises:
+      ValueError: a window of several sequences, or with dropout.
     """
+    check(
+      window is None or (deterministic and len(lengths) == 1),
+      "window is given with dropout or several sequences; expected one sequence"
+      " and deterministic=True, or window=None.",
+    )
     if self.is_initializing():
       layers = nn.scan(
         _Layers,

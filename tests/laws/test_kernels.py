@@ -47,6 +47,17 @@ def test_a_training_stack_has_the_same_gradients(request, how, remat):
     assert error < 0.02 * size, (name, error / size)
 
 
+@pytest.mark.parametrize(
+  ("lengths", "deterministic"), [((16,), False), (LENGTHS, True)]
+)
+def test_a_window_is_of_one_sequence_without_dropout(lengths, deterministic):
+  stack, x = Stack(CONFIG, depth=2), jnp.zeros((2, 16, 128))
+  params = stack.init(jax.random.key(2), x, LENGTHS, NUM_VALID, True)
+  window, rngs = jnp.arange(3), {"dropout": jax.random.key(4)}
+  with pytest.raises(ValueError, match="window is given with dropout or seve"):
+    stack.apply(params, x, lengths, NUM_VALID, deterministic, window, rngs=rngs)
+
+
 def parts_of(tree):
   """Leaves with their names; those of queries, keys and values apart.
 
