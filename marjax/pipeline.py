@@ -182,7 +182,7 @@ class Pipeline:
     model, own = self._model(), self.card.sampling
     if isinstance(settings, str):
       presets = {
-        name: own.changed({"head": changes}, model)
+        name: own.changed({"head": {"final_num_steps": None, **changes}}, model)
         for name, changes in model.head.Settings.PRESETS.items()
       }
       presets |= self.card.presets

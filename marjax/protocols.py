@@ -156,7 +156,13 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class HeadSettings(Protocol):
-  """How a head draws; `PRESETS` are changes of it by name."""
+  """How a head draws.
+
+  Attributes:
+    num_steps: evaluations of the network per token. final_num_steps: those of
+      the last step's tokens; None for as many.
+    PRESETS: changes by name, of settings without final_num_steps.
+  """
 
   kind: str
   num_steps: int

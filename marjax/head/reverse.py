@@ -72,7 +72,6 @@ class ReverseSettings:
       "start": 950,
       "spacing": "even",
       "sampler": "ancestral",
-      "final_num_steps": None,
     }
   }
 

@@ -1,12 +1,15 @@
 """What every head must hold to."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 
-from marjax import model, schema
+from marjax import Pipeline, Settings, model, schema
 from marjax.head.noise import KeyedNoise
 from marjax.parallel.mesh import make_mesh
 from marjax.parallel.rules import RULES, batch_sharding
@@ -57,6 +60,27 @@ def test_its_config_is_complete(head):
   assert config.row_cost(head[2]) > 0
   for name, changes in config.Settings.PRESETS.items():
     assert schema.from_dict(config.Settings, changes).kind == config.kind, name
+
+
+def test_a_preset_leaves_nothing_of_other_numbers_of_steps(head):
+  """A checkpoint that draws its last tokens in 30 steps is quick all the same.
+
+  So that a head's `PRESETS` need not say it.
+  """
+  config = head[0].config
+  own = {"num_steps": 50, "final_num_steps": 30} if head[0].is_random else {}
+  shape = dataclasses.replace(small.MODEL.backbone, token_dim=3)
+  card = small.card(
+    model=model.ModelConfig(shape, config),
+    codec=dataclasses.replace(small.CODEC, latent_channels=3),
+    sampling=Settings(head=config.Settings(**own)),
+    presets={},
+  )
+  pipe = Pipeline(card, {}, make_mesh())
+  for name, changes in config.Settings.PRESETS.items():
+    quick = pipe.settings(name).head
+    assert quick == config.Settings(**changes)
+    assert quick.final_num_steps is None
 
 
 def test_losses_are_named_and_their_sum_is_the_loss(head):
