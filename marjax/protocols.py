@@ -53,6 +53,9 @@ class Codec(Protocol):
   latent_shape: tuple[int, ...]
   is_cached: ClassVar[bool]
 
+  def has_params(self) -> bool:
+    """Whether there are weights, which a run takes from a release."""
+
   def init_params(self, key: RootKey) -> PyTree:
     """New parameters; {} where there are no weights."""
 
@@ -108,13 +111,16 @@ class BackboneConfig(Protocol):
   """The shape of a backbone.
 
   Attributes:
-    num_tokens: L. width: W. condition: see there.
+    num_tokens: L. token_shape: of one token. width: W. condition: see there.
+    dtype: of the matmuls.
     batch_multiple: what batches of training are multiples of.
   """
 
   kind: str
   num_tokens: int
+  token_shape: tuple[int, ...]
   width: int
+  dtype: str
   condition: Condition
   batch_multiple: int
 
@@ -175,11 +181,12 @@ class HeadSettings(Protocol):
 
 @runtime_checkable
 class HeadConfig(Protocol):
-  """The shape of a head."""
+  """The shape of a head; dtype is that of the matmuls."""
 
   kind: str
   Settings: ClassVar[type]
   token_shape: tuple[int, ...]
+  dtype: str
 
   def build(self) -> nn.Module:
     """The module of this shape, a `Head`."""

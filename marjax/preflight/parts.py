@@ -8,12 +8,12 @@
                                                       decoder
 
 2. What XLA makes itself belongs to what uses it: `marjax.preflight.hlo`.
-3. `padding` counts in the plan alone what it makes the encoder and the head
+3. `padding` counts in the plan alone what it makes the backbone and the head
    work on, and what of it is needed; nothing is compiled for it.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from marjax.generate.plan import Plan
@@ -89,7 +89,7 @@ class Padding:
 
   Attributes:
     first_step, last_step: of the plan. encoder_length, head_width: padded.
-    encoder_slots, needed_slots: the buffer's included, over its steps.
+    backbone_work, needed_work: multiplications, over its steps.
     head_rows, needed_rows: tokens times diffusion steps, over its steps.
   """
 
@@ -97,22 +97,24 @@ class Padding:
   last_step: int
   encoder_length: int
   head_width: int
-  encoder_slots: int
-  needed_slots: int
+  backbone_work: float
+  needed_work: float
   head_rows: int
   needed_rows: int
 
 
-def padding(plan: Plan, num_buffer: int) -> tuple[Padding, ...]:
-  """Of each segment of a plan, for an encoder with that many buffer slots."""
+def padding(
+  plan: Plan, step_cost: Callable[[int], float]
+) -> tuple[Padding, ...]:
+  """Of each segment of a plan; step_cost is the backbone's."""
   return tuple(
     Padding(
       segment.first_step,
       segment.end - 1,
       segment.encoder_length,
       segment.head_width,
-      (num_buffer + segment.encoder_length) * len(segment.num_known),
-      num_buffer * len(segment.num_known) + sum(segment.num_known),
+      step_cost(segment.encoder_length) * len(segment.num_known),
+      sum(map(step_cost, segment.num_known)),
       segment.head_width * len(segment.num_known) * segment.num_head_steps,
       sum(segment.num_revealed) * segment.num_head_steps,
     )

@@ -129,7 +129,7 @@ def preflight(
     useful = programs.useful_flops(experiment, size)
     settings = experiment.sampling.for_model(experiment.model)
     plan = reveal.plan_for(experiment.model, settings)
-    padding = parts.padding(plan, experiment.model.backbone.num_buffer)
+    padding = parts.padding(plan, experiment.model.backbone.step_cost)
   useful = {part: work / len(devices) for part, work in useful.items()}
   about = {
     "config": experiment.name,

@@ -108,21 +108,19 @@ def _padding(report: Report) -> list[str]:
   """One line for each segment of the plan, and one for all of them."""
   rows = []
   for part in report.padding:
-    slots = part.encoder_slots // (part.last_step + 1 - part.first_step)
-    lengths = f"{slots - part.encoder_length} + {part.encoder_length}"
     steps = f"{part.first_step} .. {part.last_step}"
-    rows.append((steps, lengths, part.head_width, [part]))
+    rows.append((steps, part.encoder_length, part.head_width, [part]))
   rows.append(("all", "", "", report.padding))
   lines = [
-    f"padding by segment{'steps':>12}{'encoder slots':>16}{'× needed':>10}"
+    f"padding by segment{'steps':>12}{'known tokens':>16}{'× needed':>10}"
     f"{'head tokens':>13}{'× needed':>10}"
   ]
-  for steps, lengths, width, these in rows:
-    slots = sum(part.encoder_slots for part in these)
-    slots /= sum(part.needed_slots for part in these)
+  for steps, length, width, these in rows:
+    work = sum(part.backbone_work for part in these)
+    work /= sum(part.needed_work for part in these)
     tokens = sum(part.head_rows for part in these)
     tokens /= sum(part.needed_rows for part in these)
     lines.append(
-      f"{steps:>30}{lengths:>16}{slots:>10.3f}{width:>13}{tokens:>10.3f}"
+      f"{steps:>30}{length:>16}{work:>10.3f}{width:>13}{tokens:>10.3f}"
     )
   return lines

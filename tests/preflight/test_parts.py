@@ -111,18 +111,20 @@ def test_padding_by_hand():
     Segment(0, (0, 1, 3), (1, 2, 1), 10),
     Segment(3, (4,), (5,), 7),
   )
-  first, last = parts.padding(Plan(9, 4, segments, (8, 6, 5, 0)), 4)
+  first, last = parts.padding(
+    Plan(9, 4, segments, (8, 6, 5, 0)), lambda known: 4.0 + known
+  )
   assert dataclasses.asdict(first) == {
     "first_step": 0,
     "last_step": 2,
     "encoder_length": 3,
     "head_width": 2,
-    "encoder_slots": 3 * (4 + 3),
-    "needed_slots": 4 + 5 + 7,
+    "backbone_work": 3 * (4 + 3),
+    "needed_work": 4 + 5 + 7,
     "head_rows": 3 * 2 * 10,
     "needed_rows": (1 + 2 + 1) * 10,
   }
-  assert (last.encoder_slots, last.needed_slots) == (8, 8)
+  assert (last.backbone_work, last.needed_work) == (8, 8)
   assert (last.head_rows, last.needed_rows) == (5 * 7, 5 * 7)
 
 
@@ -198,7 +200,12 @@ def test_the_tables_of_parts_and_padding(found):
   # CHIP has 2 FLOPs for each byte.
   assert "memory is the limit below 2 FLOP/byte" in text
   first = found.padding[0]
-  assert f"4 + {first.encoder_length}" in text
+  row = [
+    str(first.encoder_length),
+    f"{first.backbone_work / first.needed_work:.3f}",
+  ]
+  rows = [line.split() for line in text.splitlines() if " .. " in line]
+  assert rows[0][:5] == ["0", "..", str(first.last_step), *row]
   nameless = dataclasses.replace(
     found,
     bound=None,
