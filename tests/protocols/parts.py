@@ -1,38 +1,24 @@
 """Every implementation of each protocol, small, by its kind."""
 
+import dataclasses
+
+import small
+
 from marjax import schema
 from marjax.backbone.conditions import ClassesConfig
-from marjax.backbone.masked import MaskedConfig
-from marjax.latents.kl import KLConfig
-from marjax.latents.pixels import PixelsConfig
 from marjax.protocols import BackboneConfig, Codec, Condition, HeadConfig
-from marjax.tokens.masking import MaskConfig
+
+CLASSES = ClassesConfig(num_classes=5)
 
 SMALL = {
   Codec: {
-    "pixels": PixelsConfig(image_size=8, channels=1, patch=2, std=0.5),
-    "kl": KLConfig(
-      image_size=8,
-      base_width=32,
-      multipliers=(1, 1),
-      num_blocks=1,
-      latent_channels=4,
-      latent_scale=0.5,
-      has_level_attention=False,
-    ),
+    "pixels": dataclasses.replace(small.EXPERIMENT.codec, std=0.5),
+    "kl": small.CODEC,
   },
-  Condition: {"classes": ClassesConfig(num_classes=5)},
+  Condition: {"classes": CLASSES},
   BackboneConfig: {
-    "masked": MaskedConfig(
-      num_tokens=16,
-      token_dim=4,
-      width=32,
-      encoder_depth=1,
-      decoder_depth=1,
-      num_heads=4,
-      num_buffer=4,
-      condition=ClassesConfig(num_classes=5, dropout=0.5),
-      masking=MaskConfig(num_strata=2, lowest=0.1, std=0.5),
+    "masked": dataclasses.replace(
+      small.MODEL.backbone, condition=dataclasses.replace(CLASSES, dropout=0.5)
     )
   },
 }
