@@ -10,6 +10,7 @@ Generation (`marjax.generate`) uses `start`, `step` and `sample`. This is the
 only place where backbone and head meet, and where each kind of part is named.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,6 +190,12 @@ def init_params(config: ModelConfig, key):
   )
   tokens = jnp.zeros((batch, c.num_tokens, *c.token_shape))
   return config.build().init(key, tokens, draws)["params"]
+
+
+@functools.lru_cache(maxsize=8)
+def param_shapes(config: ModelConfig) -> PyTree:
+  """Boxed parameters of a new model, abstract."""
+  return jax.eval_shape(lambda: init_params(config, keys.root(0)))
 
 
 def in_matmul_dtype(config: ModelConfig, params: PyTree) -> PyTree:

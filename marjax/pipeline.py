@@ -14,7 +14,7 @@ import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 import flax.linen as nn
 import jax
@@ -43,14 +43,14 @@ from marjax.generate.draws import Draws, as_draws
 from marjax.generate.plan import Plan
 from marjax.generate.settings import Settings
 from marjax.latents.images import check_images, check_latents
-from marjax.model import ModelConfig, init_params
+from marjax.model import ModelConfig, param_shapes
 from marjax.outputs import AnyPath
 from marjax.parallel.mesh import check_mesh, make_mesh
 from marjax.protocols import Codec
 from marjax.release import loading, workdir
 from marjax.release.card import Card
 from marjax.requests import batching, editing
-from marjax.requests.batching import CODEC_BATCH, LARGEST_BATCH, Request
+from marjax.requests.batching import CODEC_BATCH, LARGEST_BATCH, How, Request
 from marjax.requests.compiled import Programs
 from marjax.requests.editing import Edited
 from marjax.requests.trajectory import Trajectory
@@ -101,13 +101,6 @@ def load(
   card = loaded.card.in_dtype(dtype, codec_dtype)
   return Pipeline(
     card, loaded.params, mesh, loaded.codec_params, loaded.autoencoder
-  )
-
-
-@functools.lru_cache(maxsize=8)
-def _model_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-  return shapes_of(
-    nn.unbox(jax.eval_shape(lambda: init_params(config, keys.root(0))))
   )
 
 
@@ -203,7 +196,11 @@ class Pipeline:
     return reveal.plan_for(self._model(), self.settings(settings))
 
   def generate(
-    self, labels: Any = None, seed: Any = 0, settings: Any = None, **how
+    self,
+    labels: Any = None,
+    seed: Any = 0,
+    settings: Any = None,
+    **how: Unpack[How],
   ) -> np.ndarray:
     """Generates one image per label, uint8 [N, H, W, C].
 
@@ -227,7 +224,11 @@ class Pipeline:
     return self.decode(self.latents(labels, seed, settings, **how))
 
   def latents(
-    self, labels: Any = None, seed: Any = 0, settings: Any = None, **how
+    self,
+    labels: Any = None,
+    seed: Any = 0,
+    settings: Any = None,
+    **how: Unpack[How],
   ) -> np.ndarray:
     """Latents [N, rows, columns, C] of what `generate`, with these, gives."""
     return self._latents_of(self._generation(labels, seed, settings, **how)[1])
@@ -420,7 +421,7 @@ class Pipeline:
 
   def _check_params(self) -> None:
     """Refuses parameters of another model: some would only be left out."""
-    expected = _model_shapes(self._model())
+    expected = shapes_of(nn.unbox(param_shapes(self._model())))
     check_shapes(self.params, expected, self.card.name)
 
   def _codec_params(self) -> PyTree:

@@ -24,7 +24,7 @@ from jaxtyping import PyTree
 
 from marjax import arrays, outputs, schema
 from marjax.experiment import Experiment
-from marjax.model import ModelConfig, init_params
+from marjax.model import ModelConfig, param_shapes
 from marjax.outputs import AnyPath
 from marjax.parallel.rules import placed, shardings
 from marjax.release import files
@@ -261,7 +261,7 @@ def check_finite(tree: PyTree, root: AnyPath) -> None:
 
 def abstract_params(config: ModelConfig, mesh: jax.sharding.Mesh) -> PyTree:
   """Shapes, dtypes and shardings of a model's parameters."""
-  boxed = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+  boxed = param_shapes(config)
   return placed(nn.unbox(boxed), shardings(boxed, mesh))
 
 

@@ -16,6 +16,7 @@ image.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypedDict
 
 import flax.linen as nn
 import jax
@@ -46,6 +47,15 @@ CODEC_BATCH = 8
 
 DRAWN_AT_ONCE = 1024
 """Images whose order and keys are drawn at a time."""
+
+
+class How(TypedDict, total=False):
+  """What `Pipeline.generate` takes by name."""
+
+  num_images: int | None
+  batch_size: int | None
+  draws: Draws | None
+  progress: bool
 
 
 def batch_size(mesh: Mesh, count: int, asked: int | None, largest: int) -> int:

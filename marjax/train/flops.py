@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 from jax.extend.core import jaxprs_in_params
 
-from marjax.model import ModelConfig, draw, init_params
+from marjax.model import ModelConfig, draw, param_shapes
 
 
 def count(function: Callable, *args) -> int:
@@ -40,15 +40,16 @@ def training_flops(config: ModelConfig) -> float:
   batch = config.backbone.batch_multiple
   c = config.backbone
 
-  def loss(params, tokens, labels):
+  def loss(params, tokens):
     image_keys = jax.random.split(jax.random.key(0), batch)
-    draws = draw(config, image_keys, labels)
+    draws = draw(config, image_keys, c.condition.nothing(batch))
     return config.build().apply({"params": params}, tokens, draws)["loss"]
 
-  params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-  tokens = jax.ShapeDtypeStruct((batch, c.num_tokens, c.token_dim), "float32")
-  labels = jax.ShapeDtypeStruct((batch,), "int32")
-  return 3 * count(loss, nn.unbox(params), tokens, labels) / batch
+  params = nn.unbox(param_shapes(config))
+  tokens = jax.ShapeDtypeStruct(
+    (batch, c.num_tokens, *c.token_shape), "float32"
+  )
+  return 3 * count(loss, params, tokens) / batch
 
 
 def by_scope(function: Callable, *args) -> Counter[str]:
