@@ -71,7 +71,7 @@ def changes(cls: type, args: argparse.Namespace) -> dict[str, typing.Any]:
   alone = {
     name: value
     for name, value in mapping.items()
-    if value.__class__ is not dict
+    if not isinstance(value, dict)
   }
   schema.from_dict(cls, alone, where="settings")
   for group in mapping.keys() - alone.keys():

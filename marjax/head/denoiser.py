@@ -72,8 +72,7 @@ class AdaLNBlock(nn.Module):
     Args:
       values: of `Modulations`.
       is_whole: whether values and bias are read where they stand, as a
-        sampler's kernels do: cutting the biases of MAR-L's head in its loop
-        took 28 µs of each of its passes on an H200, 12 % of 8 images.
+        sampler's kernels do: in their loop every cut is a kernel of its own.
     """
     _, bias = self.modulation.weights((self.width,))
     first = last = Modulation(values, bias)
@@ -187,7 +186,8 @@ class Denoiser(nn.Module):
       # split over devices would be gathered.
       rows = activated.reshape(*y.shape[:before], -1, self.width)
       # Training on one GPU the gate has a product of its own: else gradients
-      # are put together, 29 GB of copies in a step of MAR-L at batch 128.
+      # are put together, 29 GB of copies in a step of MAR-L at batch 128, by
+      # count in the program.
       is_apart = platform() == "gpu" and not is_split() and not before
       wanted = kernels
       if is_apart:

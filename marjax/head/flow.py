@@ -31,8 +31,8 @@ LAST = 0.96  # Beyond, the score is of the order 1 / (1 - t).
 
 
 class Walk(NamedTuple):
-  """Of each evaluation [T], by how many are left: t, how far x then goes from
-  where its step began, and whether with noise, as its end, and guided."""
+  """Of evaluations [T], by how many are left: t, how far x goes from where its
+  step began, and whether there is noise, the step ends, guidance applies."""
 
   time: Any
   length: Any
