@@ -45,7 +45,10 @@ SLOT_AXES = ("batch", "sequence", "features")
 
 @dataclass(frozen=True)
 class BlockConfig:
-  """Shape and dropout of one block; dtype is that of the matmuls."""
+  """Shape and dropout of one block; dtype is that of the matmuls.
+
+  If it is causal, no slot attends to those that come after it.
+  """
 
   width: int
   num_heads: int
@@ -53,6 +56,7 @@ class BlockConfig:
   attention_dropout: float
   projection_dropout: float
   dtype: str
+  is_causal: bool = False
 
 
 class Attention(nn.Module):
@@ -93,7 +97,7 @@ class Attention(nn.Module):
         return constrained(product(slots, kernel[:, index], own), HEAD_AXES)
 
     queries, keys, values = shared(x, 3)
-    sequences = Sequences(lengths, lengths)
+    sequences = Sequences(lengths, lengths, self.config.is_causal)
     if window is not None:
       queries = jnp.take(queries, window, axis=1)
       sequences = Sequences((window.size,), lengths)
@@ -209,12 +213,18 @@ class Stack(nn.Module):
         dropout; None for all.
 
     Raises:
-      ValueError: a window of several sequences, or with dropout.
+      ValueError: a window of several sequences, with dropout, or of causal
+        blocks.
     """
     check(
       window is None or (deterministic and len(lengths) == 1),
       "window is given with dropout or several sequences; expected one sequence"
       " and deterministic=True, or window=None.",
+    )
+    check(
+      window is None or not self.config.is_causal,
+      "window is given for causal blocks; expected window=None, as a slot's"
+      " place among the queries says which keys it sees.",
     )
     if self.is_initializing():
       layers = nn.scan(

@@ -1,7 +1,8 @@
 """Multi-head self-attention over sequences that lie side by side.
 
 1. q, k and v are three products: one would have to be cut up by a copy.
-2. Each sequence attends within itself, to its first `num_valid` slots.
+2. Each sequence attends within itself, to its first `num_valid` slots. In a
+   causal one a query sees no key after its own; the last query's is the last.
 3. Logits and softmax are float32. On NVIDIA GPUs and in bfloat16 kernels do it
    without writing the logits; elsewhere two einsums do, whose backward pass
    keeps the weights in the dtype of the matmuls.
@@ -38,14 +39,14 @@ def attend(
   seeds: UInt32[Array, "sequences B"] | None = None,
   rate: float = 0.0,
 ) -> Float[Array, "B Q N H"]:
-  """Bidirectional attention within each sequence, to its num_valid keys.
+  """Attention [B, Q, N, H] within each sequence, to its num_valid keys.
 
   Args:
     query, key, value: slots of sequences side by side, biases added.
     bias: gets the gradient of what was added to query, key and value: sums over
       their slots, which kernels have at hand.
     num_valid: for each sequence, its keys that hold something.
-    sequences: lengths of each.
+    sequences: lengths of each, and whether they are causal.
     seeds: of dropout's entries, for each sequence; None for no dropout.
     rate: share of the weights that is dropped.
   """
@@ -97,7 +98,9 @@ def _mix_each(sequences, rate, inputs, bias):
     rows = jnp.split(inputs.rows, ends[0], axis=2)
   counts = inputs.num_valid.T
   each = zip(queries, keys, values, counts, rows, strict=True)
-  return jnp.concatenate([mix(*one, rate) for one in each], axis=1)
+  is_causal = sequences.is_causal
+  mixed = [mix(*one, rate, is_causal) for one in each]
+  return jnp.concatenate(mixed, axis=1)
 
 
 @jax.custom_vjp
@@ -121,29 +124,34 @@ def _biased_backward(nothing, gradient):
 _biased.defvjp(_biased_forward, _biased_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def mix(query, key, value, num_valid, rows, rate: float):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def mix(
+  query, key, value, num_valid, rows, rate: float, is_causal: bool = False
+):
   """Values [B, P, N, H] mixed by softmax weights, to [B, Q, N, H].
 
-  The weights of keys from num_valid [B] on are 0; of all others a share `rate`
-  is dropped, by hashes of their rows [B, N, Q] (None for no dropout).
+  The weights of keys from num_valid [B] on are 0 and, if causal, those of query
+  i from key i + (P - Q) + 1 on; of all others a share `rate` is dropped, by
+  hashes of their rows [B, N, Q] (None for no dropout).
 
   With p the weights, w what dropout leaves of them and o the result, the
   gradient of the logits is p · (drop(do·vᵀ) - do·o): the row sum of p and the
   gradient of p, which softmax needs, is that of do and o.
   """
-  p = _weights(query, key, num_valid, value.dtype)
+  p = _weights(query, key, num_valid, is_causal, value.dtype)
   return jnp.einsum("bnqk,bknh->bqnh", _drop(p, rows, rate), value)
 
 
-def _forward(query, key, value, num_valid, rows, rate):
+def _forward(query, key, value, num_valid, rows, rate, is_causal):
+  p = _weights(query, key, num_valid, is_causal, value.dtype)
   # Else XLA keeps the float32 of which p is rounded.
-  p = jax.lax.optimization_barrier(_weights(query, key, num_valid, value.dtype))
+  p = jax.lax.optimization_barrier(p)
   mixed = jnp.einsum("bnqk,bknh->bqnh", _drop(p, rows, rate), value)
   return mixed, (query, key, value, p, mixed, num_valid, rows)
 
 
-def _backward(rate, arrays, gradient):
+def _backward(rate, is_causal, arrays, gradient):
+  del is_causal  # p is 0 where a query does not see a key
   query, key, value, p, mixed, num_valid, rows = arrays
   dtype, scale = query.dtype, query.shape[-1] ** -0.5
   to_value = jnp.einsum(
@@ -170,7 +178,7 @@ def _drop(weights, rows, rate):
   return masked(weights, survives(rows[..., None], columns, rate), rate)
 
 
-def _weights(query, key, num_valid, dtype):
+def _weights(query, key, num_valid, is_causal, dtype):
   """The softmax, in float32, and rounded."""
   logits = jnp.einsum(
     "bqnh,bknh->bnqk",
@@ -178,7 +186,20 @@ def _weights(query, key, num_valid, dtype):
     key,
     preferred_element_type=jnp.float32,
   )
-  is_valid = jnp.arange(key.shape[1]) < num_valid[:, None]
+  is_seen = _is_seen(query.shape[1], key.shape[1], num_valid, is_causal)
   lowest = jnp.finfo(jnp.float32).min
-  logits = jnp.where(is_valid[:, None, None, :], logits, lowest)
+  logits = jnp.where(is_seen, logits, lowest)
   return jax.nn.softmax(logits, axis=-1).astype(dtype)
+
+
+def _is_seen(queries, keys, num_valid, is_causal):
+  """Which keys a query sees [B, 1, Q, K], or [B, 1, 1, K] if all see the same.
+
+  causal, 3 queries, 5 keys    ■ ■ ■ · ·
+                               ■ ■ ■ ■ ·
+                               ■ ■ ■ ■ ■
+  """
+  is_valid = (jnp.arange(keys) < num_valid[:, None])[:, None, None, :]
+  if not is_causal:
+    return is_valid
+  return is_valid & jnp.tri(queries, keys, keys - queries, dtype=bool)

@@ -14,7 +14,13 @@
    The first also gives do·o to the second, whose arrays are [keys, queries]:
    as it has them, they are factors of its products.
 3. Each program sums its gradients over slots, for biases.
-4. Blocks of keys from num_valid on are not looked at.
+4. Blocks of keys from num_valid on are not looked at. Nor are, of a causal
+   sequence, blocks that none of a block's queries sees: with as many queries as
+   keys that is half of them. Of the others the diagonal cuts some:
+
+       queries    0 -  63    ■ ◣ · ·
+                 64 - 127    ■ ■ ◣ ·    keys 0 ... query + (keys - queries)
+                128 - 191    ■ ■ ■ ◣
 5. The mask of dropout is `marjax.layers.dropout`'s hash, computed wherever it
    is needed.
 
@@ -39,6 +45,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from marjax.layers.dropout import survives
 from marjax.layers.gpu.instructions import exp2, fma, is_interpreted
+from marjax.schema import check
 
 BLOCK = 64
 """Queries, and keys, that a program works on at a time."""
@@ -52,10 +59,26 @@ class Sequences:
 
   Attributes:
     queries, keys: slots of each sequence; they add up to the axes' sizes.
+    is_causal: whether query i of a sequence sees its keys from 0 to
+      i + (keys - queries) only, the last query all of them.
+
+  Raises:
+    ValueError: a causal sequence has more queries than keys.
   """
 
   queries: tuple[int, ...]
   keys: tuple[int, ...]
+  is_causal: bool = False
+
+  def __post_init__(self):
+    each = zip(self.queries, self.keys, strict=True)
+    longer = [pair for pair in each if self.is_causal and pair[0] > pair[1]]
+    check(
+      not longer,
+      f"causal sequences have {longer} queries and keys; expected at least as"
+      " many keys as queries, of which the last sees the last: add the keys"
+      " that come before, or set is_causal=False.",
+    )
 
 
 class Inputs(NamedTuple):
@@ -98,7 +121,7 @@ def table_of(sequences: Sequences, of: str) -> np.ndarray:
 class Program:
   """Which part of the arrays a program works on, and what it does to them."""
 
-  def __init__(self, rate, table, inputs: Inputs):
+  def __init__(self, rate, is_causal, table, inputs: Inputs):
     self.query, self.key, self.value, num_valid, self.row_hashes = inputs
     block, self.head, self.image = (pl.program_id(axis) for axis in range(3))
     self.block = block
@@ -106,7 +129,7 @@ class Program:
     self.query_start, self.num_queries = table[block, 2], table[block, 3]
     self.key_start, self.num_keys = table[block, 4], table[block, 5]
     self.num_valid = num_valid[self.image, self.sequence]
-    self.rate = rate
+    self.rate, self.is_causal = rate, is_causal
     self.dim = self.query.shape[-1]
     self.sizes = [
       1 << bit for bit in reversed(range(8)) if self.dim & (1 << bit)
@@ -167,10 +190,36 @@ class Program:
     """What products of queries and keys are multiplied with, in base 2."""
     return _LOG2_E * self.dim**-0.5
 
-  def valid(self, first_key, products):
-    """Products [queries, keys], the lowest for keys that are not valid."""
-    is_valid = first_key + jnp.arange(BLOCK) < self.num_valid
-    return jnp.where(is_valid[None, :], products, -1e30)
+  @property
+  def num_before(self):
+    """Keys that come before that of the first query, in a causal sequence."""
+    return self.num_keys - self.num_queries
+
+  def num_seen(self, queries):
+    """How many keys queries of a causal sequence see, from the first on."""
+    return jnp.minimum(queries + self.num_before + 1, self.num_valid)
+
+  def end_of_keys(self):
+    """The first block of keys that no query of the program's block sees."""
+    end = self.num_valid
+    if self.is_causal:
+      end = self.num_seen(self.first + BLOCK - 1)
+    return pl.cdiv(end, BLOCK)
+
+  def start_of_queries(self):
+    """The first block of queries that see a key of the program's block."""
+    if not self.is_causal:
+      return 0
+    return jax.lax.div(jnp.maximum(self.first - self.num_before, 0), BLOCK)
+
+  def seen(self, first_query, first_key, products, queries_first=True):
+    """Products, the lowest for keys that a query does not see; see `drop`."""
+    keys = first_key + jnp.arange(BLOCK)
+    if not self.is_causal:
+      return jnp.where((keys < self.num_valid)[None, :], products, -1e30)
+    ends = self.num_seen(first_query + jnp.arange(BLOCK))
+    ends, keys = crossed(ends, keys, queries_first)
+    return jnp.where(keys < ends, products, -1e30)
 
   def drop(self, first_query, first_key, queries_first=True):
     """A function that drops of weights [queries, keys], without scaling.
@@ -183,10 +232,7 @@ class Program:
       return lambda weights: weights
     rows = self.rows(self.row_hashes, first_query)
     columns = (first_key + jnp.arange(BLOCK)).astype(jnp.uint32)
-    if queries_first:
-      rows, columns = rows[:, None], columns[None, :]
-    else:
-      rows, columns = rows[None, :], columns[:, None]
+    rows, columns = crossed(rows, columns, queries_first)
     kept = survives(rows, columns, self.rate)
     return lambda weights: jnp.where(kept, weights, 0.0)
 
@@ -194,6 +240,13 @@ class Program:
   def scale(self) -> float:
     """What dropout multiplies with."""
     return 1.0 / (1.0 - self.rate)
+
+
+def crossed(queries, keys, queries_first):
+  """Numbers of queries and of keys, for arrays of [queries, keys] or others."""
+  if queries_first:
+    return queries[:, None], keys[None, :]
+  return queries[None, :], keys[:, None]
 
 
 def products(a, b):
@@ -228,7 +281,8 @@ def forward(sequences: Sequences, rate: float, inputs: Inputs):
   )
   return _call(
     _forward_kernel,
-    table_of(sequences, "queries"),
+    sequences,
+    "queries",
     rate,
     (inputs,),
     (query, sums),
@@ -249,39 +303,43 @@ def backward(
     mixed, sums: what it gave. gradient: of mixed.
   """
   batch, _, heads, dim = inputs.query.shape
-  of_queries, of_keys = (table_of(sequences, of) for of in ("queries", "keys"))
 
-  def totals(table):
-    return jax.ShapeDtypeStruct((batch, len(table), heads, dim), jnp.float32)
+  def totals(of):
+    num_blocks = len(table_of(sequences, of))
+    return jax.ShapeDtypeStruct((batch, num_blocks, heads, dim), jnp.float32)
 
   to_query, level, of_query = _call(
     _query_kernel,
-    of_queries,
+    sequences,
+    "queries",
     rate,
     (inputs, sums, mixed, gradient),
-    (inputs.query, sums, totals(of_queries)),
+    (inputs.query, sums, totals("queries")),
     name="attention_dq",
   )
   to_key, to_value, *others = _call(
     _key_kernel,
-    of_keys,
+    sequences,
+    "keys",
     rate,
     (inputs, sums, level, gradient),
-    (inputs.key, inputs.value, *[totals(of_keys)] * 2),
+    (inputs.key, inputs.value, *[totals("keys")] * 2),
     name="attention_dkv",
   )
   each = [jnp.sum(one, axis=(0, 1)) for one in (of_query, *others)]
   return Inputs(to_query, to_key, to_value, None, None), jnp.stack(each)
 
 
-def _call(kernel, table, rate, arrays, outputs, *, name):
+def _call(kernel, sequences, of, rate, arrays, outputs, *, name):
   """A kernel's results, shaped as `outputs`: a program per block and head."""
+  table = table_of(sequences, of)
   batch, _, heads, _ = arrays[0].query.shape
   leaves, structure = jax.tree.flatten(arrays)
 
   def body(table, *refs):
     inputs, *more = jax.tree.unflatten(structure, refs[: len(leaves)])
-    kernel(Program(rate, table, inputs), *more, *refs[len(leaves) :])
+    own = Program(rate, sequences.is_causal, table, inputs)
+    kernel(own, *more, *refs[len(leaves) :])
 
   return pl.pallas_call(
     body,
@@ -303,7 +361,7 @@ def _forward_kernel(own, mixed, sums):
     first = index * BLOCK
     keys = own.load(own.key, own.key_start, first, own.num_valid)
     values = own.load(own.value, own.key_start, first, own.num_valid)
-    made = own.valid(first, products(held, keys))
+    made = own.seen(own.first, first, products(held, keys))
     new = jnp.maximum(highest, jnp.max(made, axis=1) * own.to_log2)
     weights = exp2(fma(made, own.to_log2, -new[:, None]))
     shrink = exp2(highest - new)
@@ -314,9 +372,7 @@ def _forward_kernel(own, mixed, sums):
 
   zeros = jnp.zeros((BLOCK,), jnp.float32)
   start = (zeros, zeros - 1e30, own.zeros())
-  total, highest, weighed = jax.lax.fori_loop(
-    0, pl.cdiv(own.num_valid, BLOCK), step, start
-  )
+  total, highest, weighed = jax.lax.fori_loop(0, own.end_of_keys(), step, start)
   weighed = times(weighed, (own.scale / total)[:, None])
   own.store(mixed, own.query_start, own.first, own.num_queries, weighed)
   own.store_rows(sums, own.first, highest + jnp.log2(total))
@@ -336,15 +392,13 @@ def _query_kernel(own, sums, mixed, gradient, to_query, to_level, total):
     first = index * BLOCK
     keys = own.load(own.key, own.key_start, first, own.num_valid)
     values = own.load(own.value, own.key_start, first, own.num_valid)
-    made = own.valid(first, products(held, keys))
+    made = own.seen(own.first, first, products(held, keys))
     weights = exp2(fma(made, own.to_log2, -sums[:, None]))
     to_weights = own.drop(own.first, first)(products(along, values))
     to_logits = weights * fma(to_weights, own.scale, -level[:, None])
     return plus(to_held, to_logits.astype(own.key.dtype), keys)
 
-  to_held = jax.lax.fori_loop(
-    0, pl.cdiv(own.num_valid, BLOCK), step, own.zeros()
-  )
+  to_held = jax.lax.fori_loop(0, own.end_of_keys(), step, own.zeros())
   to_held = times(to_held, own.dim**-0.5)
   own.store(to_query, *where, to_held)
   # Queries that are not there were loaded as 0, and so was their gradient.
@@ -365,6 +419,8 @@ def _key_kernel(
     drop = own.drop(first, own.first, queries_first=False)
     sums_of, level_of = own.rows(sums, first), own.rows(level, first)
     made = products(held, queries)
+    if own.is_causal:
+      made = own.seen(first, own.first, made, queries_first=False)
     weights = exp2(fma(made, own.to_log2, -sums_of[None, :]))
     left = drop(weights).astype(gradient.dtype)
     to_held_values = plus(to_held_values, left, along)
@@ -377,7 +433,9 @@ def _key_kernel(
   steps = pl.cdiv(own.num_queries, BLOCK)
   steps = jnp.where(own.first < own.num_valid, steps, jnp.zeros_like(steps))
   start = (own.zeros(), own.zeros())
-  to_held, to_held_values = jax.lax.fori_loop(0, steps, step, start)
+  to_held, to_held_values = jax.lax.fori_loop(
+    own.start_of_queries(), steps, step, start
+  )
   where = (own.key_start, own.first, own.num_keys)
   # Keys that are not valid were loaded as 0; their weights may be anything.
   is_valid = (own.first + jnp.arange(BLOCK) < own.num_valid)[:, None]
