@@ -213,18 +213,13 @@ class Stack(nn.Module):
         dropout; None for all.
 
     Raises:
-      ValueError: a window of several sequences, with dropout, or of causal
-        blocks.
+      ValueError: a window of several sequences, with dropout or causal.
     """
+    is_plain = deterministic and len(lengths) == 1 and not self.config.is_causal
     check(
-      window is None or (deterministic and len(lengths) == 1),
-      "window is given with dropout or several sequences; expected one sequence"
-      " and deterministic=True, or window=None.",
-    )
-    check(
-      window is None or not self.config.is_causal,
-      "window is given for causal blocks; expected window=None, as a slot's"
-      " place among the queries says which keys it sees.",
+      window is None or is_plain,
+      "window is given with dropout, several sequences or causal blocks;"
+      " expected one sequence and neither of the others, or window=None.",
     )
     if self.is_initializing():
       layers = nn.scan(

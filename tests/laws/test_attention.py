@@ -86,25 +86,32 @@ def test_a_platform_without_the_kernels_computes_the_same(request, rate):
 
 
 @pytest.mark.parametrize(
-  ("lengths", "num_queries", "head_dim", "rate"),
+  ("queries", "lengths", "head_dim", "rate", "is_causal"),
   [
-    ((80,), None, 64, 0.1),  # blocks that are not full
-    ((40, 70), None, 80, 0.0),  # sequences side by side, parts of a head
-    ((64, 33, 80), None, 16, 0.3),
-    ((70,), 5, 48, 0.0),  # some queries only
+    ((80,), (80,), 64, 0.1, False),  # blocks that are not full
+    # Sequences side by side, parts of a head.
+    ((40, 70), (40, 70), 80, 0.0, False),
+    ((64, 33, 80), (64, 33, 80), 16, 0.3, False),
+    ((5,), (70,), 48, 0.0, False),  # some queries only
+    ((150,), (150,), 64, 0.1, True),
+    ((40, 130), (40, 130), 80, 0.0, True),
+    ((70, 64), (133, 129), 80, 0.3, True),  # diagonals anywhere in blocks
+    ((130,), (131,), 64, 0.0, True),
+    ((1, 65), (140, 128), 16, 0.0, True),
   ],
 )
-def test_the_kernels_are_the_einsums(lengths, num_queries, head_dim, rate):
+def test_the_kernels_are_the_einsums(
+  queries, lengths, head_dim, rate, is_causal
+):
   """Forward and backward: no further from float32 than in bfloat16."""
   batch, heads = 2, 2
-  sequences = Sequences((num_queries,) if num_queries else lengths, lengths)
+  sequences = Sequences(queries, lengths, is_causal)
 
   def draw(number, slots):
     key, shape = jax.random.key(number), (batch, slots, heads, head_dim)
     return jax.random.normal(key, shape).astype(jnp.bfloat16)
 
-  queries = sum(sequences.queries)
-  query, along = draw(0, queries), draw(1, queries)
+  query, along = draw(0, sum(queries)), draw(1, sum(queries))
   key, value = draw(2, sum(lengths)), draw(3, sum(lengths))
   num_valid = [[length, length // 2 + 1] for length in lengths]
   seeds = jnp.arange(2 * len(lengths), dtype=jnp.uint32).reshape(-1, 2)

@@ -1,5 +1,7 @@
 """Kernels as GPUs get them: lowered, which needs no GPU, but not run."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,11 +21,11 @@ def zeros(*shape, dtype=jnp.bfloat16):
   return jnp.zeros(shape, dtype)
 
 
-def attention(*, backward: bool):
+def attention(*, backward: bool, is_causal: bool = False):
   slots, rows = zeros(2, 70, 2, 64), zeros(2, 2, 70, dtype=jnp.float32)
   counts = zeros(2, 1, dtype=jnp.int32)
   given = Inputs(slots, slots, slots, counts, rows.astype(jnp.uint32))
-  sequences = Sequences((70,), (70,))
+  sequences = Sequences((70,), (70,), is_causal)
   if not backward:
     return lambda given: attention_kernel.forward(sequences, 0.1, given), given
   return lambda given: attention_kernel.backward(
@@ -55,6 +57,7 @@ def add_norm(*, backward: bool):
   ("kernel", "asks_for"),
   [
     (attention, (FMA, EXP2)),
+    (functools.partial(attention, is_causal=True), (FMA, EXP2)),
     (add_norm, (FMA,)),
   ],
 )

@@ -54,7 +54,7 @@ def test_a_window_is_of_one_sequence_without_dropout(lengths, deterministic):
   stack, x = Stack(CONFIG, depth=2), jnp.zeros((2, 16, 128))
   params = stack.init(jax.random.key(2), x, LENGTHS, NUM_VALID, True)
   window, rngs = jnp.arange(3), {"dropout": jax.random.key(4)}
-  with pytest.raises(ValueError, match="window is given with dropout or seve"):
+  with pytest.raises(ValueError, match="window is given with dropout, seve"):
     stack.apply(params, x, lengths, NUM_VALID, deterministic, window, rngs=rngs)
 
 

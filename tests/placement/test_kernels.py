@@ -69,18 +69,26 @@ def agree(function, arrays, specs):
   assert "all-gather" not in text
 
 
-def test_attention_with_dropout():
-  shape, slots = (4, 70, 4, 16), P(BATCH, None, "tensor", None)
+@pytest.mark.parametrize(
+  "sequences",
+  [
+    Sequences((30, 40), (30, 40)),
+    Sequences((30, 25), (30, 40), is_causal=True),
+  ],
+)
+def test_attention_with_dropout(sequences):
+  slots = P(BATCH, None, "tensor", None)
   num_valid = [jnp.array([30, 1, 12, 20]), jnp.array([40, 3, 40, 17])]
   seeds = jnp.stack([seeds_of(n, 7) for n in range(2)])
-  sequences = Sequences((30, 40), (30, 40))
 
   def attend(query, key, value, bias):
     return attention.attend(
       query, key, value, bias, num_valid, sequences, seeds, 0.3
     )
 
-  arrays = [draw(n, *shape) for n in range(3)] + [draw(3, 3, 4, 16)]
+  lengths = (sequences.queries, sequences.keys, sequences.keys)
+  arrays = [draw(n, 4, sum(each), 4, 16) for n, each in enumerate(lengths)]
+  arrays.append(draw(3, 3, 4, 16))
   agree(attend, arrays, [slots] * 3 + [P(None, "tensor", None)])
 
 
