@@ -116,7 +116,7 @@ def make_inputs(static: Static, experiment: Experiment, mesh: Mesh) -> Inputs:
     mesh,
     keys.root(0),
     batch,
-    config.backbone.num_tokens,
+    config.backbone,
   )
   labels, draws = batching.place(mesh, (labels, draws))
   values = batching.numbers(mesh, static.plan, settings)

@@ -133,8 +133,8 @@ def _step(static: Static, batch: int, known: int, shown: int) -> int:
 
 
 def _begun(static: Static, params, batch: int):
-  ids, length = jnp.arange(batch), static.config.backbone.num_tokens
-  draws = draw_batch(keys.root(0), ids, length)
+  ids = jnp.arange(batch)
+  draws = draw_batch(keys.root(0), ids, static.config.backbone)
   return reveal.begin(static, params, ids, draws)
 
 

@@ -159,7 +159,7 @@ def _first_step(config: ModelConfig, settings: Settings, params, z):
 def _tokens(config: ModelConfig, settings: Settings, params, ids):
   """Tokens of whole images."""
   static = reveal.static_for(config, settings)
-  draws = draw_batch(keys.root(5), ids, config.backbone.num_tokens)
+  draws = draw_batch(keys.root(5), ids, config.backbone)
   labels = ids % max(config.backbone.condition.num_classes, 1)
   return reveal.generate(
     static, params, labels, draws, reveal.numbers_for(static.plan, settings)

@@ -178,10 +178,10 @@ def flops_of(pipe: Pipeline, settings: Settings) -> int:
   """Matrix products of one batch, padding included."""
   static = reveal.static_for(pipe.card.model, settings)
   numbers = reveal.numbers_for(static.plan, settings)
-  length = pipe.card.model.backbone.num_tokens
+  backbone = pipe.card.model.backbone
 
   def generate(params: Any, labels: jax.Array) -> jax.Array:
-    draws = draw_batch(keys.root(0), jnp.arange(TIMED_BATCH), length)
+    draws = draw_batch(keys.root(0), jnp.arange(TIMED_BATCH), backbone)
     return reveal.generate(static, params, labels, draws, numbers)[0]
 
   return flops.count(generate, pipe.params, np.zeros(TIMED_BATCH, np.int32))

@@ -31,13 +31,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
 from marjax.schema import check, shown
 
 Images = Float[Array, "B height width C"]
 Latents = Float[Array, "B rows columns C"]
-Tokens = Float[Array, "B L D"]
+Tokens = Num[Array, "B L *token"]
 Order = Int[Array, "B L"]
 Labels = Int[Array, " B"]
 Counts = Int[Array, " B"]
@@ -54,6 +54,11 @@ Leaf = Any
 
 NO_LABEL = -1
 """The label that means "no class": the backbone uses its `fake_latent`."""
+
+
+def token_dtype(num_codes: int) -> np.dtype:
+  """int32 for tokens that are codes of a codebook, float32 for all others."""
+  return np.dtype(np.int32 if num_codes else np.float32)
 
 
 def no_gradient(integers):

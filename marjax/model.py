@@ -20,8 +20,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from marjax import keys, schema
-from marjax.arrays import Counts, ImageKeys, Leaf, Order, Scalar, Tokens
+from marjax.arrays import (
+  Counts,
+  ImageKeys,
+  Leaf,
+  Order,
+  Scalar,
+  Tokens,
+  token_dtype,
+)
+from marjax.backbone.causal import CausalConfig
 from marjax.backbone.conditions import ClassesConfig
+from marjax.backbone.guided import GuidedConfig
 from marjax.backbone.masked import MaskedConfig
 from marjax.head.diffusion import DiffusionHeadConfig
 from marjax.head.flow import FlowHeadConfig
@@ -54,7 +64,7 @@ def register(protocol: type, *configs: type) -> None:
 
 register(Codec, PixelsConfig, KLConfig)
 register(Condition, ClassesConfig)
-register(BackboneConfig, MaskedConfig)
+register(BackboneConfig, MaskedConfig, CausalConfig, GuidedConfig)
 register(HeadConfig, DiffusionHeadConfig, FlowHeadConfig, RegressionHeadConfig)
 
 
@@ -127,15 +137,20 @@ class MarModel(nn.Module):
     given = {"key" if keys.is_keys(drawn) else "draws": drawn}
     return self.head.loss(z, x, weights, **given)
 
-  def start(self, condition: PyTree, order: Order) -> PyTree:
+  def start(self, condition: PyTree, order: Order, known: Any = None) -> PyTree:
     """The backbone's state before the first step of a generation."""
-    return self.backbone.start(condition, order)
+    return self.backbone.start(condition, order, known)
 
   def step(
-    self, state: PyTree, tokens: Any, num_known: Counts, window: Any = None
+    self,
+    state: PyTree,
+    tokens: Any,
+    num_known: Counts,
+    window: Any = None,
+    num_new: int = 1,
   ) -> tuple[Float[Array, "B Q W"], PyTree]:
-    """z of every token, or of a window, in order space, and the next state."""
-    return self.backbone.step(state, tokens, num_known, window)
+    """z of tokens in order space, see `Backbone.step`, and the next state."""
+    return self.backbone.step(state, tokens, num_known, window, num_new)
 
   def z(
     self,
@@ -188,7 +203,8 @@ def init_params(config: ModelConfig, key):
   draws = draw(
     config, keys.at(key, jnp.arange(batch)), c.condition.nothing(batch)
   )
-  tokens = jnp.zeros((batch, c.num_tokens, *c.token_shape))
+  shape = (batch, c.num_tokens, *c.token_shape)
+  tokens = jnp.zeros(shape, token_dtype(c.num_codes))
   return config.build().init(key, tokens, draws)["params"]
 
 

@@ -399,9 +399,9 @@ class Pipeline:
   @checked(seed=keys.check_seed, num_images=count)
   def draws(self, seed: int, num_images: int) -> Draws:
     """Order and noise that `generate` uses for a seed; pass it to replay."""
-    num_tokens = self._model().backbone.num_tokens
+    backbone = self._model().backbone
     root = keys.root(seed)
-    return batching.draw(self.programs, self.mesh, root, num_images, num_tokens)
+    return batching.draw(self.programs, self.mesh, root, num_images, backbone)
 
   def _run(self, request: Request, asked: int | None, progress: bool):
     self._check_params()

@@ -111,18 +111,27 @@ class BackboneConfig(Protocol):
   """The shape of a backbone.
 
   Attributes:
-    num_tokens: L. token_shape: of one token. width: W. condition: see there.
-    dtype: of the matmuls.
+    num_tokens: L. token_shape: of one token.
+    num_codes: V where tokens are codes 0 .. V - 1, 0 where they are floats.
+    width: W. condition: see there. dtype: of the matmuls.
     batch_multiple: what batches of training are multiples of.
+    is_sequential: whether a step gives one token only.
+    is_raster: whether the order of generation is always that of the raster.
   """
 
   kind: str
   num_tokens: int
   token_shape: tuple[int, ...]
+  num_codes: int
   width: int
   dtype: str
   condition: Condition
   batch_multiple: int
+  is_sequential: bool
+  is_raster: bool
+
+  def orders(self, image_keys: ImageKeys) -> Order:
+    """The generation order of each image [B, L]."""
 
   def build(self) -> nn.Module:
     """The module of this shape, a `Backbone`."""
@@ -151,13 +160,26 @@ class Backbone(Protocol):
   def rows(self, values: Array) -> Array:
     """Of [B, L, ...] in order space, what training may predict."""
 
-  def start(self, condition: PyTree, order: Order) -> PyTree:
-    """The state before the first step."""
+  def start(
+    self, condition: PyTree, order: Order, known: Array | None
+  ) -> PyTree:
+    """The state before the first step.
+
+    `known`: tokens in order space, some of which are known from the start.
+    """
 
   def step(
-    self, state: PyTree, tokens: Array, num_known: Counts, window: Array | None
+    self,
+    state: PyTree,
+    tokens: Array,
+    num_known: Counts,
+    window: Array,
+    num_new: int,
   ) -> tuple[Float[Array, "B Q W"], PyTree]:
-    """z at the generation indices `window` [Q], and the next state."""
+    """z at the generation indices `window` [Q], and the next state.
+
+    At most num_new of the known tokens became so since the step before.
+    """
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""Transformer blocks: pre-norm attention and MLP, scanned over depth.
+"""Transformer blocks: pre-norm attention and MLP.
 
 1. x += proj(attention(norm(x))); x += fc2(gelu(fc1(norm(x)))), exact GELU, but
    see `marjax.layers.gelu` for bfloat16.
@@ -12,35 +12,38 @@
 3. Dropout: on attention weights, after the attention projection, after the
    activation and after fc2 (spec section 3). Its seeds are drawn before the
    blocks, so that these are functions of arrays.
-4. A stack of blocks is one scan over stacked parameters, so that compile time
-   does not grow with depth. `Remat` says what its backward pass keeps of each
-   block: nothing but its input; its matrix products and attention too; or all.
-5. Where only some slots are wanted of a stack, its last block computes keys and
-   values of all slots, and everything else of those.
+4. Where only some slots are wanted of a block, it computes keys and values of
+   all slots, and everything else of those.
+5. A causal block goes on from a cache of keys and values: those of new slots
+   are written into it, in place, and new slots look back at it.
+
+       cache [layers, B, S, heads, head_dim]  ■ ■ ■ ■ ■ new new · · ·
+                                              0 ..... first      length
+
+6. A block of queries attends to keys and values that others gave, and no query
+   sees another.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
-from marjax.arrays import Counts
+from marjax.arrays import Counts, Leaf
 from marjax.layers.add_norm import Branch, Norm, add_norm, added
-from marjax.layers.attention import HEAD_AXES, attend
-from marjax.layers.dropout import entry_seeds
+from marjax.layers.attention import HEAD_AXES, attend, look_back
 from marjax.layers.gelu import gelu_of_product
 from marjax.layers.gpu.attention import Sequences
 from marjax.layers.linear import linear, product, shared
 from marjax.layers.norm import LayerNorm
 from marjax.layers.placed import constrained
-from marjax.schema import check
-
-Remat = Literal["none", "full", "save_matmuls"]
 
 SLOT_AXES = ("batch", "sequence", "features")
+
+CACHE_AXES = ("layers", "batch", "sequence", "heads", "head_dim")
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,36 @@ class BlockConfig:
   projection_dropout: float
   dtype: str
   is_causal: bool = False
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Cache:
+  """Keys and values of slots of each layer, [layers, B, S, heads, head_dim]."""
+
+  keys: Leaf
+  values: Leaf
+
+  @classmethod
+  def empty(cls, config: BlockConfig, depth: int, batch: int, slots: int):
+    """A cache of zeros, in the dtype of the matmuls."""
+    heads = (config.num_heads, config.width // config.num_heads)
+    zeros = jnp.zeros((depth, batch, slots, *heads), config.dtype)
+    return cls(constrained(zeros, CACHE_AXES), constrained(zeros, CACHE_AXES))
+
+  def written(self, keys, values, layer, first) -> "Cache":
+    """With those [B, F, heads, head_dim] of a layer, from slot `first` on."""
+    at = (layer, 0, first, 0, 0)
+
+    def put(cache, new):
+      cache = jax.lax.dynamic_update_slice(cache, new[None], at)
+      return constrained(cache, CACHE_AXES)
+
+    return Cache(put(self.keys, keys), put(self.values, values))
+
+  def of(self, layer, length: int):
+    """Keys and values of a layer's first slots, [B, length, ...] each."""
+    return self.keys[layer, :, :length], self.values[layer, :, :length]
 
 
 class Attention(nn.Module):
@@ -85,17 +118,10 @@ class Attention(nn.Module):
     """Slots to what each head mixes of them, before the projection.
 
     Args:
-      x: normalised slots. lengths, num_valid, window: see `Stack`.
+      x: normalised slots. lengths, num_valid, window: those of a `Stack`.
       seeds: of dropout, for each sequence.
     """
-    kernel, bias = self.qkv.weights((self.config.width,))
-
-    def part(index, slots):
-      with jax.named_scope("qkv"):
-        # Its gradient is computed with attention's.
-        own = jax.lax.stop_gradient(bias[index])
-        return constrained(product(slots, kernel[:, index], own), HEAD_AXES)
-
+    part, bias = self._parts()
     queries, keys, values = shared(x, 3)
     sequences = Sequences(lengths, lengths, self.config.is_causal)
     if window is not None:
@@ -112,17 +138,90 @@ class Attention(nn.Module):
       self.config.attention_dropout,
     )
 
+  def _parts(self):
+    """(0, 1 or 2 for query, key or value, slots) to that; and their biases."""
+    kernel, bias = self.qkv.weights((self.config.width,))
 
-class Block(nn.Module):
-  """One pre-norm transformer block; the arguments are those of `Stack`."""
+    def part(index, slots):
+      with jax.named_scope("qkv"):
+        # Its gradient is computed with attention's.
+        own = jax.lax.stop_gradient(bias[index])
+        return constrained(product(slots, kernel[:, index], own), HEAD_AXES)
+
+    return part, bias
+
+  def cached(
+    self,
+    x: Float[Array, "B F W"],
+    cache: Cache,
+    layer: Int[Array, ""],
+    first: Int[Array, ""] | None,
+    length: int,
+  ) -> tuple[Float[Array, "B F N H"], Cache]:
+    """The same for new slots after those of a cache, see `Stack.cached`."""
+    part, bias = self._parts()
+    query, *new = (part(index, x) for index in range(3))
+    cache = cache.written(*new, layer, 0 if first is None else first)
+    if first is not None:
+      return look_back(query, *cache.of(layer, length), first), cache
+    count = x.shape[1]
+    num_valid, own = (
+      [jnp.full(x.shape[:1], count)],
+      Sequences((count,), (count,), True),
+    )
+    return attend(query, *new, bias, num_valid, own), cache
+
+
+class CrossAttention(nn.Module):
+  """Attention of queries to keys and values that are given."""
 
   config: BlockConfig
 
   def setup(self):
     c = self.config
+    heads, dtype = (c.num_heads, c.width // c.num_heads), jnp.dtype(c.dtype)
+    self.query = linear(heads, ("embed", "heads", "head_dim"), dtype=dtype)
+    self.projection = linear(
+      c.width, ("heads", "head_dim", "embed"), dtype=dtype
+    )
+
+  def __call__(
+    self,
+    x: Float[Array, "B Q W"],
+    keys: Float[Array, "B P N H"],
+    values: Float[Array, "B P N H"],
+    num_valid: Counts,
+    is_causal: bool,
+    seeds: UInt32[Array, "1 B"] | None = None,
+  ) -> Float[Array, "B Q N H"]:
+    """What each head mixes of the values, before the projection."""
+    query = constrained(self.query(x), HEAD_AXES)
+    sequences = Sequences((x.shape[1],), (keys.shape[1],), is_causal)
+    # Biases get their gradients from the products that they were added to.
+    bias = jnp.zeros((3, *query.shape[2:]), query.dtype)
+    return attend(
+      query,
+      keys,
+      values,
+      bias,
+      [num_valid],
+      sequences,
+      seeds,
+      self.config.attention_dropout,
+    )
+
+
+class Block(nn.Module):
+  """One pre-norm transformer block; the arguments are those of a `Stack`."""
+
+  config: BlockConfig
+  mixer: ClassVar[type] = Attention
+
+  def setup(self):
+    c = self.config
     dtype = jnp.dtype(c.dtype)
     self.norm_attention = LayerNorm(dtype=dtype)
-    self.attention = Attention(c)
+    self.attention = self.mixer(c)
     self.norm_mlp = LayerNorm(dtype=dtype)
     self.fc1 = linear(c.mlp_ratio * c.width, ("embed", "mlp"), dtype=dtype)
     self.fc2 = linear(c.width, ("mlp", "embed"), dtype=dtype)
@@ -141,21 +240,29 @@ class Block(nn.Module):
       seeds: of dropout's calls: after projection, activation and fc2, and on
         the weights of each sequence; None for no dropout.
     """
-    of_projection = of_hidden = of_fc2 = of_weights = None
-    if seeds is not None:
-      of_projection, of_hidden, of_fc2 = seeds[:3]
-      of_weights = seeds[3:]
-    rate = self.config.projection_dropout
     _, u = self._add_norm(x, None, self.norm_attention)
+    of_weights = None if seeds is None else seeds[3:]
     mixed = self.attention(u, lengths, num_valid, of_weights, window)
     if window is not None:
       x = jnp.take(x, window, axis=1)
-    branch = self._branch("projection", mixed, of_projection)
+    return self._end(x, mixed, seeds)
+
+  def cached(self, x, cache, layer, first, length):
+    """New slots to new slots, and the cache with them, see `Stack.cached`."""
+    _, u = self._add_norm(x, None, self.norm_attention)
+    mixed, cache = self.attention.cached(u, cache, layer, first, length)
+    return self._end(x, mixed, None), cache
+
+  def _end(self, x, mixed, seeds):
+    """The block from attention's projection on."""
+    seeds = (None,) * 3 if seeds is None else seeds
+    rate = self.config.projection_dropout
+    branch = self._branch("projection", mixed, seeds[0])
     x, u = self._add_norm(x, branch, self.norm_mlp)
     with jax.named_scope("fc1"):
       weights = self.fc1.weights(u.shape[-1:])
-      hidden = gelu_of_product(u, *weights, of_hidden, rate)
-    branch = self._branch("fc2", hidden, of_fc2)
+      hidden = gelu_of_product(u, *weights, seeds[1], rate)
+    branch = self._branch("fc2", hidden, seeds[2])
     return constrained(added(x, branch, rate), SLOT_AXES)
 
   def _branch(self, name, h, seeds) -> Branch:
@@ -176,102 +283,19 @@ class Block(nn.Module):
     return add_norm(x, branch, weights, norm.dtype, rate)
 
 
-class _Layers(nn.Module):
-  """What parameters of a block are called by."""
+class CrossBlock(Block):
+  """A block of queries; the arguments are those of `Queries`."""
 
-  config: BlockConfig
+  mixer: ClassVar[type] = CrossAttention
 
-  @nn.compact
-  def __call__(self, x, *args):
-    return Block(self.config, name="block")(x, *args), None
-
-
-class Stack(nn.Module):
-  """`depth` blocks as one scan; parameters have a leading "layers" axis."""
-
-  config: BlockConfig
-  depth: int
-  remat: Remat = "full"
-
-  @nn.compact
   def __call__(
     self,
-    x: Float[Array, "B P W"],
-    lengths: tuple[int, ...],
-    num_valid: list[Counts],
-    deterministic: bool,
-    window: Int[Array, " Q"] | None = None,
+    x: Float[Array, "B Q W"],
+    memory: tuple,
+    seeds: UInt32[Array, "calls B"] | None = None,
   ) -> Float[Array, "B Q W"]:
-    """Slots to slots; see the module docstring.
-
-    Args:
-      x: [B, P, W], one sequence or several side by side.
-      lengths: slots of each sequence; they add up to P.
-      num_valid: for each sequence, how many of its slots hold something [B].
-      deterministic: True turns dropout off.
-      window: indices of the slots that are wanted, of one sequence without
-        dropout; None for all.
-
-    Raises:
-      ValueError: a window of several sequences, with dropout or causal.
-    """
-    is_plain = deterministic and len(lengths) == 1 and not self.config.is_causal
-    check(
-      window is None or is_plain,
-      "window is given with dropout, several sequences or causal blocks;"
-      " expected one sequence and neither of the others, or window=None.",
-    )
-    if self.is_initializing():
-      layers = nn.scan(
-        _Layers,
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=nn.broadcast,
-        length=self.depth,
-        metadata_params={nn.PARTITION_NAME: "layers"},
-      )(self.config, name="layers")
-      return layers(x, lengths, num_valid)[0]
-    block = Block(self.config, parent=None)
-    stacked = nn.unbox(self.variables["params"]["layers"]["block"])
-
-    def run(x, params, seeds=None, window=None):
-      with jax.named_scope("layers"), jax.named_scope("block"):
-        args = (lengths, num_valid, seeds, window)
-        return block.apply({"params": params}, x, *args)
-
-    if window is None:
-      xs = (stacked, self._seeds(x, lengths, deterministic))
-      step = self._rematerialised(lambda x, layer: (run(x, *layer), None))
-      # Kept activations go through a loop's buffers: unrolled, small models
-      # train 6 % faster on CPU; with remat there is nothing to keep.
-      unroll = self.remat == "none" and not deterministic
-      return jax.lax.scan(step, x, xs, unroll=unroll)[0]
-
-    def params_of(layer):
-      return jax.tree.map(lambda leaf: jnp.asarray(leaf)[layer], stacked)
-
-    # By number: a slice of all layers but the last would be a copy of them.
-    numbers = jnp.arange(self.depth - 1)
-    x, _ = jax.lax.scan(lambda x, n: (run(x, params_of(n)), None), x, numbers)
-    return run(x, params_of(self.depth - 1), window=window)
-
-  def _seeds(self, x, lengths, deterministic):
-    """Of each layer's calls of dropout, [depth, calls, B]; None without."""
-    c = self.config
-    if deterministic or not (c.attention_dropout or c.projection_dropout):
-      return None
-    shape = (self.depth, 3 + len(lengths), 2)
-    bits = jax.random.bits(self.make_rng("dropout"), shape, jnp.uint32)
-    return entry_seeds(bits, x.shape[0])
-
-  def _rematerialised(self, step):
-    if self.remat == "none":
-      return step
-    policies = jax.checkpoint_policies
-    # Products with a batch axis are attention's: large, and cheap to redo.
-    saved = policies.save_from_both_policies(
-      policies.dots_with_no_batch_dims_saveable,
-      policies.save_only_these_names("attention"),
-    )
-    policy = saved if self.remat == "save_matmuls" else None
-    return jax.checkpoint(step, prevent_cse=False, policy=policy)
+    """Queries to queries; seeds as `Block`'s, the last on the weights."""
+    _, u = self._add_norm(x, None, self.norm_attention)
+    of_weights = None if seeds is None else seeds[3:]
+    mixed = self.attention(u, *memory, of_weights)
+    return self._end(x, mixed, seeds)

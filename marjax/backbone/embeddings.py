@@ -9,7 +9,7 @@ XLA cannot split a lookup whose table and indices lie on the same mesh axis.
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from marjax.arrays import Order
 from marjax.layers.linear import small_normal
@@ -38,3 +38,20 @@ class PositionEmbedding(nn.Module):
     slots = jnp.broadcast_to(first, (order.shape[0], self.num_buffer))
     slots = jnp.concatenate([slots, self.num_buffer + order], axis=1)
     return by_batch(jnp.asarray(table)[slots])
+
+
+class CodeEmbedding(nn.Module):
+  """One learned vector for each code of a codebook."""
+
+  num_codes: int
+  width: int
+
+  @nn.compact
+  def __call__(self, codes: Int[Array, "B K"]) -> Float[Array, "B K W"]:
+    """Codes to vectors; codes outside of the table are those at its ends."""
+    table = self.param(
+      "table",
+      nn.with_logical_partitioning(small_normal, (None, "embed")),
+      (self.num_codes, self.width),
+    )
+    return constrained(table, (None, None)).at[codes].get(mode="clip")

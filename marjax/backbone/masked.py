@@ -18,7 +18,7 @@ order. Source: arXiv 2406.11838 section 4.1; spec section 3.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -28,68 +28,36 @@ from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from marjax import keys, schema
 from marjax.arrays import Counts, ImageKeys, Leaf, Order, Scalar
-from marjax.backbone.blocks import SLOT_AXES, BlockConfig, Stack
-from marjax.backbone.conditions import ClassesConfig
+from marjax.backbone.blocks import SLOT_AXES
 from marjax.backbone.embeddings import PositionEmbedding
+from marjax.backbone.stack import Stack
+from marjax.backbone.transformer import Depth, TransformerConfig, filled
 from marjax.layers.linear import linear, small_normal
 from marjax.layers.norm import LayerNorm
 from marjax.layers.placed import by_batch, constrained
-from marjax.protocols import Condition
-from marjax.schema import Range, Share, Size, check
+from marjax.schema import Size
 from marjax.tokens.masking import MaskConfig
-from marjax.tokens.order import random_orders
-
-Depth = Annotated[int, Range(1, 1024)]
 
 
 @schema.config
-class MaskedConfig:
+class MaskedConfig(TransformerConfig):
   """Shape of the masked backbone; the defaults are MAR-B at 256².
 
-  Attributes:
-    num_tokens: L. token_dim: D. width: W, also the size of z.
-    encoder_depth, decoder_depth: blocks. num_heads: attention heads.
+  Attributes, beside those of `TransformerConfig`:
+    encoder_depth, decoder_depth: blocks.
     num_buffer: slots that hold the condition, a multiple of its own.
-    condition: what images are asked for by, see `marjax.backbone.conditions`.
-    attention_dropout, projection_dropout: see `marjax.backbone.blocks`.
-    dtype: of the matmuls.
-    remat: what the backward pass recomputes of a block: "full", everything;
-      "save_matmuls", all but its matrix products; "none".
     masking: how many tokens are known in training.
   """
 
-  num_tokens: Size = 256
-  token_dim: Size = 16
-  width: Size = 768
   encoder_depth: Depth = 12
   decoder_depth: Depth = 12
-  num_heads: Size = 12
-  mlp_ratio: Annotated[int, Range(1, 64)] = 4
   num_buffer: Size = 64
-  condition: Condition = field(default_factory=ClassesConfig)
-  attention_dropout: Share = 0.1
-  projection_dropout: Share = 0.1
-  dtype: Literal["float32", "bfloat16"] = "float32"
-  remat: Literal["none", "full", "save_matmuls"] = "full"
   masking: MaskConfig = field(default_factory=MaskConfig)
   kind: Literal["masked"] = "masked"
 
   def __post_init__(self):
-    check(
-      self.width % self.num_heads == 0,
-      f"backbone.width is {self.width}; expected a multiple of num_heads"
-      f" = {self.num_heads}.",
-    )
-    check(
-      self.num_buffer % self.condition.num_slots == 0,
-      f"backbone.num_buffer is {self.num_buffer}; expected a multiple of the"
-      f" {self.condition.num_slots} slots of its condition.",
-    )
-
-  @property
-  def token_shape(self) -> tuple[int, ...]:
-    """Shape of one token, (D,)."""
-    return (self.token_dim,)
+    super().__post_init__()
+    self.check_slots("num_buffer")
 
   @property
   def batch_multiple(self) -> int:
@@ -104,7 +72,7 @@ class MaskedConfig:
     """Order and number of known tokens of B training images."""
     orders, masks = (keys.each(image_keys, name) for name in ("order", "mask"))
     num_known = self.masking.draw_num_known(masks, self.num_tokens)
-    return MaskedDraws(random_orders(orders, self.num_tokens), num_known)
+    return MaskedDraws(self.orders(orders), num_known)
 
   def num_predicted(self, draws: "MaskedDraws") -> Scalar:
     """How many tokens the loss with these draws is the mean of."""
@@ -115,22 +83,6 @@ class MaskedConfig:
     slots = self.encoder_depth * (self.num_buffer + num_known)
     slots += self.decoder_depth * (self.num_buffer + self.num_tokens)
     return 12.0 * self.width**2 * slots
-
-  def is_float32(self, path: tuple[str, ...]) -> bool:
-    """Whether the parameter of that path stays float32 in every dtype."""
-    is_linear = path[-1] in ("kernel", "bias")
-    return not is_linear or any("norm" in name for name in path)
-
-  def block(self) -> BlockConfig:
-    """The part of the shape that one transformer block needs."""
-    return BlockConfig(
-      self.width,
-      self.num_heads,
-      self.mlp_ratio,
-      self.attention_dropout,
-      self.projection_dropout,
-      self.dtype,
-    )
 
 
 @jax.tree_util.register_dataclass
@@ -167,7 +119,7 @@ class MaskedBackbone(nn.Module):
     self.encoder_positions = self._positions(c.num_buffer)
     self.decoder_positions = self._positions(c.num_buffer)
     self.head_positions = self._positions(0)
-    self.embed_token = linear(c.width, (None, "embed"), dtype=dtype)
+    self.embed_token = c.token_embedding()
     self.embed_norm = LayerNorm(dtype=dtype)
     self.encoder = Stack(c.block(), c.encoder_depth, c.remat)
     self.encoder_norm = LayerNorm()
@@ -186,7 +138,7 @@ class MaskedBackbone(nn.Module):
 
   def __call__(
     self,
-    known: Float[Array, "B K D"],
+    known: Shaped[Array, "B K *token"],
     num_known: Counts,
     order: Order,
     condition: PyTree,
@@ -212,24 +164,29 @@ class MaskedBackbone(nn.Module):
       encoded, num_known, order, deterministic=deterministic, window=window
     )
 
-  def start(self, condition: PyTree, order: Order) -> MaskedState:
+  def start(
+    self, condition: PyTree, order: Order, known: Array | None = None
+  ) -> MaskedState:
     """The state of a generation: nothing that a step changes."""
+    del known
     return MaskedState(condition, order)
 
   def step(
     self,
     state: MaskedState,
-    tokens: Float[Array, "B K D"],
+    tokens: Shaped[Array, "B K *token"],
     num_known: Counts,
     window: Int[Array, " Q"] | None = None,
+    num_new: int = 0,
   ) -> tuple[Float[Array, "B Q W"], MaskedState]:
     """z of the next tokens, or of all, in order space; and the state."""
+    del num_new
     z = self(tokens, num_known, state.order, state.condition, window=window)
     return z, state
 
   def training_z(
     self,
-    tokens: Float[Array, "B L D"],
+    tokens: Shaped[Array, "B L *token"],
     draws: MaskedDraws,
     condition: PyTree,
     deterministic: bool,
@@ -282,7 +239,7 @@ class MaskedBackbone(nn.Module):
 
   def encode(
     self,
-    known: Float[Array, "B K D"],
+    known: Shaped[Array, "B K *token"],
     num_known: Counts,
     order: Order,
     condition: PyTree,
@@ -316,8 +273,7 @@ class MaskedBackbone(nn.Module):
     del num_known
     c = self.config
     length = known.shape[1]
-    slots = self.class_embedding(condition)
-    buffer = jnp.repeat(slots, c.num_buffer // slots.shape[1], axis=1)
+    buffer = filled(self.class_embedding(condition), c.num_buffer)
     tokens = by_batch(self.embed_token(by_batch(known)))
     x = jnp.concatenate([buffer, tokens], axis=1)
     return x + self.encoder_positions(order)[:, : c.num_buffer + length]

@@ -17,9 +17,8 @@ from jaxtyping import PyTree
 from marjax import keys
 from marjax.arrays import ImageIds, Leaf, Order, RootKey, numbers, shown
 from marjax.head.noise import KeyedNoise
-from marjax.protocols import Noise
+from marjax.protocols import BackboneConfig, Noise
 from marjax.schema import check
-from marjax.tokens.order import random_orders
 
 
 @jax.tree_util.register_dataclass
@@ -94,15 +93,18 @@ def check_draws(
       numbers(leaf, f"draws.noise{name}", "floats")
 
 
-def draw_batch(key: RootKey, image_ids: ImageIds, num_tokens: int) -> Draws:
+def draw_batch(
+  key: RootKey, image_ids: ImageIds, backbone: BackboneConfig
+) -> Draws:
   """Draws addressed by (key, image id, position, purpose) only."""
+  num_tokens = backbone.num_tokens
   order_keys = keys.at(keys.stream(key, "order"), image_ids)
   noise_keys = keys.at(keys.stream(key, "noise"), image_ids)
   positions = jnp.broadcast_to(
     jnp.arange(num_tokens), (image_ids.shape[0], num_tokens)
   )
   return Draws(
-    random_orders(order_keys, num_tokens),
+    backbone.orders(order_keys),
     KeyedNoise(keys.at(noise_keys, positions)),
   )
 

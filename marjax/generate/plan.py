@@ -47,6 +47,7 @@ class Segment:
     first_step: index of the first step.
     num_known: known tokens when each step starts.
     num_revealed: tokens each step reveals.
+    num_new: the most tokens that became known in the step before one of these.
     num_head_steps: evaluations per token, the same at each step.
     is_edit: whether some tokens are given from the start.
   """
@@ -54,6 +55,7 @@ class Segment:
   first_step: int
   num_known: tuple[int, ...]
   num_revealed: tuple[int, ...]
+  num_new: int
   num_head_steps: int
   is_edit: bool = False
 
@@ -189,7 +191,12 @@ def make_plan(
 
   def segment(first: int, end: int) -> Segment:
     return Segment(
-      first, known[first:end], revealed[first:end], numbers[first], is_edit
+      first,
+      known[first:end],
+      revealed[first:end],
+      max((0, *revealed)[first:end]),
+      numbers[first],
+      is_edit,
     )
 
   counts, changes = np.array(revealed), np.array(numbers)

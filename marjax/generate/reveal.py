@@ -33,12 +33,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from marjax.arrays import Leaf, Tokens
+from marjax.arrays import Leaf, Tokens, token_dtype
 from marjax.generate import guidance
 from marjax.generate.draws import Draws, cut, noise_in_order, pad
 from marjax.generate.plan import Plan, make_plan
 from marjax.generate.settings import Settings
-from marjax.layers.placed import constrained
+from marjax.layers.placed import by_batch
 from marjax.model import ModelConfig, in_matmul_dtype
 from marjax.tokens.order import to_order_space, to_raster
 
@@ -215,21 +215,22 @@ def begin(
   batch, length = order.shape
   noise = pad(noise_in_order(draws.noise, order), widest)
   backbone = static.config.backbone
-  tokens = jnp.zeros((batch, length, *backbone.token_shape))
+  shape = (batch, length + widest, *backbone.token_shape)
+  tokens = jnp.zeros(shape, token_dtype(backbone.num_codes))
   num_given = jnp.zeros((batch,), jnp.int32)
   if given is not None:
     num_given = given.num_given
-    is_given = jnp.arange(length) < num_given[:, None]
     known = to_order_space(given.tokens, order)
-    tokens = jnp.where(is_given[..., None], known, tokens)
-  tokens = jnp.pad(tokens, ((0, 0), (0, widest), (0, 0)))
-  tokens = constrained(tokens, ("batch", None, None))
+    known = _where(jnp.arange(length) < num_given[:, None], known, 0)
+    tokens = tokens.at[:, :length].set(known)
+  tokens = by_batch(tokens)
   nothing = backbone.condition.nothing(batch)
   condition = jax.tree.map(lambda *c: _passes(static, *c), condition, nothing)
   state = static.config.build().apply(
     {"params": in_matmul_dtype(static.config, params)},
     condition,
     _passes(static, order, order),
+    None if given is None else _passes(static, tokens, tokens),
     method="start",
   )
   return Carry(tokens, state), Fixed(order, noise, num_given)
@@ -286,7 +287,7 @@ def run_segment(
     tokens = jax.lax.dynamic_update_slice_in_dim(
       carry.tokens, new, step.num_known, axis=1
     )
-    tokens = constrained(tokens, ("batch", None, None))
+    tokens = by_batch(tokens)
     length = fixed.order.shape[1]
     return Carry(tokens, state), tokens[:, :length] if keep_steps else None
 
@@ -305,7 +306,7 @@ def kept_in_raster(
   ends = jnp.asarray(static.plan.known_after)[:, None, None]
   ends = jnp.maximum(ends, fixed.num_given[None, :, None])
   is_known = jnp.arange(fixed.order.shape[1]) < ends
-  after = jnp.where(is_known[..., None], after, 0.0)
+  after = _where(is_known, after, 0)
   return jax.vmap(to_raster, (0, None))(after, fixed.order)
 
 
@@ -327,6 +328,7 @@ def _next_z(static, params, segment, carry, step, fixed):
     _passes(static, known, known),
     _passes(static, num_known, num_known),
     window,
+    segment.num_new,
     method="step",
   )
   if not static.is_guided:
@@ -340,5 +342,10 @@ def _keep_given(segment, carry, step, fixed, new):
   width = segment.head_width
   place = step.num_known + jnp.arange(width)
   old = jax.lax.dynamic_slice_in_dim(carry.tokens, step.num_known, width, 1)
-  is_given = place < fixed.num_given[:, None]
-  return jnp.where(is_given[..., None], old, new)
+  return _where(place < fixed.num_given[:, None], old, new)
+
+
+def _where(is_one, one, other):
+  """Of tokens [..., *token], those of one where it is True [...]."""
+  is_one = is_one.reshape(*is_one.shape, *(1,) * (one.ndim - is_one.ndim))
+  return jnp.where(is_one, one, other)

@@ -27,7 +27,7 @@ class Settings:
 
   Attributes:
     num_ar_steps: autoregressive steps, 1 .. number of tokens; None for 64, or
-      as many as there are tokens.
+      as many as there are tokens, which a causal model takes always.
     guidance_scale: 1 for none; larger follows the label more.
     guidance_schedule: "linear" grows from about 1 to the scale as tokens are
       revealed; "constant" uses the scale at every step.
@@ -85,7 +85,9 @@ class Settings:
       ValueError: more steps than tokens; settings of another kind of head.
     """
     self.check_fits(model)
-    steps = min(PUBLISHED_AR_STEPS, model.backbone.num_tokens)
+    backbone = model.backbone
+    most = backbone.num_tokens
+    steps = most if backbone.is_sequential else min(PUBLISHED_AR_STEPS, most)
     return dataclasses.replace(
       self,
       num_ar_steps=self.num_ar_steps or steps,
@@ -97,6 +99,11 @@ class Settings:
     num_tokens, head = model.backbone.num_tokens, model.head
     prefix = f"{where}." if where else ""
     steps = self.num_ar_steps
+    check(
+      steps in (None, num_tokens) or not model.backbone.is_sequential,
+      f"{prefix}num_ar_steps is {steps}; expected {num_tokens} or none: the"
+      f" model's {model.backbone.kind} backbone draws one token a step.",
+    )
     check(
       steps is None or steps <= num_tokens,
       f"{prefix}num_ar_steps is {steps}; expected 1 to {num_tokens}, because"

@@ -8,6 +8,8 @@
    keeps the weights in the dtype of the matmuls.
 4. Queries may be some of the slots only: what no later layer reads is not
    computed.
+5. Where keys and values of earlier slots are in a cache, `look_back` is the
+   same softmax, of a few new slots to all before them.
 """
 
 import functools
@@ -16,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, UInt32
+from jaxtyping import Array, Float, Int, UInt32
 
 from marjax.arrays import Counts, no_gradient
 from marjax.layers.dropout import masked, row_hashes, survives
@@ -178,15 +180,35 @@ def _drop(weights, rows, rate):
   return masked(weights, survives(rows[..., None], columns, rate), rate)
 
 
+def look_back(
+  query: Float[Array, "B Q N H"],
+  key: Float[Array, "B P N H"],
+  value: Float[Array, "B P N H"],
+  first: Int[Array, ""],
+) -> Float[Array, "B Q N H"]:
+  """Values mixed for slots first .. first + Q - 1, each to its own and before.
+
+  Without a gradient; `first` may be traced, so one program serves many steps.
+  """
+  slots = first + jnp.arange(query.shape[1])
+  is_seen = jnp.arange(key.shape[1]) <= slots[:, None]
+  p = _softmax(query, key, is_seen, value.dtype)
+  return jnp.einsum("bnqk,bknh->bqnh", p, value)
+
+
 def _weights(query, key, num_valid, is_causal, dtype):
-  """The softmax, in float32, and rounded."""
+  """The softmax over keys that are valid, in float32, and rounded."""
+  is_seen = _is_seen(query.shape[1], key.shape[1], num_valid, is_causal)
+  return _softmax(query, key, is_seen, dtype)
+
+
+def _softmax(query, key, is_seen, dtype):
   logits = jnp.einsum(
     "bqnh,bknh->bnqk",
     query * query.shape[-1] ** -0.5,
     key,
     preferred_element_type=jnp.float32,
   )
-  is_seen = _is_seen(query.shape[1], key.shape[1], num_valid, is_causal)
   lowest = jnp.finfo(jnp.float32).min
   logits = jnp.where(is_seen, logits, lowest)
   return jax.nn.softmax(logits, axis=-1).astype(dtype)

@@ -141,9 +141,9 @@ def bytes_per_chip(tree: PyTree) -> float:
 def _asked(static: reveal.Static, size: int) -> tuple:
   """Labels and draws of a batch, abstract."""
   labels = jax.ShapeDtypeStruct((size,), jnp.int32)
-  length = static.config.backbone.num_tokens
+  backbone = static.config.backbone
   draws = jax.eval_shape(
-    lambda: draw_batch(keys.root(0), jnp.arange(size), length)
+    lambda: draw_batch(keys.root(0), jnp.arange(size), backbone)
   )
   return labels, draws
 

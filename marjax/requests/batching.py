@@ -35,7 +35,7 @@ from marjax.keys import is_keys
 from marjax.latents.images import to_float, to_uint8
 from marjax.parallel.hosts import fetch, spread
 from marjax.parallel.rules import RULES, batch_sharding, replicated
-from marjax.protocols import Codec
+from marjax.protocols import BackboneConfig, Codec
 from marjax.requests.compiled import Program, Programs
 from marjax.schema import check
 
@@ -123,6 +123,14 @@ class Request:
       backbone.token_shape,
       max(part.num_head_steps for part in self.static.plan.segments),
     )
+    check(
+      not backbone.is_raster
+      or bool((np.diff(np.asarray(self.draws.order), axis=1) == 1).all()),
+      f"the model's {backbone.kind} backbone draws in raster order only, and"
+      " these images or draws ask for another; expected known tokens to be the"
+      " first ones, read like a page: a model trained in random order takes any"
+      " mask.",
+    )
 
   def __len__(self) -> int:
     return len(self.draws.order)
@@ -167,7 +175,7 @@ def generate(
 
 def _check_drawn(tokens: np.ndarray, first: int, params, request) -> None:
   """Refuses NaN and infinity, which would be shown as black or white."""
-  is_fine = np.isfinite(tokens).all((1, 2))
+  is_fine = np.isfinite(tokens).all(tuple(range(1, tokens.ndim)))
   if is_fine.all():
     return
   check_finite(params, "the parameters of the model")
@@ -321,19 +329,23 @@ def _decode(codec: Codec, codec_params, latents):
 
 
 def draw(
-  programs: Programs, mesh: Mesh, key: RootKey, num_images: int, num_tokens: int
+  programs: Programs,
+  mesh: Mesh,
+  key: RootKey,
+  num_images: int,
+  backbone: BackboneConfig,
 ) -> Draws:
   """`draw_batch` for images 0 .. num_images - 1, compiled; on the host."""
   size = padded(min(num_images, DRAWN_AT_ONCE))
   parts = []
   for index, keep in batches(num_images, size):
-    drawn = programs.run(mesh, _draw, (num_tokens,), key, index)
+    drawn = programs.run(mesh, _draw, (backbone,), key, index)
     parts.append(take(drawn, np.arange(keep)))
   return jax.tree.map(_joined, *parts)
 
 
-def _draw(num_tokens: int, key, image_ids) -> Draws:
-  return draw_batch(key, image_ids, num_tokens)
+def _draw(backbone: BackboneConfig, key, image_ids) -> Draws:
+  return draw_batch(key, image_ids, backbone)
 
 
 def take(tree: PyTree, index: np.ndarray) -> PyTree:

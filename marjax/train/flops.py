@@ -20,6 +20,7 @@ import flax.linen as nn
 import jax
 from jax.extend.core import jaxprs_in_params
 
+from marjax.arrays import token_dtype
 from marjax.model import ModelConfig, draw, param_shapes
 
 
@@ -46,9 +47,8 @@ def training_flops(config: ModelConfig) -> float:
     return config.build().apply({"params": params}, tokens, draws)["loss"]
 
   params = nn.unbox(param_shapes(config))
-  tokens = jax.ShapeDtypeStruct(
-    (batch, c.num_tokens, *c.token_shape), "float32"
-  )
+  shape = (batch, c.num_tokens, *c.token_shape)
+  tokens = jax.ShapeDtypeStruct(shape, token_dtype(c.num_codes))
   return 3 * count(loss, params, tokens) / batch
 
 

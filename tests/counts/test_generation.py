@@ -27,7 +27,7 @@ SETTINGS = Settings(
 
 def call():
   static = reveal.static_for(small.MODEL, SETTINGS)
-  draws = draw_batch(jax.random.key(3), jnp.arange(4), 16)
+  draws = draw_batch(jax.random.key(3), jnp.arange(4), small.MODEL.backbone)
   numbers = reveal.numbers_for(static.plan, SETTINGS)
   return static, (small.params(), jnp.arange(4), draws, numbers)
 

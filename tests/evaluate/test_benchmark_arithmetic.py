@@ -33,7 +33,9 @@ def inputs_of(static, batch=2):
   return generation.Inputs(
     needed.abstract_params(static.config),
     shaped((batch,), "int32"),
-    jax.eval_shape(lambda: draw_batch(keys.root(0), jnp.arange(batch), 16)),
+    jax.eval_shape(
+      lambda: draw_batch(keys.root(0), jnp.arange(batch), small.MODEL.backbone)
+    ),
     shaped((static.plan.num_ar_steps,), "float32"),
     shaped((), "float32"),
     [

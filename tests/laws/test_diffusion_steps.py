@@ -107,7 +107,7 @@ def settings_of(final, first=8, buckets=1):
 
 
 def draws_of():
-  return draw_batch(jax.random.key(3), jnp.arange(5), 16)
+  return draw_batch(jax.random.key(3), jnp.arange(5), small.MODEL.backbone)
 
 
 def run(settings, draws=None):

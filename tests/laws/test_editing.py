@@ -59,7 +59,7 @@ def test_kept_latents_are_bit_equal(pipe, share):
 @pytest.mark.slow
 def test_an_edit_goes_on_as_the_generation_would_have():
   settings = SETTINGS.for_model(small.MODEL)
-  draws = draw_batch(jax.random.key(3), jnp.arange(4), 16)
+  draws = draw_batch(jax.random.key(3), jnp.arange(4), small.MODEL.backbone)
   labels = jnp.arange(4, dtype=jnp.int32)
 
   def run(is_edit, given):
@@ -88,7 +88,7 @@ def test_an_edit_goes_on_as_the_generation_would_have():
 
 def test_nothing_given_is_a_generation():
   settings = SETTINGS.for_model(small.MODEL)
-  draws = draw_batch(jax.random.key(3), jnp.arange(2), 16)
+  draws = draw_batch(jax.random.key(3), jnp.arange(2), small.MODEL.backbone)
   labels = jnp.zeros((2,), jnp.int32)
   nothing = Given(jnp.ones((2, 16, 4)), jnp.zeros((2,), jnp.int32))
   results = []

@@ -27,7 +27,9 @@ def tokens_of(count, first=0, buckets=2, scale=2.0, ar_steps=6, keep=False):
     head=ReverseSettings(num_steps=8, start=900),
   ).for_model(small.MODEL)
   static = reveal.static_for(small.MODEL, settings)
-  draws = draw_batch(jax.random.key(3), first + jnp.arange(count), 16)
+  draws = draw_batch(
+    jax.random.key(3), first + jnp.arange(count), small.MODEL.backbone
+  )
   return jax.jit(
     reveal.generate, static_argnums=0, static_argnames="keep_steps"
   )(
@@ -88,8 +90,8 @@ def test_one_step_and_one_step_per_token():
 
 
 def test_draws_are_addressed_by_image_id_and_position():
-  whole = draw_batch(jax.random.key(3), jnp.arange(5), 16)
-  part = draw_batch(jax.random.key(3), jnp.array([4, 2]), 16)
+  whole = draw_batch(jax.random.key(3), jnp.arange(5), small.MODEL.backbone)
+  part = draw_batch(jax.random.key(3), jnp.array([4, 2]), small.MODEL.backbone)
   for index, image in enumerate((4, 2)):
     assert (whole.order[image] == part.order[index]).all()
     for draws, row in ((whole, image), (part, index)):
@@ -187,7 +189,7 @@ def test_what_a_last_step_writes_beyond_the_end_is_finite():
   ).for_model(small.MODEL)
   static = reveal.static_for(small.MODEL, settings)
   assert static.plan.widest > static.plan.segments[0].num_revealed[-1]
-  draws = draw_batch(jax.random.key(0), jnp.arange(2), 16)
+  draws = draw_batch(jax.random.key(0), jnp.arange(2), small.MODEL.backbone)
   scales, temperature, walks = jax.tree.map(
     jnp.asarray, reveal.numbers_for(static.plan, settings)
   )

@@ -5,10 +5,20 @@ import dataclasses
 import small
 
 from marjax import schema
+from marjax.backbone.causal import CausalConfig
 from marjax.backbone.conditions import ClassesConfig
+from marjax.backbone.guided import GuidedConfig
 from marjax.protocols import BackboneConfig, Codec, Condition, HeadConfig
 
 CLASSES = ClassesConfig(num_classes=5)
+DROPPED = dataclasses.replace(CLASSES, dropout=0.5)
+SHAPE = {
+  "num_tokens": 16,
+  "token_dim": 4,
+  "width": 32,
+  "num_heads": 4,
+  "condition": DROPPED,
+}
 
 SMALL = {
   Codec: {
@@ -17,9 +27,9 @@ SMALL = {
   },
   Condition: {"classes": CLASSES},
   BackboneConfig: {
-    "masked": dataclasses.replace(
-      small.MODEL.backbone, condition=dataclasses.replace(CLASSES, dropout=0.5)
-    )
+    "masked": dataclasses.replace(small.MODEL.backbone, condition=DROPPED),
+    "causal": CausalConfig(**SHAPE, depth=2, num_prefix=2, order="random"),
+    "guided": GuidedConfig(**SHAPE, memory_depth=1, query_depth=2),
   },
 }
 

@@ -46,18 +46,22 @@ def training_z(config, params, tokens, draws, deterministic=True):
   )
 
 
-def steps(config, params, x, order, condition, counts):
-  """z of the next tokens, with so many known at each of several steps."""
+def steps(config, params, x, order, condition):
+  """z of the next tokens at each of several steps, up to 4 known tokens."""
   module, variables = config.build(), {"params": params}
   state = module.apply(variables, condition, order, method="start")
-  taken, window = [], jnp.arange(2)
-  for count in counts:
-    known = jnp.full(len(x), count)
-    z, state = module.apply(
-      variables, state, x, known, count + window, method="step"
-    )
+  taken, width = [], width_of(config)
+  for count in range(0, 5, width):
+    known, window = jnp.full(len(x), count), count + jnp.arange(width)
+    args = (state, x, known, window, width)
+    z, state = module.apply(variables, *args, method="step")
     taken.append(z)
   return taken
+
+
+def width_of(config):
+  """Tokens of a step."""
+  return 1 if config.backbone.is_sequential else 2
 
 
 def test_its_config_is_complete(model):
@@ -124,10 +128,10 @@ def test_steps_do_not_depend_on_the_batch(model):
   config, params, tokens, draws = model
   order = draws.backbone.order
   x = to_order_space(tokens, order)
-  whole = steps(config, params, x, order, LABELS, (0, 2, 4))
-  part = steps(config, params, x[2:4], order[2:4], LABELS[2:4], (0, 2, 4))
+  whole = steps(config, params, x, order, LABELS)
+  part = steps(config, params, x[2:4], order[2:4], LABELS[2:4])
   for one, other in zip(part, whole, strict=True):
-    assert other.shape == (8, 2, config.backbone.width)
+    assert other.shape == (8, width_of(config), config.backbone.width)
     np.testing.assert_allclose(one, other[2:4], atol=1e-4)
 
 
@@ -135,16 +139,16 @@ def test_a_step_sees_what_is_known_and_nothing_else(model):
   config, params, tokens, draws = model
   order = draws.backbone.order
   x = to_order_space(tokens, order)
-  plain = steps(config, params, x, order, LABELS, (0, 2, 4))
+  plain = steps(config, params, x, order, LABELS)
   hidden = x.at[:, 4:].set(9.0)
   for one, other in zip(
-    steps(config, params, hidden, order, LABELS, (0, 2, 4)), plain, strict=True
+    steps(config, params, hidden, order, LABELS), plain, strict=True
   ):
     np.testing.assert_allclose(one, other, atol=1e-5)
-  seen = steps(config, params, x.at[:, 1].set(9.0), order, LABELS, (0, 2, 4))
-  assert np.abs(seen[1] - plain[1]).max() > 1e-3
+  seen = steps(config, params, x.at[:, 1].set(9.0), order, LABELS)
+  assert np.abs(seen[-1] - plain[-1]).max() > 1e-3
   nothing = config.backbone.condition.nothing(8)
-  unasked = steps(config, params, x, order, nothing, (0, 2, 4))
+  unasked = steps(config, params, x, order, nothing)
   assert np.abs(unasked[0] - plain[0]).max() > 1e-3
 
 

@@ -149,7 +149,7 @@ def test_operations_of_a_step_are_named():
 def test_operations_of_generating_are_named():
   settings = small.EXPERIMENT.sampling.for_model(small.MODEL)
   static = reveal.static_for(small.MODEL, settings)
-  draws = draw_batch(jax.random.key(3), jnp.arange(2), 16)
+  draws = draw_batch(jax.random.key(3), jnp.arange(2), small.MODEL.backbone)
   numbers = reveal.numbers_for(static.plan, settings)
   lowered = jax.jit(reveal.generate, static_argnums=0).lower(
     static, small.params(), jnp.arange(2), draws, numbers
