@@ -23,6 +23,7 @@ from marjax import keys, schema
 from marjax.arrays import Counts, ImageKeys, Leaf, Order, Scalar, Tokens
 from marjax.backbone.conditions import ClassesConfig
 from marjax.backbone.masked import MaskedConfig
+from marjax.head.categorical import CategoricalHeadConfig
 from marjax.head.diffusion import DiffusionHeadConfig
 from marjax.head.flow import FlowHeadConfig
 from marjax.head.regression import RegressionHeadConfig
@@ -56,6 +57,7 @@ register(Codec, PixelsConfig, KLConfig)
 register(Condition, ClassesConfig)
 register(BackboneConfig, MaskedConfig)
 register(HeadConfig, DiffusionHeadConfig, FlowHeadConfig, RegressionHeadConfig)
+register(HeadConfig, CategoricalHeadConfig)
 
 
 @schema.config
