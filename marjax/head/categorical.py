@@ -38,7 +38,8 @@ from marjax.protocols import Noise
 from marjax.schema import Range, Share
 
 COLDEST = float(np.finfo(np.float32).tiny)
-"""Temperatures below are 0: chips may take such numbers for it."""
+"""The temperature that colder ones are: its quotients leave the likeliest code,
+and chips may take a smaller number for 0, of which 0 / 0 would be NaN."""
 
 
 class Walk(NamedTuple):
@@ -202,11 +203,10 @@ class CategoricalHead(nn.Module):
       None if guidance is None else guidance[1],
     )
     most = jnp.max(logits, axis=-1, keepdims=True)
-    is_cold = jnp.asarray(temperature) < COLDEST
-    logits = (logits - most) / jnp.where(is_cold, 1.0, temperature)
+    logits = (logits - most) / jnp.maximum(temperature, COLDEST)
     logits = narrowed(logits, jnp.asarray(walk.top_k)[0], walk.top_p[0])
     drawn = gumbel(noise.initial(self.config.noise_shape))
-    codes = jnp.argmax(logits + jnp.where(is_cold, 0.0, drawn), axis=-1)
+    codes = jnp.argmax(logits + drawn, axis=-1)
     is_lost = jnp.isnan(most[..., 0])
     return jnp.where(is_lost, -1, codes).astype(jnp.int32)
 

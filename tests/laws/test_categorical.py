@@ -36,10 +36,10 @@ HEAD, PARAMS = head_of(LOGITS)
 
 
 @jax.jit
-def draw_all(walk, temperature):
+def draw_all(walk, temperature, factor):
   return HEAD.apply(
     PARAMS,
-    jnp.ones((COUNT, 1)),
+    factor * jnp.ones((COUNT, 1)),
     walk,
     key=jax.random.key(3),
     temperature=temperature,
@@ -47,8 +47,9 @@ def draw_all(walk, temperature):
   )
 
 
-def counts_of(temperature=1.0, **settings):
-  drawn = draw_all(CategoricalSettings(**settings).walk(), temperature)
+def counts_of(temperature=1.0, factor=1.0, **settings):
+  walk = CategoricalSettings(**settings).walk()
+  drawn = draw_all(walk, temperature, factor)
   assert drawn.dtype == jnp.int32
   return np.bincount(drawn, minlength=V)
 
@@ -81,7 +82,10 @@ def test_top_k_draws_from_the_likeliest_alone(top_k):
 
 @pytest.mark.parametrize(
   ("top_p", "temperature", "top_k"),
-  [(0.5, 1.0, 0), (0.9, 1.0, 0), (0.9, 2.0, 0), (0.5, 1.0, 3), (1e-6, 1.0, 0)],
+  [
+    *[(0.5, 1.0, 0), (0.9, 1.0, 0), (0.9, 2.0, 0), (1e-6, 1.0, 0)],
+    *[(0.5, 1.0, 3), (0.5, 1.0, 2 * V)],
+  ],
 )
 def test_top_p_draws_from_the_fewest_that_reach_it(top_p, temperature, top_k):
   """Of what the temperature made, and of what top_k left."""
@@ -115,6 +119,11 @@ def test_what_is_left_is_the_smallest_set(top_k, top_p):
       assert np.isfinite(kept).sum() == (top_k or 300)
 
 
+def test_a_top_p_of_one_leaves_what_rounding_takes_for_nothing():
+  left = narrowed(-jnp.arange(100.0), 99, jnp.float32(1.0))
+  assert np.isfinite(left).sum() == 99
+
+
 def test_codes_that_tie_with_the_last_stay():
   left = narrowed(jnp.array([1.0, 3.0, 1.0, 0.0]), 2, 1.0)
   np.testing.assert_array_equal(left, [1.0, 3.0, 1.0, -np.inf])
@@ -137,10 +146,12 @@ def test_guidance_extrapolates_logits():
   np.testing.assert_array_equal(other, drawn(z))
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1e-45, 1e-38, 1e-30, 1e-3])
+@pytest.mark.parametrize("temperature", [0.0, 1e-45, 1e-38, 1e-30])
 @pytest.mark.parametrize("top_p", [0.3, 1.0])
-def test_cold_is_the_likeliest_code(temperature, top_p):
-  counts = counts_of(temperature, top_p=top_p)
+@pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
+def test_cold_is_the_likeliest_code(temperature, top_p, factor):
+  """However close the logits are, or far apart."""
+  counts = counts_of(temperature, factor, top_p=top_p)
   assert counts[np.argmax(LOGITS)] == COUNT
 
 
