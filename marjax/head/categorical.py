@@ -131,7 +131,7 @@ class CategoricalHead(nn.Module):
     return self.loss(*args, **kwargs)
 
   def logits(self, z: Conditions) -> Float[Array, "*batch V"]:
-    """Of every code, float32."""
+    """Logits [*batch, V], float32, of each z [*batch, W]."""
     return by_batch(self.linear(z))
 
   @calls.loss
@@ -214,7 +214,7 @@ class CategoricalHead(nn.Module):
 def losses(
   logits: Float[Array, "*batch V"], target: Int[Array, "*batch"], share: float
 ) -> dict[str, Float[Array, "*batch"]]:
-  """Of each token the cross-entropy, and what smoothing by a share adds.
+  """Terms [*batch]: "cross_entropy", and the "smoothing" that a share adds.
 
   Smoothed targets are (1 - share) · one-hot + share / V.
   """
@@ -232,7 +232,7 @@ def losses(
 def narrowed(
   logits: Float[Array, "*batch V"], top_k: Any, top_p: Any
 ) -> Float[Array, "*batch V"]:
-  """The logits of the codes that may be drawn, -inf elsewhere.
+  """Logits [*batch, V] of the codes that may be drawn, -inf elsewhere.
 
   Args:
     logits: divided by the temperature. top_k, top_p: see `CategoricalSettings`;
@@ -259,7 +259,7 @@ def narrowed(
 
 
 def gumbel(normal: Float[Array, "*any"]) -> Float[Array, "*any"]:
-  """Gumbel numbers of standard normal ones x, -log(-log Φ(x)).
+  """Gumbel numbers [*any] of standard normal ones x, -log(-log Φ(x)).
 
   Each half of Φ has its own form: 1 - Φ would be rounded where g is large.
   """

@@ -105,18 +105,18 @@ def test_what_is_left_is_the_smallest_set(top_k, top_p):
   logits = 3 * np.random.default_rng(0).normal(size=(40, 300))
   logits = np.float32(logits)
   left = np.asarray(jax.jit(narrowed)(logits, top_k, np.float32(top_p)))
-  for row, kept in zip(logits, left, strict=True):
+  for row, rest in zip(logits, left, strict=True):
     best = np.argsort(-row)[: top_k or 300]
     before = np.cumsum(softmax(row[best])) - softmax(row[best])
     sure, possible = before < top_p - 1e-6, before < top_p + 1e-6
     sure[0] = True
-    assert np.isfinite(kept[best[sure]]).all()
-    assert np.isneginf(np.delete(kept, best[possible])).all()
+    assert np.isfinite(rest[best[sure]]).all()
+    assert np.isneginf(np.delete(rest, best[possible])).all()
     np.testing.assert_array_equal(
-      kept[np.isfinite(kept)], row[np.isfinite(kept)]
+      rest[np.isfinite(rest)], row[np.isfinite(rest)]
     )
     if top_p == 1:
-      assert np.isfinite(kept).sum() == (top_k or 300)
+      assert np.isfinite(rest).sum() == (top_k or 300)
 
 
 def test_a_top_p_of_one_leaves_what_rounding_takes_for_nothing():
@@ -176,18 +176,18 @@ def test_the_loss_is_that_of_its_formula(smoothing):
   z = jax.random.normal(jax.random.key(0), (50, 1)) * 3
   target = jax.random.randint(jax.random.key(1), (50,), 0, V)
   weights = jax.random.uniform(jax.random.key(2), (50,))
-  found = head.apply(params, z, target, weights)
+  ours = head.apply(params, z, target, weights)
   log_p = np.log([softmax(row) for row in np.asarray(z) * LOGITS])
   smoothed = (1 - smoothing) * np.eye(V)[target] + smoothing / V
   each = -np.sum(smoothed * log_p, axis=1)
   plain = -log_p[np.arange(50), target]
   np.testing.assert_allclose(
-    found["loss"], np.average(each, weights=weights), rtol=1e-5
+    ours["loss"], np.average(each, weights=weights), rtol=1e-5
   )
   np.testing.assert_allclose(
-    found["cross_entropy"], np.average(plain, weights=weights), rtol=1e-5
+    ours["cross_entropy"], np.average(plain, weights=weights), rtol=1e-5
   )
-  assert ("smoothing" in found) == (smoothing > 0)
+  assert ("smoothing" in ours) == (smoothing > 0)
   theirs = torch.nn.functional.cross_entropy(
     torch.tensor(np.asarray(z) * LOGITS),
     torch.tensor(np.asarray(target), dtype=torch.long),
@@ -204,8 +204,8 @@ def test_the_gradient_is_softmax_less_target():
     params = {"linear": {**PARAMS["params"]["linear"], "bias": bias}}
     return HEAD.apply({"params": params}, z, target)["loss"]
 
-  found = jax.grad(loss)(jnp.zeros(V))
-  np.testing.assert_allclose(found, softmax(LOGITS) - np.eye(V)[4], atol=1e-6)
+  ours = jax.grad(loss)(jnp.zeros(V))
+  np.testing.assert_allclose(ours, softmax(LOGITS) - np.eye(V)[4], atol=1e-6)
 
 
 def test_a_traced_target_that_is_no_code_makes_the_loss_nan():
@@ -223,11 +223,11 @@ def test_bfloat16_rounds_factors_and_not_logits():
   kernel = jax.random.normal(jax.random.key(1), (64, 300))
   bias = jax.random.normal(jax.random.key(2), (300,))
   params = {"params": {"linear": {"kernel": kernel, "bias": bias}}}
-  found = head.apply(params, z, method="logits")
-  assert found.dtype == jnp.float32
+  ours = head.apply(params, z, method="logits")
+  assert ours.dtype == jnp.float32
   factors = [np.float64(a.astype(jnp.bfloat16)) for a in (z, kernel)]
   expected = np.matmul(*factors) + np.float64(bias)
-  np.testing.assert_allclose(found, expected, atol=1e-4)
+  np.testing.assert_allclose(ours, expected, atol=1e-4)
   assert not config.is_float32(("linear", "kernel"))
   assert config.is_float32(("linear", "bias"))
 
