@@ -33,6 +33,7 @@ from marjax.backbone.causal import CausalConfig
 from marjax.backbone.conditions import ClassesConfig
 from marjax.backbone.guided import GuidedConfig
 from marjax.backbone.masked import MaskedConfig
+from marjax.head.categorical import CategoricalHeadConfig
 from marjax.head.diffusion import DiffusionHeadConfig
 from marjax.head.flow import FlowHeadConfig
 from marjax.head.regression import RegressionHeadConfig
@@ -66,6 +67,7 @@ register(Codec, PixelsConfig, KLConfig)
 register(Condition, ClassesConfig)
 register(BackboneConfig, MaskedConfig, CausalConfig, GuidedConfig)
 register(HeadConfig, DiffusionHeadConfig, FlowHeadConfig, RegressionHeadConfig)
+register(HeadConfig, CategoricalHeadConfig)
 
 
 @schema.config

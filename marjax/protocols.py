@@ -203,18 +203,27 @@ class HeadSettings(Protocol):
 
 @runtime_checkable
 class HeadConfig(Protocol):
-  """The shape of a head; dtype is that of the matmuls."""
+  """The shape of a head.
+
+  Attributes:
+    token_shape: of one token. num_codes: V where a token is one of V codes, an
+      int32 of shape (); 0 where it is floats.
+    noise_shape: of the random numbers that one evaluation takes for a token.
+    dtype: of the matmuls.
+  """
 
   kind: str
   Settings: ClassVar[type]
   token_shape: tuple[int, ...]
+  num_codes: int
+  noise_shape: tuple[int, ...]
   dtype: str
 
   def build(self) -> nn.Module:
     """The module of this shape, a `Head`."""
 
-  def row_cost(self, settings: HeadSettings) -> float:
-    """Multiplications to draw one token with these settings."""
+  def row_cost(self, settings: HeadSettings, z_width: int) -> float:
+    """Multiplications to draw one token with these settings, of z [z_width]."""
 
   def is_float32(self, path: tuple[str, ...]) -> bool:
     """Whether the parameter of that path stays float32 in every dtype."""

@@ -29,7 +29,8 @@ class Draws:
   Attributes:
     order: generation order [B, L].
     noise: KeyedNoise with keys [B, L], or RecordedNoise with start [B, L, D]
-      and steps [B, L, T, D]; indexed by raster position.
+      and steps [B, L, T, D], where D stands for the head's noise_shape; indexed
+      by raster position.
   """
 
   order: Leaf
@@ -59,14 +60,14 @@ def check_draws(
   draws: Draws,
   num_images: int,
   num_tokens: int,
-  token_shape: tuple[int, ...],
+  noise_shape: tuple[int, ...],
   num_steps: int,
 ) -> None:
   """Refuses what are no draws of these images by this model.
 
   Args:
     draws: to be used. num_images: that they are for.
-    num_tokens, token_shape: L, and the shape of a token, of the model.
+    num_tokens: L. noise_shape: of one token, as the model's head says.
     num_steps: the most evaluations of the head for a token.
 
   Raises:
@@ -86,7 +87,7 @@ def check_draws(
     f"draws.order is {shown(order)}; expected {list(shape)} with each of 0 .."
     f" {num_tokens - 1} once for each image: draws are of one model.",
   )
-  draws.noise.check(shape, token_shape, num_steps, "draws.noise")
+  draws.noise.check(shape, noise_shape, num_steps, "draws.noise")
   for path, leaf in jax.tree_util.tree_leaves_with_path(draws.noise):
     if not keys.is_keys(leaf):
       name = jax.tree_util.keystr(path)

@@ -86,7 +86,7 @@ def plan_for(
     settings.num_ar_steps,
     settings.num_buckets,
     step_cost=backbone.step_cost,
-    row_cost=config.head.row_cost(head),
+    row_cost=config.head.row_cost(head, backbone.width),
     num_head_steps=head.num_steps,
     final_head_steps=head.final_num_steps,
     is_edit=is_edit,

@@ -1,24 +1,26 @@
 """What a head is called with, checked before anything is traced of it.
 
 1. z is [*batch, W], targets are [*batch, *token], keys and draws are of the
-   same batch.
+   same batch. Targets are floats, or codes if the config has `num_codes`.
 2. Arrays may be traced by the caller's `jax.jit`: of those shape and type are
-   checked; of others also that they are finite.
+   checked; of others also that they are finite, and that codes are codes.
 3. Parameters of another head would be noticed deep inside, or not at all: their
    shapes are compared with those that `init` gives.
 
 `loss` and `sample` decorate the methods of that name; a head is a linen module
-with a `config` that has `token_shape`, `Settings` and `draw`, and a class
-attribute `is_random`. All raise ValueError.
+with a `config` that has `token_shape`, `num_codes`, `noise_shape`, `Settings`
+and `draw`, and class attributes `has_random_loss` and `has_random_samples`. All
+raise ValueError.
 """
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from marjax import keys, protocols
@@ -27,6 +29,7 @@ from marjax.arrays import (
   checked,
   instance,
   is_traced,
+  numbers,
   real,
   shaped,
   shapes_of,
@@ -36,6 +39,7 @@ from marjax.head.noise import check_shape
 from marjax.schema import check
 
 TARGETS = "[*batch, D], a token for each vector z"
+CODES = "[*batch], a code for each vector z"
 
 
 def vectors(value: Any, name: str) -> Any:
@@ -51,6 +55,17 @@ def vectors(value: Any, name: str) -> Any:
 def tokens(value: Any, name: str) -> Any:
   """Floats [*batch, D]."""
   return shaped(value, name, TARGETS)
+
+
+def codes(value: Any, name: str) -> Any:
+  """Integers [*batch]."""
+  if not hasattr(value, "shape"):
+    value = numbers(value, name, f"integers, {CODES}")
+  check(
+    jnp.issubdtype(value.dtype, jnp.integer),
+    f"{name} is {shown(value)}; expected integers, {CODES}.",
+  )
+  return value
 
 
 def token_weights(value: Any, name: str) -> Any:
@@ -95,9 +110,11 @@ def _of_loss(given: Mapping[str, Any]) -> None:
   _check_params(head, z)
   batch = z.shape[:-1]
   check_shape(given["target"], "target", (*batch, *head.config.token_shape))
+  if head.config.num_codes:
+    _check_codes(given["target"], head.config.num_codes)
   if given["weights"] is not None:
     check_shape(given["weights"], "weights", batch)
-  if head.is_random:
+  if head.has_random_loss:
     _check_random(given["key"], draws, "draws", batch)
   if draws is not None:
     _check_draws(head.config, draws, batch)
@@ -117,20 +134,34 @@ def _of_sample(given: Mapping[str, Any]) -> None:
   )
   if given["guidance"] is not None:
     check_shape(given["guidance"][0], "guidance[0]", z.shape)
-  if head.is_random:
+  if head.has_random_samples:
     _check_random(given["key"], noise, "noise", batch)
   if noise is not None:
     steps = wanted().num_steps if settings is None else _num_steps(settings)
-    noise.check(batch, head.config.token_shape, steps, "noise")
+    noise.check(batch, head.config.noise_shape, steps, "noise")
 
 
-loss = checked(
-  _of_loss,
-  key=keys.check_key,
-  z=vectors,
-  target=tokens,
-  weights=token_weights,
-)
+def loss(method: Callable) -> Callable:
+  """Decorates a head's `loss`; its config says what targets are."""
+  of_floats, of_codes = (
+    checked(
+      _of_loss,
+      key=keys.check_key,
+      z=vectors,
+      target=target,
+      weights=token_weights,
+    )(method)
+    for target in (tokens, codes)
+  )
+
+  @functools.wraps(method)
+  def call(self, *args, **kwargs):
+    is_coded = self.config.num_codes > 0
+    return (of_codes if is_coded else of_floats)(self, *args, **kwargs)
+
+  return call
+
+
 sample = checked(
   _of_sample,
   key=keys.check_key,
@@ -153,7 +184,8 @@ def _num_steps(settings: Any) -> int:
 def _shapes(head: nn.Module, width: int) -> dict[str, tuple[int, ...]]:
   """Of the head's parameters, for z of that width."""
   z = jax.ShapeDtypeStruct((1, width), "float32")
-  target = jax.ShapeDtypeStruct((1, *head.config.token_shape), "float32")
+  dtype = "int32" if head.config.num_codes else "float32"
+  target = jax.ShapeDtypeStruct((1, *head.config.token_shape), dtype)
   key = jax.eval_shape(lambda: jax.random.key(0))
   fresh = jax.eval_shape(
     lambda key, z, target: head.init(key, z, target, key=key), key, z, target
@@ -169,6 +201,18 @@ def _check_params(head: nn.Module, z: Any) -> None:
   alone = head.clone(parent=None, name=None)
   name = f"a {type(head).__name__} for z of {z.shape[-1]} numbers"
   check_shapes(params, _shapes(alone, z.shape[-1]), name)
+
+
+def _check_codes(target: Any, num_codes: int) -> None:
+  """Codes that are known lie in 0 .. num_codes - 1."""
+  if is_traced(target) or not getattr(target, "is_fully_addressable", True):
+    return
+  array = np.asarray(target)
+  for at in np.argwhere((array < 0) | (array >= num_codes))[:1].tolist():
+    raise ValueError(
+      f"target{at or ''} is {array[tuple(at)]}; expected codes 0 .."
+      f" {num_codes - 1}, of a tokenizer of the head's {num_codes} codes."
+    )
 
 
 def _check_draws(config: Any, draws: Any, batch: tuple) -> None:

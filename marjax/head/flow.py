@@ -130,7 +130,7 @@ class FlowHead(MLPHead):
       factor = None if scale is None else 1 + now.is_guided * (scale - 1)
       return guided(both.evaluate(x, modulations, index), factor)
 
-    start = temperature * noise.initial(self.config.token_shape)
+    start = temperature * noise.initial(self.config.noise_shape)
     step = integrator(velocity, temperature)
     return self.evaluations(step, (start,) * 2, walk, walk.time, noise, both)[1]
 

@@ -48,11 +48,17 @@ class MLPConfig:
   depth: Annotated[int, Range(1, 256)] = 3
   repeats: Annotated[int, Range(1, 1024)] = 4
   dtype: Literal["float32", "bfloat16"] = "float32"
+  num_codes: ClassVar[int] = 0
 
   @property
   def token_shape(self) -> tuple[int, ...]:
     """Shape of one token, (D,)."""
     return (self.token_dim,)
+
+  @property
+  def noise_shape(self) -> tuple[int, ...]:
+    """Shape of the noise of one token, (D,)."""
+    return self.token_shape
 
   def net(self, **fields) -> Denoiser:
     """The network of this shape; `fields` are further ones of `Denoiser`."""
@@ -69,8 +75,9 @@ class MLPConfig:
     noise = keys.normal(keys.at(row_keys, 1), (self.repeats, self.token_dim))
     return LossDraws(self.draw_times(keys.at(row_keys, 0)), noise)
 
-  def row_cost(self, settings: Any) -> float:
-    """Multiplications to draw one token with these settings."""
+  def row_cost(self, settings: Any, z_width: int) -> float:
+    """Multiplications to draw one token, but for those by z, done once."""
+    del z_width
     return (5.0 * self.depth + 2.0) * self.width**2 * settings.num_steps
 
   def is_float32(self, path: tuple[str, ...]) -> bool:
@@ -89,7 +96,8 @@ class MLPHead(nn.Module):
   """
 
   config: MLPConfig
-  is_random: ClassVar[bool] = True
+  has_random_loss: ClassVar[bool] = True
+  has_random_samples: ClassVar[bool] = True
 
   def setup(self):
     self.net = self.config.net()
@@ -125,7 +133,7 @@ class MLPHead(nn.Module):
       ValueError: one of them, or the parameters, of another type or shape;
         NaN; no key and no draws.
     """
-    if draws is None and self.is_random:
+    if draws is None and self.has_random_loss:
       draws = self.config.draw(keys_of_rows(key, target.shape[:-1]))
     terms = self.loss_terms(z, target.astype(jnp.float32), draws)
     means = {
@@ -163,7 +171,7 @@ class MLPHead(nn.Module):
     if settings is None:
       settings = self.config.Settings()
     is_walk = not isinstance(settings, self.config.Settings)
-    if noise is None and self.is_random:
+    if noise is None and self.has_random_samples:
       noise = KeyedNoise(keys_of_rows(key, z.shape[:-1]))
     return self.walk_through(
       settings if is_walk else settings.walk(),
@@ -181,7 +189,7 @@ class MLPHead(nn.Module):
       scanned,
       self.net.embed_time(jnp.asarray(times)),
       noise,
-      self.config.token_shape,
+      self.config.noise_shape,
       prepare=both.prepare,
       at_once=steps_at_once(len(times), both.rows),
     )

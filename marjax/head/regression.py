@@ -57,7 +57,8 @@ class RegressionHead(MLPHead):
   """
 
   config: RegressionHeadConfig
-  is_random: ClassVar[bool] = False
+  has_random_loss: ClassVar[bool] = False
+  has_random_samples: ClassVar[bool] = False
 
   def loss_terms(
     self, z: Conditions, target: TokenRows, draws

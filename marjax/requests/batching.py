@@ -115,12 +115,12 @@ class Request:
       self.given is None or not self.keep_steps,
       "an edit keeps no steps; leave keep_steps out.",
     )
-    backbone = self.static.config.backbone
+    config = self.static.config
     check_draws(
       self.draws,
       len(jax.tree.leaves(self.condition)[0]),
-      backbone.num_tokens,
-      backbone.token_shape,
+      config.backbone.num_tokens,
+      config.head.noise_shape,
       max(part.num_head_steps for part in self.static.plan.segments),
     )
     check(

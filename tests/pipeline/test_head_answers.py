@@ -3,11 +3,14 @@
 import jax
 import jax.numpy as jnp
 import pytest
+import small
 from sentences import refuses
 
 import marjax
+from marjax.head.categorical import CategoricalHeadConfig
 from marjax.head.diffusion import DiffusionHead, DiffusionHeadConfig
 from marjax.head.noise import KeyedNoise, LossDraws, RecordedNoise
+from marjax.model import ModelConfig
 
 NAN = float("nan")
 HEAD = DiffusionHead(DiffusionHeadConfig(token_dim=3, width=8, depth=2))
@@ -125,6 +128,88 @@ def test_the_head_alone_with_other_parameters(params, wrong, message):
     f"the parameters are not those of a DiffusionHead for z of .*{message}"
   )
   refuses(lambda: HEAD.apply(wrong(params), Z, X, key=KEY), message)
+
+
+CODES = jnp.array([0, 6, 3, 2, 1])
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"target": X[:, 0]}, r"target is float32 \[5\]; expected integers, \[\*b"),
+    ({"target": X}, r"target is float32 \[5, 3\]; expected integers"),
+    ({"target": CODES > 2}, r"target is bool \[5\]; expected integers"),
+    ({"target": [0, 1.5, 2, 3, 4]}, r"target is float64 \[5\]; expected int"),
+    ({"target": None}, "target of type NoneType is no array"),
+    ({"target": CODES[:4]}, r"target has shape \(4,\); expected \(5,\)"),
+    ({"target": CODES[:, None]}, r"target has shape \(5, 1\); expected \(5,"),
+    (
+      {"target": CODES.at[2].set(7)},
+      r"target\[2\] is 7; expected codes 0 .. 6, of a tokenizer of the",
+    ),
+    ({"target": CODES - 1}, r"target\[0\] is -1; expected codes 0 .. 6"),
+    ({"target": [0, 1, 2, 3, 99]}, r"target\[4\] is 99; expected codes"),
+    ({"weights": X}, r"weights has shape \(5, 3\); expected \(5,\)"),
+    ({"z": Z.at[2, 1].set(NAN)}, r"z\[2, 1\] is nan; expected"),
+    ({"draws": 3}, r"draws is 3; expected tuple, or None"),
+  ],
+)
+def test_the_loss_of_a_head_of_codes(arguments, message):
+  head = CategoricalHeadConfig(7).build()
+  params = head.init(KEY, Z, CODES)
+  assert jnp.isfinite(head.apply(params, Z, CODES)["loss"])
+  refuses(
+    lambda: head.apply(params, **{"z": Z, "target": CODES, **arguments}),
+    message,
+  )
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"key": None}, r"key is missing; expected a typed key, .* or noise="),
+    ({"settings": marjax.ReverseSettings()}, "expected CategoricalSettings"),
+    ({"temperature": -1.0}, "temperature is -1.0 .*; expected a finite number"),
+    ({"guidance": (Z[:4], 2.0)}, r"guidance\[0\] has shape \(4, 6\); expected"),
+    (
+      {"key": None, "noise": RecordedNoise(X, X[:, None])},
+      r"noise.start has shape \(5, 3\); expected \(5, 7\) for these tokens",
+    ),
+  ],
+)
+def test_the_sampler_of_a_head_of_codes(arguments, message):
+  head = CategoricalHeadConfig(7).build()
+  params = head.init(KEY, Z, CODES)
+  asked = {"z": Z, "key": KEY, **arguments}
+  refuses(lambda: head.apply(params, **asked, method="sample"), message)
+
+
+def test_codes_for_a_head_of_floats(params):
+  codes = jnp.ones((5, 3), int)
+  message = r"target is int32 \[5, 3\]; expected floats"
+  refuses(lambda: HEAD.apply(params, Z, codes, key=KEY), message)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"num_codes": 1}, "num_codes is 1; expected 2 to 1048576"),
+    (
+      {"label_smoothing": 1.0},
+      "label_smoothing is 1.0; expected 0 or more",
+    ),
+    ({"dtype": "float16"}, "dtype is 'float16'; expected one of"),
+  ],
+)
+def test_the_shape_of_a_head_of_codes(fields, message):
+  refuses(lambda: CategoricalHeadConfig(**{"num_codes": 7, **fields}), message)
+
+
+def test_a_backbone_of_floats_with_a_head_of_codes():
+  refuses(
+    lambda: ModelConfig(small.MODEL.backbone, CategoricalHeadConfig(7)),
+    r"backbone has tokens of shape \(4,\) but head of \(\)",
+  )
 
 
 def test_the_head_alone_inside_jit(params):

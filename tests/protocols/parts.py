@@ -37,16 +37,29 @@ SMALL = {
 def kinds(protocol: type) -> dict:
   """Kind → a small configuration, of all that are registered.
 
-  Heads need nothing but a size; a kind of another protocol that stands in no
-  row of SMALL is an error, which asks for a row.
+  Heads need nothing but their sizes; a kind of another protocol that stands in
+  no row of SMALL is an error, which asks for a row.
   """
   configs = {config.kind: config for config in schema.options(protocol)}
   if protocol is HeadConfig:
-    return {
-      kind: config(token_dim=3, width=32, depth=2)
-      for kind, config in configs.items()
-    }
+    return {kind: _small_head(config) for kind, config in configs.items()}
   return {kind: SMALL[protocol][kind] for kind in configs}
+
+
+def _small_head(config):
+  is_coded = "num_codes" in schema.hints(config)
+  sizes = {"token_dim": 3, "width": 32, "depth": 2}
+  return config(**{"num_codes": 7} if is_coded else sizes)
+
+
+def tokens(part, *batch):
+  """Random tokens [*batch, *token_shape], floats or codes as the part says."""
+  import jax
+
+  key, shape = jax.random.key(1), (*batch, *part.token_shape)
+  if part.num_codes:
+    return jax.random.randint(key, shape, 0, part.num_codes)
+  return jax.random.normal(key, shape)
 
 
 def noisy(params, scale=0.1):

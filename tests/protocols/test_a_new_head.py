@@ -42,6 +42,7 @@ class BellConfig:
   token_dim: schema.Size
   std: float = 0.5
   dtype: Literal["float32", "bfloat16"] = "float32"
+  num_codes: ClassVar[int] = 0
   kind: Literal["bell"] = "bell"
   Settings: ClassVar[type] = BellSettings
 
@@ -49,11 +50,13 @@ class BellConfig:
   def token_shape(self):
     return (self.token_dim,)
 
+  noise_shape = token_shape
+
   def build(self):
     return Bell(self)
 
-  def row_cost(self, settings):
-    return 1.0 * self.token_dim
+  def row_cost(self, settings, z_width):
+    return 1.0 * z_width * self.token_dim
 
   def is_float32(self, path):
     return True
@@ -79,7 +82,7 @@ class Bell(nn.Module):
       other = self.mean(guidance[0])
       mean = other + guidance[1] * (mean - other)
     spread = self.config.std * temperature
-    return mean + spread * noise.initial(self.config.token_shape)
+    return mean + spread * noise.initial(self.config.noise_shape)
 
 
 model.register(protocols.HeadConfig, BellConfig)

@@ -10,15 +10,14 @@ import pytest
 import small
 
 from marjax import Pipeline, Settings, model, schema
-from marjax.head.noise import KeyedNoise
+from marjax.head.noise import KeyedNoise, RecordedNoise
 from marjax.parallel.mesh import make_mesh
 from marjax.parallel.rules import RULES, batch_sharding
 from marjax.protocols import HeadConfig, HeadSettings
-from protocols.parts import kinds, noisy
+from protocols.parts import kinds, noisy, tokens
 
 HEADS = kinds(HeadConfig)
 Z = jax.random.normal(jax.random.key(0), (16, 6))
-TARGET = jax.random.normal(jax.random.key(1), (16, 3))
 KEYS = jax.random.split(jax.random.key(2), 16)
 assert model.HeadConfig is HeadConfig
 
@@ -28,11 +27,18 @@ def head(request):
   """A head, its parameters, and settings of few steps."""
   config = HEADS[request.param]
   module = config.build()
-  params = jax.jit(module.init)(jax.random.key(3), Z, TARGET, key=KEYS)
+  target = tokens(config, 16)
+  params = jax.jit(module.init)(jax.random.key(3), Z, target, key=KEYS)
   settings = config.Settings()
   if settings.num_steps > 4:
     settings = config.Settings(num_steps=4)
   return module, noisy(nn.unbox(params)), settings
+
+
+@pytest.fixture
+def target(head):
+  """A token for each z."""
+  return tokens(head[0].config, 16)
 
 
 def draw(head, z, keys, **how):
@@ -57,7 +63,8 @@ def test_its_config_is_complete(head):
   again = schema.from_dict(type(config), schema.to_dict(config))
   assert again == config
   assert hash(again) == hash(config)
-  assert config.row_cost(head[2]) > 0
+  assert config.row_cost(head[2], z_width=6) > 0
+  assert bool(config.num_codes) == (config.token_shape == ())
   for name, changes in config.Settings.PRESETS.items():
     assert schema.from_dict(config.Settings, changes).kind == config.kind, name
 
@@ -68,12 +75,13 @@ def test_a_preset_leaves_nothing_of_other_numbers_of_steps(head):
   So that a head's `PRESETS` need not say it.
   """
   config = head[0].config
-  own = {"num_steps": 50, "final_num_steps": 30} if head[0].is_random else {}
+  if not config.Settings.PRESETS:
+    pytest.skip("it has no presets")
   shape = dataclasses.replace(small.MODEL.backbone, token_dim=3)
   card = small.card(
     model=model.ModelConfig(shape, config),
     codec=dataclasses.replace(small.CODEC, latent_channels=3),
-    sampling=Settings(head=config.Settings(**own)),
+    sampling=Settings(head=config.Settings(50, final_num_steps=30)),
     presets={},
   )
   pipe = Pipeline(card, {}, make_mesh())
@@ -83,42 +91,43 @@ def test_a_preset_leaves_nothing_of_other_numbers_of_steps(head):
     assert quick.final_num_steps is None
 
 
-def test_losses_are_named_and_their_sum_is_the_loss(head):
+def test_losses_are_named_and_their_sum_is_the_loss(head, target):
   module, params, _ = head
-  losses = module.apply(params, Z, TARGET, key=KEYS)
+  losses = module.apply(params, Z, target, key=KEYS)
   assert {value.shape for value in losses.values()} == {()}
   assert {value.dtype for value in losses.values()} == {jnp.dtype("float32")}
   terms = [value for name, value in losses.items() if name != "loss"]
   np.testing.assert_allclose(losses["loss"], sum(terms), rtol=1e-6)
 
 
-def test_a_token_that_weighs_nothing_does_not_count(head):
+def test_a_token_that_weighs_nothing_does_not_count(head, target):
   module, params, _ = head
   weights = jnp.ones(16).at[3].set(0.0)
   apply = jax.jit(module.apply)
-  loss = apply(params, Z, TARGET, weights, key=KEYS)["loss"]
-  other = apply(params, Z, TARGET.at[3].set(50.0), weights, key=KEYS)["loss"]
+  loss = apply(params, Z, target, weights, key=KEYS)["loss"]
+  changed = target.at[3].set((target[3] + 1) % 7)
+  other = apply(params, Z, changed, weights, key=KEYS)["loss"]
   assert loss == other
   rest = np.delete(np.arange(16), 3)
-  alone = apply(params, Z[rest], TARGET[rest], key=KEYS[rest])["loss"]
+  alone = apply(params, Z[rest], target[rest], key=KEYS[rest])["loss"]
   np.testing.assert_allclose(loss, alone, rtol=1e-5)
 
 
-def test_recorded_draws_are_the_keys_draws(head):
+def test_recorded_draws_are_the_keys_draws(head, target):
   module, params, _ = head
   draws = module.config.draw(KEYS)
   if not jax.tree.leaves(draws):
     pytest.skip("nothing is random about it")
-  by_key = module.apply(params, Z, TARGET, key=KEYS)["loss"]
-  replayed = module.apply(params, Z, TARGET, draws=draws)["loss"]
+  by_key = module.apply(params, Z, target, key=KEYS)["loss"]
+  replayed = module.apply(params, Z, target, draws=draws)["loss"]
   np.testing.assert_allclose(replayed, by_key, rtol=1e-6)
 
 
-def test_the_gradient_reaches_every_parameter_and_z(head):
+def test_the_gradient_reaches_every_parameter_and_z(head, target):
   module, params, _ = head
 
   def loss(params, z):
-    return module.apply(params, z, TARGET, key=KEYS)["loss"]
+    return module.apply(params, z, target, key=KEYS)["loss"]
 
   gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, Z)
   for path, leaf in jax.tree.leaves_with_path(gradients):
@@ -127,9 +136,9 @@ def test_the_gradient_reaches_every_parameter_and_z(head):
 
 
 def test_samples_have_the_shape_and_come_again(head):
-  drawn = draw(head, Z, KEYS)
-  assert drawn.shape == (16, *head[0].config.token_shape)
-  assert drawn.dtype == jnp.float32
+  drawn, config = draw(head, Z, KEYS), head[0].config
+  assert drawn.shape == (16, *config.token_shape)
+  assert drawn.dtype == (jnp.int32 if config.num_codes else jnp.float32)
   np.testing.assert_array_equal(drawn, draw(head, Z, KEYS))
 
 
@@ -138,7 +147,7 @@ def test_a_sample_does_not_depend_on_its_batch(head):
   alone = draw(head, Z[5:7], KEYS[5:7])
   assert_close(alone, drawn[5:7])
   grid = draw(head, Z.reshape(4, 4, 6), KEYS.reshape(4, 4))
-  assert_close(grid.reshape(16, -1), drawn)
+  assert_close(grid.reshape(drawn.shape), drawn)
 
 
 def test_z_matters_and_noise_does_if_it_is_random(head):
@@ -146,7 +155,16 @@ def test_z_matters_and_noise_does_if_it_is_random(head):
   assert np.abs(draw(head, Z + 1.0, KEYS) - drawn).max() > 1e-3
   others = jax.random.split(jax.random.key(77), 16)
   change = np.abs(draw(head, Z, others) - drawn).max()
-  assert (change > 1e-3) == head[0].is_random
+  assert (change > 1e-3) == head[0].has_random_samples
+
+
+def test_recorded_noise_is_the_keys_noise(head):
+  module, params, settings = head
+  keyed, shape = KeyedNoise(KEYS), module.config.noise_shape
+  steps = keyed.at_steps(jnp.arange(settings.num_steps)[::-1], shape)
+  recorded = RecordedNoise(keyed.initial(shape), jnp.moveaxis(steps, 0, 1))
+  replayed = module.apply(params, Z, settings, noise=recorded, method="sample")
+  assert_close(replayed, draw(head, Z, KEYS))
 
 
 def test_guidance_of_one_is_none(head):
@@ -158,21 +176,21 @@ def test_guidance_of_one_is_none(head):
   )
 
 
-def test_it_is_the_same_on_a_mesh(head):
+def test_it_is_the_same_on_a_mesh(head, target):
   module, params, settings = head
   mesh = make_mesh(devices=jax.devices()[:8])
   place = batch_sharding(mesh)
-  z, target, keys = (jax.device_put(a, place) for a in (Z, TARGET, KEYS))
+  placed = jax.device_put((Z, target, KEYS), place)
 
   def both(params, z, target, keys):
     with nn.logical_axis_rules(RULES):
       loss = module.apply(params, z, target, key=keys)["loss"]
       return loss, module.apply(params, z, settings, key=keys, method="sample")
 
-  expected = jax.jit(both)(params, Z, TARGET, KEYS)
+  expected = jax.jit(both)(params, Z, target, KEYS)
   with jax.set_mesh(mesh):
-    placed = jax.jit(both)(params, z, target, keys)
-  for one, other in zip(placed, expected, strict=True):
+    on_mesh = jax.jit(both)(params, *placed)
+  for one, other in zip(on_mesh, expected, strict=True):
     assert_close(one, other)
 
 
@@ -198,14 +216,16 @@ def test_layers_of_float32_stay_so(head):
   ("arguments", "message"),
   [
     ({"z": jnp.ones((16, 7))}, "z of 7 numbers"),
-    ({"target": TARGET[:4]}, "target has shape"),
+    ({"target": 4}, "target has shape"),
     ({"z": Z.at[0, 0].set(jnp.nan)}, "is nan"),
     ({"draws": 3, "key": None}, "draws is 3"),
   ],
 )
-def test_bad_input_is_one_sentence(head, arguments, message):
+def test_bad_input_is_one_sentence(head, target, arguments, message):
   module, params, _ = head
-  asked = {"z": Z, "target": TARGET, "key": KEYS, **arguments}
+  if "target" in arguments:
+    arguments = {"target": target[: arguments["target"]]}
+  asked = {"z": Z, "target": target, "key": KEYS, **arguments}
   with pytest.raises(ValueError, match=message) as caught:
     module.apply(params, **asked)
   assert "\n" not in str(caught.value)
