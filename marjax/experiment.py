@@ -24,8 +24,9 @@ class DataConfig:
       "folder" (class subfolders below `data_dir`), "synthetic", or "latents"
       (what `marjax cache-latents` wrote into `data_dir`).
     name: TFDS name. data_dir: folder of prepared datasets or of images.
-    autoencoder: release, by name or folder, that must have made the cached
-      latents; "" takes whichever it was.
+    autoencoder: release, by name or folder, of the codec's weights. It must
+      have made the cached latents; "" takes whichever it was. A codec whose
+      latents are not cached, as a codebook, has its weights from there.
     image_size, channels: what every image must be cropped to.
     num_classes: at least those of the data; 0 for images in a folder without
       class folders.

@@ -26,6 +26,7 @@ from marjax.backbone.masked import MaskedConfig
 from marjax.head.diffusion import DiffusionHeadConfig
 from marjax.head.flow import FlowHeadConfig
 from marjax.head.regression import RegressionHeadConfig
+from marjax.latents.codebook import CodebookConfig
 from marjax.latents.kl import KLConfig
 from marjax.latents.pixels import PixelsConfig
 from marjax.protocols import (
@@ -52,7 +53,7 @@ def register(protocol: type, *configs: type) -> None:
     schema.register(HeadSettings, *(config.Settings for config in configs))
 
 
-register(Codec, PixelsConfig, KLConfig)
+register(Codec, PixelsConfig, KLConfig, CodebookConfig)
 register(Condition, ClassesConfig)
 register(BackboneConfig, MaskedConfig)
 register(HeadConfig, DiffusionHeadConfig, FlowHeadConfig, RegressionHeadConfig)

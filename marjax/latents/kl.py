@@ -180,10 +180,12 @@ class KLConfig(Patched):
 
   def draw(
     self,
+    params: PyTree,
     record: Mapping[str, Any],
     image_keys: ImageKeys,
   ) -> Latents:
-    """One draw from each recorded posterior, float32."""
+    """One draw from each recorded posterior, float32; params may be {}."""
+    del params
     moments = record["moments"].astype(jnp.float32)
     mean, log_variance = jnp.split(moments, 2, axis=-1)
     noise = keys.normal(image_keys, mean.shape[1:])

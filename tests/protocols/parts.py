@@ -6,6 +6,7 @@ import small
 
 from marjax import schema
 from marjax.backbone.conditions import ClassesConfig
+from marjax.latents.codebook import CodebookConfig
 from marjax.protocols import BackboneConfig, Codec, Condition, HeadConfig
 
 CLASSES = ClassesConfig(num_classes=5)
@@ -14,6 +15,7 @@ SMALL = {
   Codec: {
     "pixels": dataclasses.replace(small.EXPERIMENT.codec, std=0.5),
     "kl": small.CODEC,
+    "codebook": CodebookConfig(8, channels=1, patch=2, num_codes=16, std=0.5),
   },
   Condition: {"classes": CLASSES},
   BackboneConfig: {
