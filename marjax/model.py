@@ -29,6 +29,7 @@ from marjax.head.regression import RegressionHeadConfig
 from marjax.latents.codebook import CodebookConfig
 from marjax.latents.kl import KLConfig
 from marjax.latents.pixels import PixelsConfig
+from marjax.latents.vq import VQConfig
 from marjax.protocols import (
   BackboneConfig,
   Codec,
@@ -53,7 +54,7 @@ def register(protocol: type, *configs: type) -> None:
     schema.register(HeadSettings, *(config.Settings for config in configs))
 
 
-register(Codec, PixelsConfig, KLConfig, CodebookConfig)
+register(Codec, PixelsConfig, KLConfig, CodebookConfig, VQConfig)
 register(Condition, ClassesConfig)
 register(BackboneConfig, MaskedConfig)
 register(HeadConfig, DiffusionHeadConfig, FlowHeadConfig, RegressionHeadConfig)

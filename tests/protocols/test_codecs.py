@@ -9,9 +9,9 @@ from marjax import schema
 from marjax.parallel.mesh import make_mesh
 from marjax.parallel.rules import batch_sharding
 from marjax.protocols import Codec
-from protocols.parts import kinds, noisy
+from protocols.parts import VARIANTS, kinds, noisy
 
-CODECS = kinds(Codec)
+CODECS = kinds(Codec) | VARIANTS[Codec]
 
 
 @pytest.fixture(scope="module", params=CODECS)
