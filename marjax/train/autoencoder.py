@@ -25,7 +25,7 @@ from marjax.convert import fetching
 from marjax.data.latent_cache import CachedLatents
 from marjax.outputs import AnyPath
 from marjax.parallel.mesh import host_mesh
-from marjax.protocols import Codec
+from marjax.protocols import Codec, Shapes
 from marjax.release import loading
 from marjax.release.digest import digest
 from marjax.release.workdir import AUTOENCODER
@@ -74,6 +74,13 @@ def of_run(
     OSError: it cannot be read.
   """
   if cache:
+    ours, theirs = codec.record_shapes(), cache.codec.record_shapes()
+    check(
+      ours == theirs,
+      f"{cache.path} holds {_shown(theirs)} of each image, and the codec takes"
+      f" {_shown(ours)}; expected the codec that the cache was made with,"
+      f" {cache.codec}: set codec to that, or make another cache.",
+    )
     return Autoencoder(cache.digest, cache=cache)
   if not codec.has_params():
     return Autoencoder()
@@ -88,6 +95,11 @@ def of_run(
   loading.check_autoencoder(codec, release.card, str(path))
   params = jax.tree.map(np.asarray, release.codec_params)
   return Autoencoder(digest(params), params, path)
+
+
+def _shown(shapes: Shapes) -> str:
+  """Names and shapes of a record."""
+  return ", ".join(f"{name} {shape.shape}" for name, shape in shapes.items())
 
 
 def _found(name: str, workdir: AnyPath) -> AnyPath:

@@ -8,24 +8,39 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-BASE, MULTIPLIERS, BLOCKS, CODES, DIM = 32, (1, 2), 2, 40, 4
+BLOCKS = 2
 
 
 class Twin:
-  """One network; `names` is "ldm" or "llamagen"."""
+  """One network.
 
-  def __init__(self, names: str, z_channels: int, has_attention=True):
+  Attributes:
+    is_llamagen: in names and length of its codes. z_channels: of the features.
+    has_attention: in the deepest levels. widths: of the levels.
+    codes, dim: how many code vectors of how many numbers.
+  """
+
+  def __init__(
+    self,
+    names: str,
+    z_channels: int,
+    has_attention: bool = True,
+    widths: tuple[int, ...] = (32, 64),
+    codes: int = 40,
+    dim: int = 4,
+  ):
+    """`names`: "ldm" or "llamagen"."""
     self.is_llamagen, self.z_channels = names == "llamagen", z_channels
-    self.has_attention = has_attention
+    self.has_attention, self.widths = has_attention, widths
+    self.codes, self.dim = codes, dim
     self.weights, self._random = {}, np.random.default_rng(0)
-    self.widths = [BASE * multiplier for multiplier in MULTIPLIERS]
     with torch.no_grad():
-      self.decode(self.ids(self.z(torch.zeros(1, 3, 8, 8))))
+      self.decode(self.ids(self.z(torch.zeros(1, 3, 16, 16))))
 
   def z(self, images):
     """Images [B, 3, H, W] to what is quantised, before any normalisation."""
     last = len(self.widths) - 1
-    h = self._conv("encoder.conv_in", images, BASE)
+    h = self._conv("encoder.conv_in", images, self.widths[0])
     for i, width in enumerate(self.widths):
       for j in range(BLOCKS):
         h = self._block(self._part("encoder", i, "block", j), h, width)
@@ -37,14 +52,14 @@ class Twin:
     h = self._middle("encoder", h)
     h = F.silu(self._norm("encoder.norm_out", h))
     h = self._conv("encoder.conv_out", h, self.z_channels)
-    return self._conv("quant_conv", h, DIM, 1)
+    return self._conv("quant_conv", h, self.dim, 1)
 
   def ids(self, z):
     """[B, H, W] of z."""
     z = z.permute(0, 2, 3, 1)
     if self.is_llamagen:
       z = F.normalize(z, dim=-1)
-    far = torch.cdist(z.reshape(-1, DIM).double(), self._codes().double())
+    far = torch.cdist(z.reshape(-1, self.dim).double(), self._codes().double())
     return far.argmin(dim=1).reshape(z.shape[:3])
 
   def decode(self, ids):
@@ -101,7 +116,7 @@ class Twin:
     return self.weights[name]
 
   def _codes(self):
-    codes = self._drawn("quantize.embedding.weight", CODES, DIM)
+    codes = self._drawn("quantize.embedding.weight", self.codes, self.dim)
     return F.normalize(codes, dim=-1) if self.is_llamagen else codes
 
   def _conv(self, name, x, width, size=3, stride=1, pad=None):
@@ -132,7 +147,7 @@ class Twin:
     return x + h
 
   def _attention(self, name, x):
-    batch, width, height, _ = x.shape
+    width = x.shape[1]
     h = self._norm(f"{name}.norm", x)
     q, k, v = (
       self._conv(f"{name}.{part}", h, width, 1).flatten(2) for part in "qkv"
