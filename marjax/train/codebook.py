@@ -105,6 +105,8 @@ def fit(
       different patches than codes.
     FileExistsError: `out` exists. OSError: something cannot be read or written.
   """
+  choices, out = choices or Choices(), outputs.local(out).absolute()
+  directory.check_free(out)
   check(
     isinstance(codec, CodebookConfig),
     f"codec.kind is {codec.kind!r}; expected 'codebook', the only kind that is"
@@ -117,28 +119,15 @@ def fit(
   )
   from tqdm import tqdm
 
-  choices, out = choices or Choices(), outputs.local(out).absolute()
-  directory.check_free(out)
   vectors = patches_of(codec, data, choices, progress)
-  hidden = not progress
 
   def bar(codes):
-    return tqdm(codes, desc="start", unit="code", disable=hidden)
+    return tqdm(codes, desc="start", unit="code", disable=not progress)
 
   centres = k_means.start(vectors, codec.num_codes, choices.seed, bar)
-  errors, is_settled = [], False
-  with tqdm(
-    desc="k-means", total=choices.num_iterations, disable=hidden
-  ) as shown:
-    # One error more than iterations: that of the centres that are written.
-    for error in k_means.iterations(vectors, centres):
-      errors.append(error / vectors.shape[1])
-      shown.set_postfix(error=f"{errors[-1]:.4g}")
-      if len(errors) > choices.num_iterations:
-        break
-      shown.update()
-    else:
-      is_settled = True
+  errors, is_settled = _settled(
+    vectors, centres, choices.num_iterations, progress
+  )
   card = Card(name=name, codec=codec, data=data)
   directory.save(out, card, {"codes": centres})
   usage = np.bincount(
@@ -148,6 +137,24 @@ def fit(
   return Report(
     out, count // codec.num_tokens, count, tuple(errors), is_settled, usage
   )
+
+
+def _settled(
+  vectors: np.ndarray, centres: np.ndarray, most: int, progress: bool
+) -> tuple[list[float], bool]:
+  """Errors while `centres` are moved, and whether they rest in the end."""
+  from tqdm import tqdm
+
+  errors = []
+  with tqdm(desc="k-means", total=most, disable=not progress) as shown:
+    # One error more than iterations: that of the centres that are written.
+    for error in k_means.iterations(vectors, centres):
+      errors.append(error / vectors.shape[1])
+      shown.set_postfix(error=f"{errors[-1]:.4g}")
+      if len(errors) > most:
+        return errors, False
+      shown.update()
+  return errors, True
 
 
 def patches_of(

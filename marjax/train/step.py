@@ -78,13 +78,7 @@ def make_train_program(
     return init_params(experiment.model, key)
 
   def init() -> TrainState:
-    params = nn.unbox(boxed_params())
-    return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      ema_params=jax.tree.map(jnp.copy, params),
-      opt_state=optimizer.init(params),
-    )
+    return _first_state(nn.unbox(boxed_params()), optimizer)
 
   params_placed = rules.shardings(jax.eval_shape(boxed_params), mesh)
   placed = _like_params(jax.eval_shape(init), params_placed, mesh)
@@ -176,6 +170,18 @@ def train_step(
     opt_state=opt_state,
   )
   return new_state, metrics
+
+
+def _first_state(
+  params: PyTree, optimizer: optax.GradientTransformation
+) -> TrainState:
+  """The state before the first step."""
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    ema_params=jax.tree.map(jnp.copy, params),
+    opt_state=optimizer.init(params),
+  )
 
 
 def _like_params(abstract, placed, mesh: Mesh):

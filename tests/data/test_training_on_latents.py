@@ -58,5 +58,5 @@ def test_going_on_with_another_autoencoder_is_refused(
     self.digest = "0" * 64
 
   monkeypatch.setattr(CachedLatents, "__init__", other)
-  with pytest.raises(ValueError, match="this run's are of 000000000000"):
+  with pytest.raises(ValueError, match="the cache was made by 000000000000"):
     loop.train(dataclasses.replace(experiment, training=longer), workdir)

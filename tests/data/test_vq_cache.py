@@ -106,7 +106,7 @@ def test_a_run_of_other_latents_is_refused(cached, tmp_path):
     "latent_scale": 1.0,
   }
   other = dataclasses.replace(codec, **changes)
-  with pytest.raises(ValueError, match="holds .* of each image, and the codec"):
+  with pytest.raises(ValueError, match=r"holds .* of each image, and the"):
     autoencoder.of_run(other, "", latents, tmp_path)
 
 
