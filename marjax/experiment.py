@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from marjax import schema
 from marjax.generate.settings import Settings
-from marjax.model import ModelConfig
+from marjax.model import ModelConfig, token_words
 from marjax.protocols import Codec
 from marjax.schema import Count, Positive, Range, Seed, Share, check
 
@@ -24,8 +24,9 @@ class DataConfig:
       "folder" (class subfolders below `data_dir`), "synthetic", or "latents"
       (what `marjax cache-latents` wrote into `data_dir`).
     name: TFDS name. data_dir: folder of prepared datasets or of images.
-    autoencoder: release, by name or folder, that must have made the cached
-      latents; "" takes whichever it was.
+    autoencoder: release, by name or folder, of the codec's weights. It must
+      have made the cached latents; "" takes whichever it was. A codec whose
+      latents are not cached, as a codebook, has its weights from there.
     image_size, channels: what every image must be cropped to.
     num_classes: at least those of the data; 0 for images in a folder without
       class folders.
@@ -200,12 +201,15 @@ class Experiment:
 
   def __post_init__(self):
     codec, backbone = self.codec, self.model.backbone
+    own, wanted = (
+      f"{part.num_tokens} tokens that are {token_words(part)}"
+      for part in (codec, backbone)
+    )
     check(
-      (backbone.num_tokens, backbone.token_shape)
-      == (codec.num_tokens, codec.token_shape),
-      f"the codec makes {codec.num_tokens} tokens of shape {codec.token_shape}"
-      f" but model.backbone expects {backbone.num_tokens} of"
-      f" {backbone.token_shape}; make them equal.",
+      own == wanted,
+      f"the {codec.kind} codec makes {own} but model.backbone expects {wanted};"
+      " make them equal: codes go with a backbone of num_codes and a categorical"
+      " head, floats with token_dim and the others.",
     )
     check(
       (self.data.image_size, self.data.channels)

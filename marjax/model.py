@@ -37,8 +37,10 @@ from marjax.head.categorical import CategoricalHeadConfig
 from marjax.head.diffusion import DiffusionHeadConfig
 from marjax.head.flow import FlowHeadConfig
 from marjax.head.regression import RegressionHeadConfig
+from marjax.latents.codebook import CodebookConfig
 from marjax.latents.kl import KLConfig
 from marjax.latents.pixels import PixelsConfig
+from marjax.latents.vq import VQConfig
 from marjax.protocols import (
   BackboneConfig,
   Codec,
@@ -63,7 +65,7 @@ def register(protocol: type, *configs: type) -> None:
     schema.register(HeadSettings, *(config.Settings for config in configs))
 
 
-register(Codec, PixelsConfig, KLConfig)
+register(Codec, PixelsConfig, KLConfig, CodebookConfig, VQConfig)
 register(Condition, ClassesConfig)
 register(BackboneConfig, MaskedConfig, CausalConfig, GuidedConfig)
 register(HeadConfig, DiffusionHeadConfig, FlowHeadConfig, RegressionHeadConfig)
@@ -78,15 +80,23 @@ class ModelConfig:
   head: HeadConfig
 
   def __post_init__(self):
+    own, other = map(token_words, (self.backbone, self.head))
     check(
-      self.backbone.token_shape == self.head.token_shape,
-      f"backbone has tokens of shape {self.backbone.token_shape} but head of"
-      f" {self.head.token_shape}; make them equal, as by token_dim.",
+      own == other,
+      f"the backbone takes tokens that are {own} and the {self.head.kind} head"
+      f" draws {other}; make them equal, by token_dim or by num_codes.",
     )
 
   def build(self) -> "MarModel":
     """The linen module of this shape."""
     return MarModel(self)
+
+
+def token_words(part: BackboneConfig | HeadConfig | Codec) -> str:
+  """What a part's tokens are, for messages."""
+  if part.num_codes:
+    return f"codes 0 .. {part.num_codes - 1}"
+  return f"floats of shape {part.token_shape}"
 
 
 @jax.tree_util.register_dataclass

@@ -21,12 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from marjax import keys
 from marjax.arrays import (
   NO_LABEL,
-  Tokens,
   check_shapes,
   checked,
   count,
@@ -346,6 +345,8 @@ class Pipeline:
   def encode(self, images: Any, batch_size: int | None = None) -> np.ndarray:
     """Images to latents float32 [N, rows, columns, C], the posterior mean.
 
+    Of a codec of codes they are int32 [N, rows, columns].
+
     Args:
       images: uint8, or floats in [-1, 1], [H, W, C] or [N, H, W, C], of the
         model's size; an autoencoder alone takes any multiple of its stride.
@@ -369,7 +370,7 @@ class Pipeline:
     *,
     as_float: bool = False,
   ) -> np.ndarray:
-    """Latents [N, rows, columns, C] to images uint8 [N, H, W, C].
+    """Latents [N, *latent_shape] to images uint8 [N, H, W, C].
 
     Args:
       latents: as `encode` and `latents` give them.
@@ -382,7 +383,7 @@ class Pipeline:
       FileNotFoundError: the autoencoder is not there.
     """
     codec, params = self.card.codec, self._codec_params()
-    values = check_latents(latents, codec.latent_shape)
+    values = check_latents(latents, codec.latent_shape, codec.num_codes)
     size = self._codec_batch(len(values), batch_size)
     return batching.decode(
       self.programs, self.mesh, codec, params, values, size, as_float
@@ -392,8 +393,8 @@ class Pipeline:
     """Images encoded and decoded again, uint8 [N, H, W, C]; see `encode`."""
     return self.decode(self.encode(images))
 
-  def tokenise(self, images: Any) -> Tokens:
-    """Images, as `encode` takes them, to tokens [N, L, D]."""
+  def tokenise(self, images: Any) -> Array:
+    """Images, as `encode` takes them, to tokens [N, L, *token_shape]."""
     return jnp.asarray(self.card.codec.to_tokens(self.encode(images)))
 
   @checked(seed=keys.check_seed, num_images=count)

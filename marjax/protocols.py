@@ -39,8 +39,13 @@ class Codec(Protocol):
   Attributes:
     image_size, channels: of its images. stride: pixels per side of a latent.
     cell: pixels per side of a token. num_tokens: L. token_shape: of one token.
-    latent_shape: rows, columns, channels of one image's latents.
-    is_cached: whether training is on records that were computed before.
+    num_codes: V where tokens are int32 codes 0 .. V - 1, of shape (); 0 where
+      they are float32.
+    latent_shape: rows, columns, channels of one image's latents; of codes rows
+      and columns.
+    is_cached: whether training is on records that were computed before. Where
+      it is not, tokens are computed from the images at each step.
+    FREE: fields in which codecs of the same weights may differ.
   """
 
   kind: str
@@ -50,8 +55,10 @@ class Codec(Protocol):
   cell: int
   num_tokens: int
   token_shape: tuple[int, ...]
+  num_codes: int
   latent_shape: tuple[int, ...]
   is_cached: ClassVar[bool]
+  FREE: ClassVar[frozenset[str]]
 
   def has_params(self) -> bool:
     """Whether there are weights, which a run takes from a release."""
@@ -77,8 +84,13 @@ class Codec(Protocol):
   def record_shapes(self) -> Shapes:
     """Of one image's record."""
 
-  def draw(self, record: Mapping[str, Array], keys: ImageKeys) -> Array:
-    """Latents [B, *latent_shape] of records, one draw for each."""
+  def draw(
+    self, params: PyTree, record: Mapping[str, Array], keys: ImageKeys
+  ) -> Array:
+    """Latents [B, *latent_shape] of records, one draw for each.
+
+    `params`: {} may stand for them where `is_cached`.
+    """
 
 
 @runtime_checkable

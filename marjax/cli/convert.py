@@ -23,7 +23,8 @@ FLAGS = """
 --num_heads N
   attention heads, for widths other than the published ones
 --latent_scale X
-  1 / standard deviation of the latents, for an autoencoder other than KL-16
+  1 / standard deviation of the latents, for an autoencoder other than KL-16;
+  of a VQ autoencoder it makes tokens floats, those that codes are chosen by
 --class_names FILE
   names of the classes, a line each, or `none` (default: ImageNet's for 1000
   classes)

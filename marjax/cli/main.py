@@ -27,6 +27,7 @@ from marjax.cli import (
   edit,
   evaluate,
   export,
+  fit_codebook,
   flags,
   generate,
   interrupts,
@@ -38,6 +39,7 @@ from marjax.version import __version__
 
 VERBS = {
   "cache-latents": cache_latents,
+  "fit-codebook": fit_codebook,
   "preflight": preflight,
   "train": train,
   "generate": generate,
@@ -46,6 +48,9 @@ VERBS = {
   "convert": convert,
   "export": export,
 }
+
+# Those that read a config.
+CONFIGURED = ("train", "preflight", "fit-codebook")
 
 # Those whose compiling is worth keeping.
 COMPILING = ("train", "generate", "edit", "evaluate")
@@ -147,7 +152,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.error(str(error).rstrip("."))
   args = parser.parse_args(rest)
   args.overrides = overrides
-  if overrides and args.verb not in ("train", "preflight"):
+  if overrides and args.verb not in CONFIGURED:
     parser.error(f"--{overrides[0]} is not a flag of {args.verb}")
   return args
 

@@ -31,42 +31,49 @@ def conv(array, shape: tuple[int, ...]):
   return moved
 
 
-_conv = partial(weight_and_bias, weight="kernel", move=conv)
-_norm = partial(weight_and_bias, weight="scale")
+conv_layer = partial(weight_and_bias, weight="kernel", move=conv)
+norm_layer = partial(weight_and_bias, weight="scale")
 
 
-def _block(pattern: str, path: str) -> tuple[Rule, ...]:
+def block(pattern: str, path: str) -> tuple[Rule, ...]:
+  """Rules of a residual block."""
   return (
-    *_norm(pattern + r"\.norm(?P<n>[12])", path + r"/norm\g<n>"),
-    *_conv(pattern + r"\.conv(?P<n>[12])", path + r"/conv\g<n>"),
-    *_conv(pattern + r"\.nin_shortcut", path + "/shortcut"),
+    *norm_layer(pattern + r"\.norm(?P<n>[12])", path + r"/norm\g<n>"),
+    *conv_layer(pattern + r"\.conv(?P<n>[12])", path + r"/conv\g<n>"),
+    *conv_layer(pattern + r"\.nin_shortcut", path + "/shortcut"),
   )
 
 
-def _attention(pattern: str, path: str) -> tuple[Rule, ...]:
+def attention(pattern: str, path: str) -> tuple[Rule, ...]:
+  """Rules of an attention."""
   return (
-    *_norm(pattern + r"\.norm", path + "/norm"),
-    *_conv(pattern + r"\.q", path + "/query"),
-    *_conv(pattern + r"\.k", path + "/key"),
-    *_conv(pattern + r"\.v", path + "/value"),
-    *_conv(pattern + r"\.proj_out", path + "/projection"),
+    *norm_layer(pattern + r"\.norm", path + "/norm"),
+    *conv_layer(pattern + r"\.q", path + "/query"),
+    *conv_layer(pattern + r"\.k", path + "/key"),
+    *conv_layer(pattern + r"\.v", path + "/value"),
+    *conv_layer(pattern + r"\.proj_out", path + "/projection"),
   )
 
 
-RULES: tuple[Rule, ...] = (
-  *_conv(r"(?P<half>encoder|decoder)\.conv_in", r"\g<half>/conv_in"),
-  *_block(
+TRUNK: tuple[Rule, ...] = (
+  *conv_layer(r"(?P<half>encoder|decoder)\.conv_in", r"\g<half>/conv_in"),
+  *block(
     _LEVEL + r"block\.(?P<block>\d+)", _LEVEL_TARGET + r"blocks_\g<block>"
   ),
-  *_attention(
+  *attention(
     _LEVEL + r"attn\.(?P<block>\d+)", _LEVEL_TARGET + r"attentions_\g<block>"
   ),
-  *_conv(_LEVEL + r"downsample\.conv", _LEVEL_TARGET + "down"),
-  *_conv(_LEVEL + r"upsample\.conv", _LEVEL_TARGET + "up"),
-  *_block(_MIDDLE + r"block_(?P<block>\d)", _MIDDLE_TARGET + r"block\g<block>"),
-  *_attention(_MIDDLE + r"attn_1", _MIDDLE_TARGET + "attention"),
-  *_norm(r"(?P<half>encoder|decoder)\.norm_out", r"\g<half>/norm_out"),
-  *_conv(r"(?P<half>encoder|decoder)\.conv_out", r"\g<half>/conv_out"),
-  *_conv("quant_conv", "to_moments"),
-  *_conv("post_quant_conv", "from_latents"),
+  *conv_layer(_LEVEL + r"downsample\.conv", _LEVEL_TARGET + "down"),
+  *conv_layer(_LEVEL + r"upsample\.conv", _LEVEL_TARGET + "up"),
+  *block(_MIDDLE + r"block_(?P<block>\d)", _MIDDLE_TARGET + r"block\g<block>"),
+  *attention(_MIDDLE + r"attn_1", _MIDDLE_TARGET + "attention"),
+  *norm_layer(r"(?P<half>encoder|decoder)\.norm_out", r"\g<half>/norm_out"),
+  *conv_layer(r"(?P<half>encoder|decoder)\.conv_out", r"\g<half>/conv_out"),
+)
+"""Encoder and decoder, without what is between them."""
+
+RULES: tuple[Rule, ...] = (
+  *TRUNK,
+  *conv_layer("quant_conv", "to_moments"),
+  *conv_layer("post_quant_conv", "from_latents"),
 )

@@ -5,8 +5,8 @@
    out.
 2. A file of a larger model holds ours below a prefix, `first_stage_model.` in a
    latent diffusion model: what is below it is read.
-3. What only training an autoencoder needs is left out: `loss.*`, and counters
-   of the moving average, `model_ema.*`.
+3. What only training an autoencoder needs is left out: `loss.*`, counters of
+   the moving average, `model_ema.*`, and of codes, `quantize.codebook_used`.
 4. diffusers names the autoencoder's parts otherwise, counts the decoder's
    levels from the smallest resolution, and has matrices for 1 × 1 convolutions.
 5. Each of these is noted, for the report. Numbers are not touched.
@@ -25,7 +25,7 @@ WRAPPERS = ("module", "_orig_mod")
 # A name that the network has and few others: autoencoder, model.
 _ANCHORS = ("encoder.conv_in.weight", "encoder_pos_embed_learned")
 _FIRST_STAGE = "first_stage_model."
-_TRAINING = ("loss.", "model_ema.")
+_TRAINING = ("loss.", "model_ema.", "quantize.codebook_used")
 
 _MIDDLE = r"^(encoder|decoder)\.mid_block\."
 _ATTENTION = _MIDDLE + r"attentions\.0\."

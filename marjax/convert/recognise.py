@@ -1,6 +1,7 @@
 """Shapes of a published state dict → the card of what it belongs to.
 
-1. `kind_of` tells a MAR model from a KL autoencoder by a name of each.
+1. `kind_of` tells a MAR model from an autoencoder by a name of each, and
+   `marjax.convert.vq` one with codes from one without.
 2. Widths, depths and counts are read off the shapes. Two things no shape says:
    how many attention heads there are, which the published widths settle, and an
    autoencoder's latent scale, which is known for KL-16.
@@ -10,21 +11,24 @@
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
 from typing import Literal
 
 from marjax.backbone import classes
 from marjax.backbone.conditions import ClassesConfig
 from marjax.backbone.masked import MaskedConfig
+from marjax.convert import kl, mar, vq
+from marjax.convert.shapes import Shapes, count_of, shape_of
+from marjax.convert.table import Rule
 from marjax.generate.settings import Settings
 from marjax.head.diffusion import DiffusionHeadConfig
 from marjax.head.reverse import ReverseSettings
-from marjax.latents.kl import CHANNELS, KLConfig
+from marjax.latents.kl import KLConfig
+from marjax.latents.trunk import CHANNELS
+from marjax.latents.vq import VQConfig
 from marjax.model import ModelConfig
+from marjax.protocols import Codec
 from marjax.release.card import Card
 from marjax.schema import check
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 SIBLING = "../kl16"
 """Where a release looks for its autoencoder unless it carries one."""
@@ -56,9 +60,16 @@ def kind_of(shapes: Shapes) -> Literal["model", "autoencoder"]:
   )
 
 
+def rules(shapes: Shapes) -> tuple[Rule, ...]:
+  """The table for what the names belong to; errors as in `kind_of`."""
+  if kind_of(shapes) == "model":
+    return mar.RULES
+  return vq.rules(shapes) if vq.is_vq(shapes) else kl.RULES
+
+
 def card(
   shapes: Shapes,
-  codec: KLConfig,
+  codec: Codec,
   num_heads: int | None = None,
   latent_scale: float | None = None,
 ) -> Card:
@@ -73,7 +84,7 @@ def card(
   """
   if kind_of(shapes) == "autoencoder":
     codec = autoencoder(shapes, latent_scale)
-    return Card(name=f"KL-{codec.stride}", codec=codec)
+    return Card(name=f"{codec.kind.upper()}-{codec.stride}", codec=codec)
   config, names = model(shapes, num_heads), classes.imagenet()
   sampling, presets = settings_of(config)
   is_imagenet = config.backbone.condition.num_classes == len(names)
@@ -88,17 +99,23 @@ def card(
   )
 
 
-def autoencoder(shapes: Shapes, latent_scale: float | None = None) -> KLConfig:
+def autoencoder(
+  shapes: Shapes, latent_scale: float | None = None
+) -> KLConfig | VQConfig:
   """The autoencoder with these shapes, for images of 256².
 
   Args:
-    shapes: name → shape. latent_scale: None is known for KL-16 only.
+    shapes: name → shape.
+    latent_scale: None is known for KL-16 only; of a VQ autoencoder None makes
+      tokens of ids, and a number tokens of what comes before the codes.
 
   Raises:
     ValueError: a shape is missing; the scale is neither given nor known.
   """
-  base, channels, *_ = _shape(shapes, "encoder.conv_in.weight")
-  levels = _count(shapes, r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight")
+  if vq.is_vq(shapes):
+    return vq.autoencoder(shapes, latent_scale)
+  base, channels, *_ = shape_of(shapes, "encoder.conv_in.weight")
+  levels = count_of(shapes, r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight")
   check(
     levels >= 1,
     "the autoencoder's weights have no encoder.down.0; expected a whole"
@@ -106,10 +123,10 @@ def autoencoder(shapes: Shapes, latent_scale: float | None = None) -> KLConfig:
   )
   _check_network(shapes, channels, levels)
   multipliers = tuple(
-    _shape(shapes, f"encoder.down.{i}.block.0.conv1.weight")[0] // base
+    shape_of(shapes, f"encoder.down.{i}.block.0.conv1.weight")[0] // base
     for i in range(levels)
   )
-  latent_channels = _shape(shapes, "post_quant_conv.weight")[0]
+  latent_channels = shape_of(shapes, "post_quant_conv.weight")[0]
   is_kl16 = (latent_channels, levels) == (16, 5)
   check(
     latent_scale is not None or is_kl16,
@@ -120,7 +137,9 @@ def autoencoder(shapes: Shapes, latent_scale: float | None = None) -> KLConfig:
   return KLConfig(
     base_width=base,
     multipliers=multipliers,
-    num_blocks=_count(shapes, r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight"),
+    num_blocks=count_of(
+      shapes, r"encoder\.down\.0\.block\.(\d+)\.conv1\.weight"
+    ),
     latent_channels=latent_channels,
     latent_scale=KL16_SCALE if latent_scale is None else latent_scale,
     has_level_attention=f"encoder.down.{levels - 1}.attn.0.q.weight" in shapes,
@@ -130,7 +149,6 @@ def autoencoder(shapes: Shapes, latent_scale: float | None = None) -> KLConfig:
 def _check_network(shapes: Shapes, channels: int, levels: int) -> None:
   """Says in a sentence which other network it is, if it is one."""
   others = {
-    "codes, as VQ autoencoders have": r"quantize\..*",
     "attention in the decoder's levels": r"decoder\.up\.\d+\.attn\..*",
     "attention in a level of the encoder that is not its last": (
       rf"encoder\.down\.(?!{levels - 1}\.)\d+\.attn\..*"
@@ -167,9 +185,9 @@ def model(shapes: Shapes, num_heads: int | None = None) -> ModelConfig:
   Raises:
     ValueError: a shape is missing; the heads are neither given nor known.
   """
-  width, token_dim = _shape(shapes, "z_proj.weight")
-  slots = _shape(shapes, "encoder_pos_embed_learned")[1]
-  num_tokens = _shape(shapes, "diffusion_pos_embed_learned")[1]
+  width, token_dim = shape_of(shapes, "z_proj.weight")
+  slots = shape_of(shapes, "encoder_pos_embed_learned")[1]
+  num_tokens = shape_of(shapes, "diffusion_pos_embed_learned")[1]
   if num_heads is None:
     check(
       width in SIZES,
@@ -182,28 +200,34 @@ def model(shapes: Shapes, num_heads: int | None = None) -> ModelConfig:
     num_tokens=num_tokens,
     token_dim=token_dim,
     width=width,
-    encoder_depth=_count(shapes, r"encoder_blocks\.(\d+)\.norm1\.weight"),
-    decoder_depth=_count(shapes, r"decoder_blocks\.(\d+)\.norm1\.weight"),
+    encoder_depth=count_of(shapes, r"encoder_blocks\.(\d+)\.norm1\.weight"),
+    decoder_depth=count_of(shapes, r"decoder_blocks\.(\d+)\.norm1\.weight"),
     num_heads=num_heads,
-    mlp_ratio=_shape(shapes, "encoder_blocks.0.mlp.fc1.weight")[0] // width,
+    mlp_ratio=shape_of(shapes, "encoder_blocks.0.mlp.fc1.weight")[0] // width,
     num_buffer=slots - num_tokens,
-    condition=ClassesConfig(_shape(shapes, "class_emb.weight")[0]),
+    condition=ClassesConfig(shape_of(shapes, "class_emb.weight")[0]),
   )
   head = DiffusionHeadConfig(
     token_dim=token_dim,
-    width=_shape(shapes, "diffloss.net.input_proj.weight")[0],
-    depth=_count(shapes, r"diffloss\.net\.res_blocks\.(\d+)\.in_ln\.weight"),
+    width=shape_of(shapes, "diffloss.net.input_proj.weight")[0],
+    depth=count_of(shapes, r"diffloss\.net\.res_blocks\.(\d+)\.in_ln\.weight"),
   )
   return ModelConfig(backbone, head)
 
 
-def codec_of(config: ModelConfig, codec: KLConfig) -> KLConfig:
+def codec_of(config: ModelConfig, codec: Codec) -> Codec:
   """The codec for the model's image size: latents cut into the model's tokens.
 
   Raises:
     ValueError: the autoencoder cannot give tokens of that many numbers.
   """
   backbone = config.backbone
+  check(
+    codec.num_codes == 0,
+    f"the autoencoder, of kind {codec.kind!r}, makes codes, and the model has"
+    " tokens of floats; expected the autoencoder that it was trained with: name"
+    " that one.",
+  )
   patch = math.isqrt(backbone.token_dim // codec.latent_channels)
   side = math.isqrt(backbone.num_tokens)
   check(
@@ -256,26 +280,3 @@ def settings_of(config: ModelConfig) -> tuple[Settings, dict[str, Settings]]:
     ),
   }
   return presets["fast"], presets
-
-
-def _shape(shapes: Shapes, name: str) -> tuple[int, ...]:
-  check(
-    name in shapes,
-    f"{name} is not among the weights, and tells the model's size; expected a"
-    " whole published checkpoint: convert one.",
-  )
-  shape = tuple(shapes[name])
-  is_conv = "conv" in name
-  axes = 3 if "pos_embed" in name else 4 if is_conv else 2
-  check(
-    len(shape) == axes and all(size >= 1 for size in shape),
-    f"{name} has shape {shape}; expected {axes} axes of 1 or more, as published"
-    " checkpoints have there: convert one.",
-  )
-  return shape
-
-
-def _count(shapes: Shapes, pattern: str) -> int:
-  """How many indices the pattern's group takes: 1 + the largest."""
-  found = (re.fullmatch(pattern, name) for name in shapes)
-  return 1 + max((int(match[1]) for match in found if match), default=-1)

@@ -22,9 +22,10 @@ import jax
 from jaxtyping import PyTree
 
 from marjax import outputs, schema
-from marjax.convert import kl, layouts, mar, read, recognise, table
+from marjax.convert import layouts, read, recognise, table
 from marjax.latents.kl import KLConfig, LatentScale
 from marjax.parallel.mesh import host_mesh
+from marjax.protocols import Codec
 from marjax.release import directory, kinds, loading
 from marjax.release.card import MANIFEST, Card, Origin
 from marjax.schema import Size, check, printable
@@ -42,7 +43,8 @@ class Choices:
       release; None names the folder kl16 beside the release, whether it is
       there already or not.
     num_heads: attention heads, for widths that are not published.
-    latent_scale: of an autoencoder that is not KL-16.
+    latent_scale: of an autoencoder that is not KL-16; one of a VQ autoencoder
+      makes its tokens floats, of what comes before the codes.
     class_names: one entry per class; None is ImageNet's for 1000 classes.
     name, licence: for the card; None for what is known.
   """
@@ -89,7 +91,9 @@ class Report:
         f"sha256       {origin.sha256}",
       ]
     lines += [f"note         {note}" for note in self.notes]
-    if card.codec.has_params():
+    if card.codec.num_codes:
+      lines.append(f"codes        {card.codec.num_codes:,}")
+    elif card.codec.has_params():
       lines.append(f"latent scale {card.codec.latent_scale}")
     if card.autoencoder:
       place = Path(os.path.normpath(self.folder / card.autoencoder))
@@ -178,7 +182,7 @@ def convert(
 def _parts(
   source: Path,
   choices: Choices,
-  codec: KLConfig,
+  codec: Codec,
   url: str,
   progress: bool,
 ) -> Parts:
@@ -213,7 +217,7 @@ def _parts(
     notes += (UNCHECKED,)
   shapes = {name: array.shape for name, array in arrays.items()}
   card = recognise.card(shapes, codec, choices.num_heads, choices.latent_scale)
-  rules = mar.RULES if card.model else kl.RULES
+  rules = recognise.rules(shapes)
   # Names and shapes are settled before a number is read.
   target = loading.abstract_weights(card.model or card.codec, host_mesh())
   bar = functools.partial(
@@ -245,7 +249,7 @@ def _autoencoder(choices: Choices, progress: bool) -> Parts | None:
   return parts
 
 
-def _codec(autoencoder: Parts | None, out: Path) -> KLConfig:
+def _codec(autoencoder: Parts | None, out: Path) -> Codec:
   """That of the autoencoder chosen or beside the release, else KL-16."""
   card = autoencoder and autoencoder.card
   beside = Path(os.path.normpath(out / recognise.SIBLING))

@@ -177,11 +177,17 @@ def digest_of(autoencoder: str) -> str:
 
 
 def check_autoencoder(card, name: str) -> None:
-  """Refuses a release that is no KL autoencoder alone, with a ValueError."""
+  """Refuses what is no autoencoder alone for caches, with a ValueError."""
   check(
-    card.model is None and card.codec.is_cached,
+    card.model is None,
     f"{name} is a model; expected an autoencoder alone, such as kl16: name the"
     " one that the model goes with.",
+  )
+  check(
+    card.codec.is_cached,
+    f"{name} is a codec of kind {card.codec.kind!r}, whose latents are computed"
+    " while training; expected an autoencoder, such as kl16: train on the"
+    " images, without a cache.",
   )
 
 

@@ -1,7 +1,8 @@
 """Mean, standard deviation and scale of cached latents.
 
-A latent is mean + exp(log_variance / 2) · noise, drawn anew each time, so over
-images, mirror images, positions and noise, per channel c:
+A latent is mean + exp(log_variance / 2) · noise, drawn anew each time, or the
+mean itself where no variance is stored. So over images, mirror images,
+positions and noise, per channel c:
 
     E_c = E[mean]       std_c² = E[exp(log_variance)] + E[mean²] - E_c²
 
@@ -69,7 +70,17 @@ class Statistics:
 def measure(
   latents: CachedLatents, num_threads: int = 2, progress: bool = False
 ) -> Statistics:
-  """One pass over the cache, plain and mirrored."""
+  """One pass over the cache, plain and mirrored.
+
+  Raises:
+    ValueError: the latents are codes, or have no finite spread.
+  """
+  check(
+    latents.codec.num_codes == 0,
+    f"{latents.path} holds codes, 0 to {latents.codec.num_codes - 1}; expected"
+    " latents of floats, which have a mean and a scale: leave --statistics"
+    " out.",
+  )
   count = len(latents)
   chunks = np.array_split(np.arange(count), -(-count // CHUNK))
   with ThreadPoolExecutor(num_threads) as pool:
@@ -113,9 +124,15 @@ def _sums(
   sums = 0
   for is_mirrored in (False, True):
     coins = np.full(len(indices), is_mirrored)
-    moments = latents.gather(indices, coins)[0]["moments"]
-    mean, log_variance = np.split(moments.astype(np.float64), 2, axis=-1)
-    parts = np.stack([mean, np.square(mean), np.exp(log_variance)])
+    record = latents.gather(indices, coins)[0]
+    if "latents" in record:  # nothing is drawn
+      mean = record["latents"].astype(np.float64)
+      variance = np.zeros_like(mean)
+    else:
+      moments = record["moments"].astype(np.float64)
+      mean, log_variance = np.split(moments, 2, axis=-1)
+      variance = np.exp(log_variance)
+    parts = np.stack([mean, np.square(mean), variance])
     sums = sums + parts.sum(axis=(1, 2, 3))
   return sums
 

@@ -167,23 +167,25 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
   """Features to images: each level but level 0, the last, doubles the sides.
 
-  Attributes: as of the `Encoder`.
+  Attributes: as of the `Encoder`; the last level is its first.
   """
 
   widths: tuple[int, ...]
   num_blocks: int
   features: int
+  has_level_attention: bool
   dtype: jnp.dtype
 
   @nn.compact
   def __call__(self, x):
+    last = len(self.widths) - 1
     x = conv(self.widths[-1], dtype=self.dtype, name="conv_in")(x)
     x = Middle(self.dtype, name="middle")(x)
     for i, width in reversed(list(enumerate(self.widths))):
       x = Level(
         width,
         self.num_blocks,
-        has_attention=False,
+        has_attention=self.has_level_attention and i == last,
         resampling="up" if i else "none",
         dtype=self.dtype,
         name=f"levels_{i}",

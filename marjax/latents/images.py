@@ -129,15 +129,21 @@ def _from_pil(images: Any, channels: int) -> Any:
   return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def check_latents(latents: Any, shape: tuple[int, int, int]) -> np.ndarray:
+def check_latents(
+  latents: Any, shape: tuple[int, ...], num_codes: int = 0
+) -> np.ndarray:
   """Latents as float32 [N, rows, columns, C], of any rows and columns.
 
   Args:
     latents: what `encode` gave. shape: rows, columns and C of a model's image.
+    num_codes: V where latents are codes, int32 [N, rows, columns], else 0.
 
   Raises:
-    ValueError: no floats, NaN, another number of axes or channels.
+    ValueError: no floats, NaN, another number of axes or channels; codes that
+      are no integers from 0 to V - 1.
   """
+  if num_codes:
+    return _check_ids(latents, shape, num_codes)
   expected = (
     f"floats [N, {shape[0]}, {shape[1]}, {shape[2]}], as encode gives them"
   )
@@ -149,3 +155,24 @@ def check_latents(latents: Any, shape: tuple[int, int, int]) -> np.ndarray:
     f" {expected}.",
   )
   return array.astype(np.float32, copy=False)
+
+
+def _check_ids(ids: Any, shape: tuple[int, ...], num_codes: int) -> np.ndarray:
+  """Codes as int32 [N, rows, columns], of any rows and columns."""
+  expected = (
+    f"integers [N, {shape[0]}, {shape[1]}] from 0 to {num_codes - 1}, as"
+    " encode gives them"
+  )
+  array = numbers(ids, "codes", expected)
+  check(
+    array.ndim == 3 and array.size > 0 and array.dtype.kind in "iu",
+    f"codes have shape {array.shape} and type {array.dtype}; expected"
+    f" {expected}.",
+  )
+  lowest, highest = int(array.min()), int(array.max())
+  check(
+    lowest >= 0 and highest < num_codes,
+    f"codes go from {lowest} to {highest}; expected {expected}: they may be"
+    " those of another codec.",
+  )
+  return array.astype(np.int32, copy=False)

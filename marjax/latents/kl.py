@@ -16,28 +16,21 @@ Everything is convolutional, so any image whose sides are multiples of the
 stride will do. Source: arXiv 2112.10752 section 3.1; spec section 1.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from marjax import keys, schema
-from marjax.arrays import ImageKeys, Latents, RootKey
+from marjax.arrays import ImageKeys, Latents
 from marjax.latents.blocks import FLOAT32, NORM_GROUPS, Decoder, Encoder, conv
-from marjax.latents.patched import Patched
+from marjax.latents.trunk import CHANNELS, RGBImages, Trunk
 from marjax.schema import Range, check
 
-CHANNELS = 3
 LOG_VARIANCES = (-30.0, 20.0)
-MOST_LEVELS = 12
-
-# C is the latents' here, so the images' channels have another name.
-RGBImages = Float[Array, "B height width channels"]
 
 
 LatentScale = Annotated[float, Range(0, 1e6, is_open=True)]
@@ -56,7 +49,7 @@ class Moments(NamedTuple):
 
 
 @schema.config
-class KLConfig(Patched):
+class KLConfig(Trunk):
   """Shape of the autoencoder; the defaults are KL-16 at 256².
 
   KL-8 is multipliers (1, 2, 4, 4), latent_channels 4, has_level_attention
@@ -92,62 +85,13 @@ class KLConfig(Patched):
   is_cached: ClassVar[bool] = True
 
   def __post_init__(self):
-    check(
-      1 <= len(self.multipliers) <= MOST_LEVELS,
-      f"codec.multipliers has {len(self.multipliers)} entries; expected one for"
-      f" each level, 1 to {MOST_LEVELS}.",
-    )
-    check(
-      self.base_width % NORM_GROUPS == 0,
-      f"codec.base_width is {self.base_width}; expected a multiple of"
-      f" {NORM_GROUPS}, the groups of its norms.",
-    )
-    side = self.stride * self.patch
-    check(
-      self.image_size % side == 0,
-      f"codec.image_size is {self.image_size}; expected a multiple of {side}:"
-      f" {self.stride} pixels per latent, times codec.patch = {self.patch}.",
-    )
-
-  @property
-  def channels(self) -> int:
-    """3: the images are RGB."""
-    return CHANNELS
-
-  @property
-  def stride(self) -> int:
-    """Pixels per side of one latent position."""
-    return 2 ** (len(self.multipliers) - 1)
+    self.check_trunk()
 
   @property
   def latent_shape(self) -> tuple[int, int, int]:
     """Rows, columns, channels of one image's latents."""
     side = self.image_size // self.stride
     return (side, side, self.latent_channels)
-
-  def init_params(self, key: RootKey) -> PyTree:
-    """New float32 parameters as nested dicts; also under `jax.eval_shape`.
-
-    Kernels are xavier-uniform, biases 0, norms the identity.
-    """
-    smallest = jnp.zeros((1, self.stride, self.stride, CHANNELS))
-    shapes = jax.eval_shape(Autoencoder(self).init, key, smallest)["params"]
-    leaves, structure = jax.tree.flatten(shapes)
-    # Compiling one draw for each kernel would take ten seconds.
-    sizes = [leaf.size * (leaf.ndim == 4) for leaf in leaves]
-    drawn = jax.random.uniform(key, (sum(sizes),), minval=-1.0, maxval=1.0)
-    parts = jnp.split(drawn, np.cumsum(sizes)[:-1])
-
-    def fresh(path, leaf, uniform):
-      if path[-1].key == "kernel":
-        height, width, inputs, outputs = leaf.shape
-        bound = math.sqrt(6 / (height * width * (inputs + outputs)))
-        return bound * uniform.reshape(leaf.shape)
-      return jnp.full(leaf.shape, 1.0 if path[-1].key == "scale" else 0.0)
-
-    return jax.tree_util.tree_map_with_path(
-      fresh, shapes, jax.tree.unflatten(structure, parts)
-    )
 
   def moments(self, params: PyTree, images: RGBImages) -> Moments:
     """Mean and log-variance of the latents, before scaling.
@@ -163,8 +107,8 @@ class KLConfig(Patched):
     Raises:
       ValueError: integers, other channels or other sides.
     """
-    self._check_images(images)
-    return self._apply("moments", params, images)
+    self.check_images(images)
+    return self.apply("moments", params, images)
 
   def record(
     self, params: PyTree, images: RGBImages
@@ -180,10 +124,12 @@ class KLConfig(Patched):
 
   def draw(
     self,
+    params: PyTree,
     record: Mapping[str, Any],
     image_keys: ImageKeys,
   ) -> Latents:
-    """One draw from each recorded posterior, float32."""
+    """One draw from each recorded posterior, float32; params may be {}."""
+    del params
     moments = record["moments"].astype(jnp.float32)
     mean, log_variance = jnp.split(moments, 2, axis=-1)
     noise = keys.normal(image_keys, mean.shape[1:])
@@ -225,25 +171,11 @@ class KLConfig(Patched):
       f" {self.latent_channels}].",
     )
     latents = latents.astype(jnp.float32) / self.latent_scale
-    return self._apply("decode", params, latents)
+    return self.apply("decode", params, latents)
 
-  def _apply(self, method: str, params: PyTree, x):
-    return Autoencoder(self).apply({"params": params}, x, method=method)
-
-  def _check_images(self, images):
-    check(
-      jnp.issubdtype(images.dtype, jnp.floating),
-      f"images hold {images.dtype}; expected floats in [-1, 1]: divide bytes"
-      " by 127.5 and subtract 1.",
-    )
-    check(
-      images.ndim == 4
-      and images.shape[-1] == CHANNELS
-      and images.shape[1] % self.stride == images.shape[2] % self.stride == 0,
-      f"images have shape {images.shape}; expected [B, height, width,"
-      f" {CHANNELS}] with sides that are multiples of {self.stride}: crop or"
-      " resize them.",
-    )
+  def module(self) -> "Autoencoder":
+    """The network of this shape."""
+    return Autoencoder(self)
 
 
 class Autoencoder(nn.Module):
@@ -253,14 +185,13 @@ class Autoencoder(nn.Module):
 
   def setup(self):
     c = self.config
-    widths = tuple(c.base_width * multiplier for multiplier in c.multipliers)
-    dtype = jnp.dtype(c.dtype)
+    dtype, moments = jnp.dtype(c.dtype), 2 * c.latent_channels
     self.encoder = Encoder(
-      widths, c.num_blocks, 2 * c.latent_channels, c.has_level_attention, dtype
+      c.widths, c.num_blocks, moments, c.has_level_attention, dtype
     )
-    self.to_moments = conv(2 * c.latent_channels, 1, dtype=FLOAT32)
+    self.to_moments = conv(moments, 1, dtype=FLOAT32)
     self.from_latents = conv(c.latent_channels, 1, dtype=FLOAT32)
-    self.decoder = Decoder(widths, c.num_blocks + 1, CHANNELS, dtype)
+    self.decoder = Decoder(c.widths, c.num_blocks + 1, CHANNELS, False, dtype)
 
   def moments(self, images) -> Moments:
     """Images to unscaled moments, float32."""

@@ -1,5 +1,7 @@
 """What codecs share whose tokens are patches of float latents."""
 
+from typing import ClassVar
+
 import jax
 import numpy as np
 from jaxtyping import Array, Float
@@ -9,6 +11,9 @@ from marjax.tokens import patches
 
 class Patched:
   """The sizes that follow from `stride`, `patch` and `latent_shape`."""
+
+  num_codes: ClassVar[int] = 0
+  FREE: ClassVar[frozenset[str]] = frozenset({"image_size", "patch", "dtype"})
 
   @property
   def cell(self) -> int:

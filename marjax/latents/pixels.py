@@ -80,7 +80,9 @@ class PixelsConfig(Patched):
     shape = (self.image_size, self.image_size, self.channels)
     return {"image": jax.ShapeDtypeStruct(shape, jnp.float32)}
 
-  def draw(self, record: Mapping[str, Any], keys: ImageKeys) -> Latents:
+  def draw(
+    self, params: PyTree, record: Mapping[str, Any], keys: ImageKeys
+  ) -> Latents:
     """The latents of recorded images; nothing is random."""
     del keys
-    return self.encode({}, record["image"])
+    return self.encode(params, record["image"])

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import PyTree
 
@@ -26,6 +27,7 @@ from marjax.parallel.compiler import compiler_options
 from marjax.parallel.mesh import host_mesh
 from marjax.parallel.rules import batch_sharding, replicated
 from marjax.preflight import parts
+from marjax.protocols import Codec
 from marjax.release.workdir import abstract_params
 from marjax.requests import batching, compiled
 from marjax.train import flops
@@ -77,9 +79,18 @@ def train_programs(
   experiment: Experiment, mesh: Mesh, num_examples: int
 ) -> Iterator[Program]:
   """The training step, as its only program."""
-  program = make_train_program(experiment, mesh, num_examples)
+  weights = _placeholder(experiment.codec)
+  program = make_train_program(experiment, mesh, num_examples, weights)
   lowered = program.step.lower(program.abstract_state, program.abstract_batch)
   yield Program("step", lowered.compile(), state(experiment, mesh, "train"))
+
+
+def _placeholder(codec: Codec) -> PyTree:
+  """Zeros for the weights of a codec that are constants of the step."""
+  if codec.is_cached or not codec.has_params():
+    return {}
+  shapes = jax.eval_shape(lambda: codec.init_params(jax.random.key(0)))
+  return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def generate_programs(

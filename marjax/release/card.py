@@ -222,6 +222,6 @@ def is_same_autoencoder(one: Any, other: Any) -> bool:
   """Whether two codecs have the same weights' shape and the same scale."""
   if type(one) is not type(other):
     return False
-  free = {"image_size": 0, "patch": 0, "dtype": ""}
+  free = dict.fromkeys(one.FREE)
   fields = (dataclasses.asdict(codec) | free for codec in (one, other))
   return next(fields) == next(fields)

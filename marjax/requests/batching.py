@@ -175,7 +175,10 @@ def generate(
 
 def _check_drawn(tokens: np.ndarray, first: int, params, request) -> None:
   """Refuses NaN and infinity, which would be shown as black or white."""
-  is_fine = np.isfinite(tokens).all(tuple(range(1, tokens.ndim)))
+  # A categorical head says -1 where its numbers were not finite.
+  is_code = tokens.dtype.kind in "iu"
+  is_fine = tokens >= 0 if is_code else np.isfinite(tokens)
+  is_fine = is_fine.all(tuple(range(1, tokens.ndim)))
   if is_fine.all():
     return
   check_finite(params, "the parameters of the model")

@@ -1,7 +1,8 @@
 """Loss and gradient of one batch, whole or in microbatches.
 
-1. A batch becomes tokens: images through the codec; cached moments by one draw
-   from each posterior, anew every step as the published program does.
+1. A batch becomes tokens: images through the codec, with its parameters where
+   it has some; cached moments by one draw from each posterior, anew every step
+   as the published program does.
 2. Everything random is addressed by seed ⊕ step ⊕ image id.
 3. With n microbatches, a scan works on one n-th of the batch at a time:
 
@@ -16,10 +17,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from marjax import keys
-from marjax.arrays import Scalar, Tokens
+from marjax.arrays import Scalar
 from marjax.experiment import Experiment
 from marjax.layers.placed import constrained
 from marjax.model import TrainingDraws, draw
@@ -40,15 +41,19 @@ def batch_shapes(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def draw_for(
-  experiment: Experiment, batch: Batch, step
-) -> tuple[Tokens, TrainingDraws]:
-  """The batch's tokens [B, L, D] in raster order, and all draws of its loss."""
+  experiment: Experiment, batch: Batch, step, codec_params: PyTree = None
+) -> tuple[Array, TrainingDraws]:
+  """The batch's tokens [B, L, ...] in raster order, and draws of its loss.
+
+  `codec_params`: of a codec that has some and whose records are no cache.
+  """
   root = keys.stream(keys.root(experiment.seed), "training")
   with jax.named_scope("encode"):
     image_keys = keys.at(root, step, batch["id"])
     codec = experiment.codec
     record = {name: batch[name] for name in codec.record_shapes()}
-    latents = codec.draw(record, keys.each(image_keys, "latents"))
+    latent_keys = keys.each(image_keys, "latents")
+    latents = codec.draw(codec_params or {}, record, latent_keys)
     tokens = codec.to_tokens(latents)
   with jax.named_scope("draw"):
     return tokens, draw(experiment.model, image_keys, batch["label"])
@@ -57,7 +62,7 @@ def draw_for(
 def loss_and_gradient(
   experiment: Experiment,
   params: PyTree,
-  tokens: Tokens,
+  tokens: Array,
   draws: TrainingDraws,
   step,
   *,

@@ -35,7 +35,6 @@ from jax.sharding import Mesh
 from marjax.arrays import check_shapes, not_finite, shapes_of
 from marjax.data import contents
 from marjax.data.batches import Batches
-from marjax.data.latent_cache import CachedLatents
 from marjax.experiment import Experiment
 from marjax.parallel import hosts
 from marjax.parallel.mesh import mesh_for
@@ -99,9 +98,14 @@ def train(
     is_new = checkpoints.latest_step() is None
     contents.keep(batches, workdir, experiment.data.accept, is_new)
     num_steps = training.steps(batches.num_examples)
-    program = make_train_program(experiment, mesh, batches.num_examples)
+    codec = autoencoder.of_run(
+      experiment.codec, data.autoencoder, batches.cache, workdir
+    )
+    program = make_train_program(
+      experiment, mesh, batches.num_examples, codec.params
+    )
     state, start = restore_or_init(
-      program, checkpoints, batches.cache, training.init_from
+      program, checkpoints, codec.digest, training.init_from
     )
     if start >= num_steps:
       log.info("%s is finished: %d of %d steps", workdir, start, num_steps)
@@ -114,8 +118,8 @@ def train(
     line = batches.iterate(from_step=start)
     stack.callback(line.close)
     report = Report(experiment, num_steps, writer)
-    sampler = Sampler(experiment, mesh, workdir, writer, batches.cache)
-    autoencoder.keep_copy(batches.cache, workdir)
+    sampler = Sampler(experiment, mesh, workdir, writer, codec.folder)
+    autoencoder.keep_copy(codec, workdir)
     pause = report.stopwatch.paused
     profile = Profile(profile_steps, workdir, start, num_steps, pause)
     stack.enter_context(profile)
@@ -138,8 +142,8 @@ def train(
         with report.paused(is_last):
           report.check_state(step, state)
           # Where the data is, and whose latents it is of.
-          whose = batches.cache.digest if batches.cache else ""
-          checkpoints.save(step, state, {"step": step, "autoencoder": whose})
+          noted = {"step": step, "autoencoder": codec.digest}
+          checkpoints.save(step, state, noted)
           forget_stop(workdir)
       if step > start and is_sample_due:
         with report.paused():
@@ -166,17 +170,20 @@ def is_due(step: int, every: int, is_last: bool) -> bool:
 def restore_or_init(
   program: TrainProgram,
   checkpoints: Checkpointer,
-  cache: CachedLatents | None,
+  digest: str = "",
   init_from: str = "",
 ) -> tuple[TrainState, int]:
-  """The state to go on from, and how many steps made it."""
+  """The state to go on from, and how many steps made it.
+
+  `digest`: of the codec's weights, "" where it has none.
+  """
   log.info("%s", parameter_table(program.abstract_state.params))
   if checkpoints.latest_step() is None:
     state = program.init()
     return (start_from(init_from, program, state) if init_from else state), 0
   state, data = checkpoints.restore(program.abstract_state)
   workdir = checkpoints.directory.parent
-  autoencoder.check_same(data.get("autoencoder", ""), cache, workdir)
+  autoencoder.check_same(data.get("autoencoder", ""), digest, workdir)
   log.info("resumed from step %d", data["step"])
   return state, data["step"]
 

@@ -10,6 +10,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -17,7 +18,6 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from marjax import outputs
-from marjax.data.latent_cache import CachedLatents
 from marjax.experiment import Experiment
 from marjax.parallel import hosts
 from marjax.pipeline import Pipeline
@@ -39,10 +39,11 @@ class Sampler:
     mesh: Mesh,
     workdir: outputs.AnyPath,
     writer: Writer,
-    cache: CachedLatents | None = None,
+    autoencoder: Callable[[], outputs.AnyPath | None] = lambda: None,
   ):
-    """`cache`: the latents that are trained on; its autoencoder decodes."""
-    self._experiment, self._mesh, self._cache = experiment, mesh, cache
+    """`autoencoder`: gives the release that decodes, if the codec has one."""
+    self._experiment, self._mesh = experiment, mesh
+    self._autoencoder = autoencoder
     self._folder, self._writer = workdir / "samples", writer
     self._codec_params, self._programs = None, Programs()
 
@@ -72,9 +73,9 @@ class Sampler:
 
   def _generate(self, step: int, ema_params: PyTree) -> np.ndarray:
     if self._codec_params is None:
-      cache, params = self._cache, {}
-      if cache:
-        params = loading.load(cache.autoencoder, self._mesh).codec_params
+      path, params = self._autoencoder(), {}
+      if path:
+        params = loading.load(path, self._mesh).codec_params
       self._codec_params = params
     pipe = Pipeline.of_experiment(
       self._experiment, ema_params, self._mesh, step, self._codec_params

@@ -56,7 +56,10 @@ class TrainProgram:
 
 
 def make_train_program(
-  experiment: Experiment, mesh: Mesh, num_examples: int
+  experiment: Experiment,
+  mesh: Mesh,
+  num_examples: int,
+  codec_params: PyTree = None,
 ) -> TrainProgram:
   """Builds init and step for a mesh; nothing is computed yet.
 
@@ -64,6 +67,8 @@ def make_train_program(
     experiment: the whole configuration.
     mesh: from `marjax.parallel.mesh.make_mesh`.
     num_examples: size of the training set, which epochs are counted in.
+    codec_params: numpy arrays, of a codec that has some and whose records are
+      no cache; constants of the step, so they should be small.
   """
   schedule = learning_rate(experiment.training, num_examples)
   optimizer = make_optimizer(experiment.training, schedule)
@@ -73,13 +78,7 @@ def make_train_program(
     return init_params(experiment.model, key)
 
   def init() -> TrainState:
-    params = nn.unbox(boxed_params())
-    return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      ema_params=jax.tree.map(jnp.copy, params),
-      opt_state=optimizer.init(params),
-    )
+    return _first_state(nn.unbox(boxed_params()), optimizer)
 
   params_placed = rules.shardings(jax.eval_shape(boxed_params), mesh)
   placed = _like_params(jax.eval_shape(init), params_placed, mesh)
@@ -88,7 +87,13 @@ def make_train_program(
   def step(state: TrainState, batch: Batch):
     with nn.logical_axis_rules(rules.RULES):
       return train_step(
-        experiment, optimizer, schedule, state, batch, placed.params
+        experiment,
+        optimizer,
+        schedule,
+        state,
+        batch,
+        placed.params,
+        codec_params=codec_params,
       )
 
   return TrainProgram(
@@ -119,6 +124,7 @@ def train_step(
   *,
   draws: TrainingDraws | None = None,
   deterministic: bool = False,
+  codec_params: PyTree = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """State and metrics after one step on a batch of `batch_shapes`.
 
@@ -131,8 +137,9 @@ def train_step(
     placed: shardings of the gradient, which is placed like the parameters.
     draws: recorded order, masks and loss draws, to replay a step; None draws
       them by seed, step and image. deterministic: True turns dropout off.
+    codec_params: as in `make_train_program`.
   """
-  tokens, drawn = draw_for(experiment, batch, state.step)
+  tokens, drawn = draw_for(experiment, batch, state.step, codec_params)
   losses, grads = loss_and_gradient(
     experiment,
     state.params,
@@ -163,6 +170,18 @@ def train_step(
     opt_state=opt_state,
   )
   return new_state, metrics
+
+
+def _first_state(
+  params: PyTree, optimizer: optax.GradientTransformation
+) -> TrainState:
+  """The state before the first step."""
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    ema_params=jax.tree.map(jnp.copy, params),
+    opt_state=optimizer.init(params),
+  )
 
 
 def _like_params(abstract, placed, mesh: Mesh):

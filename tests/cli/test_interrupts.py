@@ -82,6 +82,7 @@ sys.exit(main())
 
 ARGUMENTS = {
   "cache-latents": ["--out", "x"],
+  "fit-codebook": ["--config", "x", "--out", "x"],
   "preflight": ["--config", "x", "--topology", "here"],
   "train": ["--config", "x", "--workdir", "x"],
   "generate": ["--checkpoint", "x", "--labels", "0", "--out", "x.png"],

@@ -20,6 +20,8 @@ TINY = str(ROOT / "tests/train/tiny.py")
 FLAGS = {
   ("train", "config"): ["--config", "PATH", "--workdir", "w"],
   ("train", "workdir"): ["--config", TINY, "--workdir", "PATH"],
+  ("fit-codebook", "config"): ["--config", "PATH", "--out", "o"],
+  ("fit-codebook", "out"): ["--config", TINY, "--out", "PATH"],
   ("preflight", "config"): ["--config", "PATH", "--topology", "here"],
   ("preflight", "out"): [
     *("--config", TINY, "--topology", "here", "--out", "PATH"),

@@ -231,10 +231,6 @@ def test_several_networks_are_not_guessed_between():
     (autoencoder(decoder_attention=True), "attention in the decoder's levels"),
     (autoencoder(channels=1), r"images with 1 channel .*expected RGB"),
     (
-      autoencoder() | {"quantize.embedding.weight": np.zeros((2, 4))},
-      "has codes, as VQ autoencoders have",
-    ),
-    (
       {n: a for n, a in autoencoder().items() if "quant_conv" not in n},
       "has no quant_conv, a 1 × 1",
     ),

@@ -160,7 +160,7 @@ def generated(model, count, mesh=None, buckets=3, size=None, scale=2.0):
     codec=small.EXPERIMENT.codec, model=model, sampling=sampling, presets={}
   )
   mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
-  pipe = Pipeline(card, small.params(model=model), {}, mesh)
+  pipe = Pipeline(card, small.params(model=model), mesh, {})
   labels = np.arange(count) % 10
   return pipe.latents(labels, seed=3, batch_size=size), pipe
 
@@ -249,7 +249,8 @@ def test_no_step_copies_the_cache(model):
     for run in parse(text).runs()
     if run.instruction.op.startswith("copy") and run.times > 1
   ]
-  assert caches and not caches & set(copies)
+  assert caches
+  assert not caches & set(copies)
 
 
 @pytest.mark.parametrize("name", ["raster", "raster, no targets"])

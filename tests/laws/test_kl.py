@@ -261,7 +261,7 @@ def test_arrays_of_another_shape_are_refused(tiny_params, call, shape, message):
 def test_bytes_are_refused():
   # Below the boundary, whose types already refuse integers under pytest.
   with pytest.raises(ValueError, match=r"images hold uint8; .* divide bytes"):
-    TINY._check_images(jnp.zeros((1, 8, 8, 3), jnp.uint8))
+    TINY.check_images(jnp.zeros((1, 8, 8, 3), jnp.uint8))
 
 
 def test_noise_of_another_shape_is_refused():

@@ -8,6 +8,8 @@ from marjax import schema
 from marjax.backbone.causal import CausalConfig
 from marjax.backbone.conditions import ClassesConfig
 from marjax.backbone.guided import GuidedConfig
+from marjax.latents.codebook import CodebookConfig
+from marjax.latents.vq import VQConfig
 from marjax.protocols import BackboneConfig, Codec, Condition, HeadConfig
 
 CLASSES = ClassesConfig(num_classes=5)
@@ -20,10 +22,22 @@ SHAPE = {
   "condition": DROPPED,
 }
 
+VQ = VQConfig(
+  image_size=8,
+  base_width=32,
+  multipliers=(1, 1),
+  num_blocks=1,
+  z_channels=6,
+  latent_channels=4,
+  codebook_size=24,
+)
+
 SMALL = {
   Codec: {
     "pixels": dataclasses.replace(small.EXPERIMENT.codec, std=0.5),
     "kl": small.CODEC,
+    "vq": VQ,
+    "codebook": CodebookConfig(8, channels=1, patch=2, num_codes=16, std=0.5),
   },
   Condition: {"classes": CLASSES},
   BackboneConfig: {
@@ -32,6 +46,17 @@ SMALL = {
     "guided": GuidedConfig(**SHAPE, memory_depth=1, query_depth=2),
   },
 }
+
+
+VARIANTS = {
+  Codec: {
+    "vq normalised": dataclasses.replace(VQ, is_normalised=True),
+    "vq continuous": dataclasses.replace(
+      VQ, continuous=True, latent_scale=0.5, patch=2
+    ),
+  }
+}
+"""Further ones, which a test of every codec should see, too."""
 
 
 def kinds(protocol: type) -> dict:

@@ -1,0 +1,121 @@
+"""The patch codebook: each patch of pixels becomes the id of the nearest code.
+
+    image [B, H, W, C] ─scale, cut▶ patches [B, L, p²·C] ─nearest▶ ids [B, L]
+    ids ─lookup▶ patches ─join, unscale▶ image
+
+1. Pixels are standardised as the codec "pixels" does it, and cut into p × p
+   patches (`marjax.tokens.patches`).
+2. Of V code vectors the nearest stands for a patch (`marjax.latents.codes`).
+3. The V vectors are its only parameters; `marjax fit-codebook` finds them by
+   k-means (`marjax.latents.k_means`). They are few, so ids are computed anew
+   from images at each step of training, and nothing is cached.
+
+With it a model of discrete tokens is trained in minutes, and compared with one
+of continuous tokens of the very same patches.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from marjax import schema
+from marjax.arrays import ImageKeys, Images, RootKey
+from marjax.latents import codes
+from marjax.latents.codes import Coded, Ids
+from marjax.schema import Range, Size, check
+from marjax.tokens import patches
+
+
+@schema.config
+class CodebookConfig(Coded):
+  """Image shape, scaling and size of the patch codebook.
+
+  Attributes:
+    image_size: height = width in pixels. channels: 1 or 3.
+    patch: pixels per side of a token.
+    num_codes: V.
+    mean, std: of the training pixels in [-1, 1].
+  """
+
+  image_size: Annotated[int, Range(1, 2**14)]
+  channels: Literal[1, 3] = 3
+  patch: Annotated[int, Range(1, 2**14)] = 1
+  num_codes: Size = 256
+  mean: Annotated[float, Range(-1, 1)] = 0.0
+  std: Annotated[float, Range(0, 1e3, is_open=True)] = 1.0
+  kind: Literal["codebook"] = "codebook"
+  is_cached: ClassVar[bool] = False
+  FREE: ClassVar[frozenset[str]] = frozenset({"image_size"})
+
+  def __post_init__(self):
+    check(
+      self.image_size % self.patch == 0,
+      f"codec.image_size is {self.image_size}; expected a multiple of"
+      f" codec.patch = {self.patch}.",
+    )
+
+  @property
+  def stride(self) -> int:
+    """Pixels per side of one id."""
+    return self.patch
+
+  @property
+  def latent_shape(self) -> tuple[int, int]:
+    """Rows and columns of one image's ids."""
+    side = self.image_size // self.patch
+    return (side, side)
+
+  def has_params(self) -> bool:
+    """It has: the code vectors."""
+    return True
+
+  def init_params(self, key: RootKey) -> PyTree:
+    """Code vectors {"codes": [V, p²·C]} that are fitted to nothing."""
+    shape = (self.num_codes, self.channels * self.patch**2)
+    return {"codes": jax.random.normal(key, shape)}
+
+  def vectors(self, images: Images) -> Float[Array, "B rows columns D"]:
+    """Standardised patches [B, rows, columns, p²·C] of images in [-1, 1]."""
+    scaled = (images.astype(jnp.float32) - self.mean) / self.std
+    batch, height, width, _ = images.shape
+    cut = patches.patchify(scaled, self.patch)
+    return cut.reshape(batch, height // self.patch, width // self.patch, -1)
+
+  def encode(self, params: PyTree, images: Images) -> Ids:
+    """Ids int32 [B, rows, columns] of the codes nearest to the patches."""
+    return codes.nearest(self.vectors(images), params["codes"])
+
+  def decode(self, params: PyTree, ids: Array) -> Images:
+    """Images of which each patch is the code vector of its id.
+
+    `ids`: [B, rows, columns], of any number of rows and columns.
+
+    Raises:
+      ValueError: floats, or another number of axes.
+    """
+    codes.check_ids(ids)
+    batch, rows, columns = ids.shape
+    tokens = params["codes"][ids].reshape(batch, rows * columns, -1)
+    shape = (rows * self.patch, columns * self.patch, self.channels)
+    joined = patches.unpatchify(tokens, shape, self.patch)
+    return joined * self.std + self.mean
+
+  def record(self, params: PyTree, images: Images) -> dict[str, Images]:
+    """The image itself."""
+    del params
+    return {"image": images}
+
+  def record_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of one image's record."""
+    shape = (self.image_size, self.image_size, self.channels)
+    return {"image": jax.ShapeDtypeStruct(shape, jnp.float32)}
+
+  def draw(
+    self, params: PyTree, record: Mapping[str, Any], keys: ImageKeys
+  ) -> Ids:
+    """The ids of recorded images; nothing is random."""
+    del keys
+    return self.encode(params, record["image"])
