@@ -208,8 +208,8 @@ class Experiment:
     check(
       own == wanted,
       f"the {codec.kind} codec makes {own} but model.backbone expects {wanted};"
-      " make them equal: codes go with a backbone of num_codes and a categorical"
-      " head, floats with token_dim and the others.",
+      " make them equal: codes go with a backbone's num_codes and a categorical"
+      " head, floats with token_dim and other heads.",
     )
     check(
       (self.data.image_size, self.data.channels)

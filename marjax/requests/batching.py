@@ -123,6 +123,7 @@ class Request:
       config.head.noise_shape,
       max(part.num_head_steps for part in self.static.plan.segments),
     )
+    backbone = self.static.config.backbone
     check(
       not backbone.is_raster
       or bool((np.diff(np.asarray(self.draws.order), axis=1) == 1).all()),

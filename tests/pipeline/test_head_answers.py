@@ -208,7 +208,7 @@ def test_the_shape_of_a_head_of_codes(fields, message):
 def test_a_backbone_of_floats_with_a_head_of_codes():
   refuses(
     lambda: ModelConfig(small.MODEL.backbone, CategoricalHeadConfig(7)),
-    r"backbone has tokens of shape \(4,\) but head of \(\)",
+    r"floats of shape \(4,\) and the categorical head draws codes",
   )
 
 

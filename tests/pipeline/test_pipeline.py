@@ -211,7 +211,7 @@ def test_a_broken_configuration_is_one_sentence(tmp_path, workdir):
   ("part", "change", "message"),
   [
     ("codec", {"patch": 3}, "image_size is 8; expected a multiple of"),
-    ("codec", {"patch": 4}, "the codec makes 4 tokens of shape .16,."),
+    ("codec", {"patch": 4}, "makes 4 tokens that are floats of shape .16,."),
     ("data", {"channels": 3}, "data has 8 pixels and 3 channels"),
     ("data", {"num_classes": 5}, "num_classes is 10; expected 0 or"),
     ("training", {"batch_size": 15}, "expected a multiple of"),
