@@ -146,9 +146,9 @@ class VQConfig(Trunk):
     self, params: PyTree, z: Float[Array, "B rows columns d"]
   ) -> codes.Ids:
     """Ids int32 [B, rows, columns], 0 .. V - 1, of the codes nearest to z."""
-    vectors = self._listed(params)
+    # Short ones would choose the same in exact numbers, and lose digits here.
     z = normalised(z) if self.is_normalised else z
-    return codes.nearest(z, vectors)
+    return codes.nearest(z, self._listed(params))
 
   def encode(self, params: PyTree, images: RGBImages) -> Array:
     """Ids int32 [B, rows, columns], or z · latent_scale; see `features`."""

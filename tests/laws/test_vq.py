@@ -35,7 +35,9 @@ def test_normalised_codes_are_chosen_by_the_cosine(params):
   cosine = normalised(z) @ (codes / np.linalg.norm(codes, axis=1)[:, None]).T
   ids = NORMALISED.quantise(params, z)
   np.testing.assert_array_equal(ids, cosine.argmax(axis=-1))
-  np.testing.assert_array_equal(NORMALISED.quantise(params, 7 * z), ids)
+  for scale in (7.0, 1e-7):
+    again = NORMALISED.quantise(params, scale * z)
+    np.testing.assert_array_equal(again, ids)
   longer = {**params, "codes": 3 * params["codes"]}
   image, again = (NORMALISED.decode(p, ids) for p in (params, longer))
   np.testing.assert_allclose(again, image, atol=1e-5)
