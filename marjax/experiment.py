@@ -211,6 +211,12 @@ class Experiment:
       " make them equal: codes go with a backbone's num_codes and a categorical"
       " head, floats with token_dim and other heads.",
     )
+    code_dim = getattr(codec, "code_dim", 0)
+    check(
+      backbone.code_dim in (0, code_dim),
+      f"model.backbone.code_dim is {backbone.code_dim}; expected 0, or the"
+      f" {code_dim} numbers of the codec's code vectors.",
+    )
     check(
       (self.data.image_size, self.data.channels)
       == (codec.image_size, codec.channels),

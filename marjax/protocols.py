@@ -125,6 +125,7 @@ class BackboneConfig(Protocol):
   Attributes:
     num_tokens: L. token_shape: of one token.
     num_codes: V where tokens are codes 0 .. V - 1, 0 where they are floats.
+    code_dim: numbers of the codec's code vectors, if it takes those, or 0.
     width: W. condition: see there. dtype: of the matmuls.
     batch_multiple: what batches of training are multiples of.
     is_sequential: whether a step gives one token only.
@@ -135,6 +136,7 @@ class BackboneConfig(Protocol):
   num_tokens: int
   token_shape: tuple[int, ...]
   num_codes: int
+  code_dim: int
   width: int
   dtype: str
   condition: Condition

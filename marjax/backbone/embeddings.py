@@ -8,12 +8,16 @@ XLA cannot split a lookup whose table and indices lie on the same mesh axis.
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from marjax.arrays import Order
-from marjax.layers.linear import small_normal
+from marjax.layers.linear import linear, small_normal
 from marjax.layers.placed import by_batch, constrained
+
+CODE_VECTORS = "code_vectors"
+"""The parameter that holds a codec's code vectors."""
 
 
 class PositionEmbedding(nn.Module):
@@ -41,17 +45,33 @@ class PositionEmbedding(nn.Module):
 
 
 class CodeEmbedding(nn.Module):
-  """One learned vector for each code of a codebook."""
+  """A vector for each code of a codebook.
+
+  With a code_dim it is a linear layer of the code's vector in the codec, which
+  is not trained: training puts it in place (`CODE_VECTORS`). Else the vectors
+  are learned.
+  """
 
   num_codes: int
+  code_dim: int
   width: int
+  dtype: jnp.dtype
 
   @nn.compact
   def __call__(self, codes: Int[Array, "B K"]) -> Float[Array, "B K W"]:
     """Codes to vectors; codes outside of the table are those at its ends."""
+    name, axis, size = "table", "embed", self.width
+    if self.code_dim:
+      name, axis, size = CODE_VECTORS, None, self.code_dim
     table = self.param(
-      "table",
-      nn.with_logical_partitioning(small_normal, (None, "embed")),
-      (self.num_codes, self.width),
+      name,
+      nn.with_logical_partitioning(small_normal, (None, axis)),
+      (self.num_codes, size),
     )
-    return constrained(table, (None, None)).at[codes].get(mode="clip")
+    rows = constrained(table, (None, None)).at[codes].get(mode="clip")
+    if not self.code_dim:
+      return rows
+    to_width = linear(
+      self.width, (None, "embed"), dtype=self.dtype, name="linear"
+    )
+    return to_width(jax.lax.stop_gradient(rows))

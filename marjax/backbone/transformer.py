@@ -27,6 +27,8 @@ class TransformerConfig:
   Attributes:
     num_tokens: L. token_dim: D, where tokens are floats.
     num_codes: V, where tokens are codes 0 .. V - 1; 0 where they are floats.
+    code_dim: numbers of the codec's code vectors, if these are to enter by a
+      linear layer; 0 for a vector of its own for each code, which is learned.
     width: W, also the size of z. num_heads: attention heads.
     mlp_ratio: width of a block's hidden layer over W.
     condition: what images are asked for by, see `marjax.backbone.conditions`.
@@ -39,6 +41,7 @@ class TransformerConfig:
   num_tokens: Size = 256
   token_dim: Size = 16
   num_codes: Annotated[int, Range(0, 2**24)] = 0
+  code_dim: Annotated[int, Range(0, 2**16)] = 0
   width: Size = 768
   num_heads: Size = 12
   mlp_ratio: Annotated[int, Range(1, 64)] = 4
@@ -55,6 +58,11 @@ class TransformerConfig:
       self.width % self.num_heads == 0,
       f"backbone.width is {self.width}; expected a multiple of num_heads"
       f" = {self.num_heads}.",
+    )
+    check(
+      self.num_codes > 0 or not self.code_dim,
+      f"backbone.code_dim is {self.code_dim} and num_codes 0; expected code_dim"
+      " = 0 where tokens are floats.",
     )
 
   @property
@@ -104,9 +112,10 @@ class TransformerConfig:
 
   def token_embedding(self):
     """A module: tokens [B, K, *token] to vectors [B, K, W]."""
-    if self.num_codes:
-      return CodeEmbedding(self.num_codes, self.width)
     dtype = jnp.dtype(self.dtype)
+    if self.num_codes:
+      sizes = (self.num_codes, self.code_dim, self.width)
+      return CodeEmbedding(*sizes, dtype)
     return linear(self.width, (None, "embed"), dtype=dtype)
 
 

@@ -230,7 +230,7 @@ def begin(
     {"params": in_matmul_dtype(static.config, params)},
     condition,
     _passes(static, order, order),
-    None if given is None else _passes(static, tokens, tokens),
+    None if given is None else _passes(static, known, known),
     method="start",
   )
   return Carry(tokens, state), Fixed(order, noise, num_given)

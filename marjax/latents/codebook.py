@@ -74,8 +74,17 @@ class CodebookConfig(Coded):
 
   def init_params(self, key: RootKey) -> PyTree:
     """Code vectors {"codes": [V, p²·C]} that are fitted to nothing."""
-    shape = (self.num_codes, self.channels * self.patch**2)
+    shape = (self.num_codes, self.code_dim)
     return {"codes": jax.random.normal(key, shape)}
+
+  @property
+  def code_dim(self) -> int:
+    """Numbers of a code vector."""
+    return self.channels * self.patch**2
+
+  def code_vectors(self, params: PyTree) -> Float[Array, "V D"]:
+    """The code vectors."""
+    return jnp.asarray(params["codes"])
 
   def vectors(self, images: Images) -> Float[Array, "B rows columns D"]:
     """Standardised patches [B, rows, columns, p²·C] of images in [-1, 1]."""
@@ -86,7 +95,7 @@ class CodebookConfig(Coded):
 
   def encode(self, params: PyTree, images: Images) -> Ids:
     """Ids int32 [B, rows, columns] of the codes nearest to the patches."""
-    return codes.nearest(self.vectors(images), params["codes"])
+    return codes.nearest(self.vectors(images), self.code_vectors(params))
 
   def decode(self, params: PyTree, ids: Array) -> Images:
     """Images of which each patch is the code vector of its id.
@@ -98,7 +107,7 @@ class CodebookConfig(Coded):
     """
     codes.check_ids(ids)
     batch, rows, columns = ids.shape
-    tokens = params["codes"][ids].reshape(batch, rows * columns, -1)
+    tokens = self.code_vectors(params)[ids].reshape(batch, rows * columns, -1)
     shape = (rows * self.patch, columns * self.patch, self.channels)
     joined = patches.unpatchify(tokens, shape, self.patch)
     return joined * self.std + self.mean

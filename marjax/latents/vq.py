@@ -148,7 +148,7 @@ class VQConfig(Trunk):
     """Ids int32 [B, rows, columns], 0 .. V - 1, of the codes nearest to z."""
     # Short ones would choose the same in exact numbers, and lose digits here.
     z = normalised(z) if self.is_normalised else z
-    return codes.nearest(z, self._listed(params))
+    return codes.nearest(z, self.code_vectors(params))
 
   def encode(self, params: PyTree, images: RGBImages) -> Array:
     """Ids int32 [B, rows, columns], or z · latent_scale; see `features`."""
@@ -178,7 +178,7 @@ class VQConfig(Trunk):
       scaled = latents.astype(jnp.float32) / self.latent_scale
       latents = self.quantise(params, scaled)
     codes.check_ids(latents)
-    return self.apply("decode", params, self._listed(params)[latents])
+    return self.apply("decode", params, self.code_vectors(params)[latents])
 
   def record(self, params: PyTree, images: RGBImages) -> dict[str, Array]:
     """The ids, in the smallest type that holds them; or z, before scaling."""
@@ -207,9 +207,14 @@ class VQConfig(Trunk):
   def _id_type(self) -> np.dtype:
     return np.min_scalar_type(self.codebook_size - 1)
 
-  def _listed(self, params: PyTree) -> Float[Array, "V d"]:
+  @property
+  def code_dim(self) -> int:
+    """Numbers of a code vector."""
+    return self.latent_channels
+
+  def code_vectors(self, params: PyTree) -> Float[Array, "V d"]:
     """The code vectors as they are compared and decoded."""
-    vectors = params["codes"].astype(jnp.float32)
+    vectors = jnp.asarray(params["codes"], jnp.float32)
     return normalised(vectors) if self.is_normalised else vectors
 
 

@@ -39,7 +39,8 @@ class Autoencoder:
   Attributes:
     digest: of its weights; "" for a codec without any.
     params: numpy arrays, those that training needs: {} where latents are
-      cached, and for a codec without weights.
+      cached, unless the backbone takes code vectors, and for a codec without
+      weights.
     release: its folder, None where there is a cache or nothing.
     cache: the cache that has its release, if there is one.
   """
@@ -59,7 +60,11 @@ class Autoencoder:
 
 
 def of_run(
-  codec: Codec, name: str, cache: CachedLatents | None, workdir: AnyPath
+  codec: Codec,
+  name: str,
+  cache: CachedLatents | None,
+  workdir: AnyPath,
+  needs_params: bool = False,
 ) -> Autoencoder:
   """What the codec of a run has its weights from.
 
@@ -67,6 +72,7 @@ def of_run(
     codec: of the run. name: its data.autoencoder.
     cache: the latents that it reads, if it does.
     workdir: which may have a copy already.
+    needs_params: whether they are wanted though latents are cached.
 
   Raises:
     ValueError: none is named, or one of another codec, such as a codebook that
@@ -81,7 +87,10 @@ def of_run(
       f" {_shown(ours)}; expected the codec that the cache was made with,"
       f" {cache.codec}: set codec to that, or make another cache.",
     )
-    return Autoencoder(cache.digest, cache=cache)
+    if not needs_params:
+      return Autoencoder(cache.digest, cache=cache)
+    params = _params(loading.load(cache.autoencoder, host_mesh()))
+    return Autoencoder(cache.digest, params, cache=cache)
   if not codec.has_params():
     return Autoencoder()
   check(
@@ -93,8 +102,13 @@ def of_run(
   path = _found(name, workdir)
   release = loading.load(path, host_mesh())
   loading.check_autoencoder(codec, release.card, str(path))
-  params = jax.tree.map(np.asarray, release.codec_params)
+  params = _params(release)
   return Autoencoder(digest(params), params, path)
+
+
+def _params(release: loading.Release) -> PyTree:
+  """Of a codec, as numpy arrays."""
+  return jax.tree.map(np.asarray, release.codec_params)
 
 
 def _shown(shapes: Shapes) -> str:

@@ -99,7 +99,11 @@ def train(
     contents.keep(batches, workdir, experiment.data.accept, is_new)
     num_steps = training.steps(batches.num_examples)
     codec = autoencoder.of_run(
-      experiment.codec, data.autoencoder, batches.cache, workdir
+      experiment.codec,
+      data.autoencoder,
+      batches.cache,
+      workdir,
+      needs_params=experiment.model.backbone.code_dim > 0,
     )
     program = make_train_program(
       experiment, mesh, batches.num_examples, codec.params

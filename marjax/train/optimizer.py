@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from marjax.backbone.embeddings import CODE_VECTORS
 from marjax.experiment import TrainingConfig
 
-_UNDECAYED = ("bias", "scale")
+_UNDECAYED = ("bias", "scale", CODE_VECTORS)
 
 
 def learning_rate(config: TrainingConfig, num_examples: int) -> optax.Schedule:

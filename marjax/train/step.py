@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from marjax import keys
+from marjax.backbone.embeddings import CODE_VECTORS
 from marjax.experiment import Experiment
 from marjax.model import TrainingDraws, init_params
 from marjax.parallel import rules
@@ -67,8 +68,9 @@ def make_train_program(
     experiment: the whole configuration.
     mesh: from `marjax.parallel.mesh.make_mesh`.
     num_examples: size of the training set, which epochs are counted in.
-    codec_params: numpy arrays, of a codec that has some and whose records are
-      no cache; constants of the step, so they should be small.
+    codec_params: numpy arrays, of a codec that has some, where its records are
+      no cache or the backbone takes its code vectors; what the step uses of
+      them is constant in it, so they should be small.
   """
   schedule = learning_rate(experiment.training, num_examples)
   optimizer = make_optimizer(experiment.training, schedule)
@@ -78,7 +80,11 @@ def make_train_program(
     return init_params(experiment.model, key)
 
   def init() -> TrainState:
-    return _first_state(nn.unbox(boxed_params()), optimizer)
+    params = nn.unbox(boxed_params())
+    if experiment.model.backbone.code_dim and codec_params:
+      vectors = experiment.codec.code_vectors(codec_params)
+      params["backbone"]["embed_token"][CODE_VECTORS] = jnp.asarray(vectors)
+    return _first_state(params, optimizer)
 
   params_placed = rules.shardings(jax.eval_shape(boxed_params), mesh)
   placed = _like_params(jax.eval_shape(init), params_placed, mesh)

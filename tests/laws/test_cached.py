@@ -39,7 +39,9 @@ BACKBONES = {
 }
 LABELS = jnp.arange(3)
 SAMPLING = Settings(
-  guidance_scale=2.0, num_buckets=3, head=ReverseSettings(num_steps=4)
+  guidance_scale=2.0,
+  num_buckets=3,
+  head=ReverseSettings(num_steps=6, start=900),
 )
 
 
