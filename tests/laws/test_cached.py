@@ -17,6 +17,7 @@ from marjax.head.reverse import ReverseSettings
 from marjax.model import ModelConfig, draw
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
+from marjax.preflight import costs
 from marjax.preflight.hlo import parse
 from marjax.requests import batching, compiled
 from marjax.tokens.order import to_order_space
@@ -244,15 +245,15 @@ def test_no_step_copies_the_cache(model):
     program.lower(static, 0, False, params, carry, *rest).compile().as_text()
   )
   caches = {
-    leaf.shape for leaf in jax.tree.leaves(carry.state) if leaf.ndim == 5
+    leaf.shape: leaf.nbytes
+    for leaf in jax.tree.leaves(carry.state)
+    if leaf.ndim == 5
   }
-  copies = [
-    run.instruction.arrays[0].shape
-    for run in parse(text).runs()
-    if run.instruction.op.startswith("copy") and run.times > 1
-  ]
   assert caches
-  assert not caches & set(copies)
+  for run, moved in costs.transfers(parse(text)):
+    for array in run.instruction.arrays:
+      if run.times > 1 and array.shape in caches:
+        assert moved / run.times < caches[array.shape], run.instruction
 
 
 @pytest.mark.parametrize("name", ["raster", "raster, no targets"])
