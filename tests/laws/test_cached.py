@@ -83,7 +83,9 @@ def stepped(model, params, x, draws, counts, prefilled=None):
   )
   parts = []
   ends = (*counts[1:], 16)
-  for before, count, end in zip((0, *counts), counts, ends, strict=False):
+  # After a prefill nothing but the last token may be written once more.
+  start = 0 if prefilled is None else counts[0] - 1
+  for before, count, end in zip((start, *counts), counts, ends, strict=False):
     args = (state, x[:, : count + 1], jnp.full(3, count))
     z, state = module.apply(
       variables, *args, jnp.arange(count, end), count - before, method="step"
