@@ -34,7 +34,12 @@ from jaxtyping import Array, Float, Int, UInt32
 
 from marjax.arrays import Counts, Leaf
 from marjax.layers.add_norm import Branch, Norm, add_norm, added
-from marjax.layers.attention import HEAD_AXES, attend, look_back
+from marjax.layers.attention import (
+  CACHE_AXES,
+  HEAD_AXES,
+  attend,
+  look_back,
+)
 from marjax.layers.gelu import gelu_of_product
 from marjax.layers.gpu.attention import Sequences
 from marjax.layers.linear import linear, product, shared
@@ -42,8 +47,6 @@ from marjax.layers.norm import LayerNorm
 from marjax.layers.placed import constrained
 
 SLOT_AXES = ("batch", "sequence", "features")
-
-CACHE_AXES = ("layers", "batch", "sequence", "heads", "head_dim")
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,8 @@ class Attention(nn.Module):
     query, *new = (part(index, x) for index in range(3))
     cache = cache.written(*new, layer, 0 if first is None else first)
     if first is not None:
-      return look_back(query, *cache.of(layer, length), first), cache
+      kept = (cache.keys, cache.values)
+      return look_back(query, *kept, layer, first, length), cache
     count = x.shape[1]
     num_valid, own = (
       [jnp.full(x.shape[:1], count)],

@@ -24,9 +24,12 @@ from marjax.arrays import Counts, no_gradient
 from marjax.layers.dropout import masked, row_hashes, survives
 from marjax.layers.fused import fused
 from marjax.layers.gpu import attention as kernels
+from marjax.layers.gpu import look_back as look_back_kernel
 from marjax.layers.gpu.attention import Inputs, Sequences
 
 HEAD_AXES = ("batch", "sequence", "heads", "head_dim")
+
+CACHE_AXES = ("layers", "batch", "sequence", "heads", "head_dim")
 
 _ROW_AXES = ("batch", "heads", "sequence")
 
@@ -182,18 +185,41 @@ def _drop(weights, rows, rate):
 
 def look_back(
   query: Float[Array, "B Q N H"],
-  key: Float[Array, "B P N H"],
-  value: Float[Array, "B P N H"],
+  keys: Float[Array, "layers B S N H"],
+  values: Float[Array, "layers B S N H"],
+  layer: Int[Array, ""],
   first: Int[Array, ""],
+  length: int,
 ) -> Float[Array, "B Q N H"]:
   """Values mixed for slots first .. first + Q - 1, each to its own and before.
 
-  Without a gradient; `first` may be traced, so one program serves many steps.
+  Without dropout.
+
+  Args:
+    query: of new slots.
+    keys, values: caches of all layers, the new slots' too.
+    layer, first: may be traced, so that one program serves many steps.
+    length: of the slots that plain code looks at, first + Q or more.
   """
-  slots = first + jnp.arange(query.shape[1])
-  is_seen = jnp.arange(key.shape[1]) <= slots[:, None]
-  p = _softmax(query, key, is_seen, value.dtype)
-  return jnp.einsum("bnqk,bknh->bqnh", p, value)
+  count, head_dim = query.shape[1], query.shape[-1]
+
+  def plain(query, keys, values, layer, first):
+    key, value = keys[layer, :, :length], values[layer, :, :length]
+    is_seen = jnp.arange(length) <= (first + jnp.arange(count))[:, None]
+    p = _softmax(query, key, is_seen, value.dtype)
+    return jnp.einsum("bnqk,bknh->bqnh", p, value)
+
+  return fused(
+    plain,
+    lambda *arrays: (look_back_kernel.forward(*arrays), ()),
+    None,
+    (query, keys, values, layer, first),
+    ((HEAD_AXES, CACHE_AXES, CACHE_AXES, (), ()), HEAD_AXES, ()),
+    fits=query.dtype == jnp.bfloat16
+    and head_dim in range(16, 129, 16)
+    and count <= look_back_kernel.QUERIES
+    and keys.size < look_back_kernel.LARGEST,
+  )
 
 
 def _weights(query, key, num_valid, is_causal, dtype):
