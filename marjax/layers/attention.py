@@ -202,6 +202,7 @@ def look_back(
     length: of the slots that plain code looks at, first + Q or more.
   """
   count, head_dim = query.shape[1], query.shape[-1]
+  length = min(length, keys.shape[2])
 
   def plain(query, keys, values, layer, first):
     key, value = keys[layer, :, :length], values[layer, :, :length]
