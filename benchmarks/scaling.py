@@ -268,7 +268,7 @@ def _asked(args: argparse.Namespace) -> list[Question]:
   for name, count in (("repeats", args.repeats), ("together", args.together)):
     if count < 1:
       raise ValueError(f"--{name} is {count}; expected 1 or more.")
-  devices = _devices(args.devices, jax.device_count())
+  devices = devices_of(args.devices, jax.device_count())
   found = [
     one
     for name in args.rows.split(",")
@@ -277,7 +277,7 @@ def _asked(args: argparse.Namespace) -> list[Question]:
   return list(dict.fromkeys(found))
 
 
-def _devices(text: str | None, present: int) -> list[int]:
+def devices_of(text: str | None, present: int) -> list[int]:
   """Numbers of devices; untold, the powers of two up to all.
 
   Raises:
