@@ -33,6 +33,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from benchmarks import sizes
 from benchmarks.scaling import PRESETS, devices_of
 from experiments import rows
 from marjax.backbone.conditions import ClassesConfig
@@ -79,10 +80,13 @@ SMALL = ModelConfig(
 )
 
 
+MODELS = {"small": SMALL, "tiny": sizes.SIZES["tiny"].model}
+
+
 def experiment_of(
   model: ModelConfig = SMALL, batch_size: int = 32, dtype: str = "float32"
 ) -> Experiment:
-  """Training on grey images of 4 × 4 patches of token_dim numbers."""
+  """Training on grey images, cut into patches of token_dim pixels."""
   tokens, cell = model.backbone.num_tokens, model.backbone.token_dim
   patch = round(cell**0.5)
   side = patch * round(tokens**0.5)
@@ -279,7 +283,7 @@ def _sentence(row: rows.Row) -> str:
   return f"{row['dtype']}{how}, {row['mesh']}: {', '.join(parts)}{end}"
 
 
-def main(argv: Sequence[str] | None = None, model: ModelConfig = SMALL) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
   """Flags → differences; 1 where one is too large, 2 after a wrong flag."""
   args = _flags(argv)
   try:
@@ -287,12 +291,10 @@ def main(argv: Sequence[str] | None = None, model: ModelConfig = SMALL) -> int:
   except ValueError as error:
     print(f"benchmarks.same_numbers: {error}", file=sys.stderr)
     return 2
-  size, is_same = args.batch_size, True
+  size, is_same = (MODELS[args.model], args.batch_size), True
   for row in itertools.chain(
-    in_float32(
-      experiment_of(model, size), counts, args.num_steps, args.num_images
-    ),
-    in_bfloat16(experiment_of(model, size, "bfloat16"), counts),
+    in_float32(experiment_of(*size), counts, args.num_steps, args.num_images),
+    in_bfloat16(experiment_of(*size, "bfloat16"), counts),
   ):
     row = judged(row, args.tolerance)
     is_same &= row["is_same"]
@@ -334,6 +336,9 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   parser.add_argument(
     "--devices", help="A,B of them (default: 1, 2, 4, ... up to all)"
+  )
+  parser.add_argument(
+    "--model", default="small", choices=list(MODELS), help="tiny for CPUs"
   )
   parser.add_argument("--num_steps", type=int, default=50)
   parser.add_argument("--num_images", type=int, default=16)

@@ -5,17 +5,16 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-import small
 
 from benchmarks import same_numbers
 from experiments import rows
 
 FLAGS = ["--devices", "4", "--num_steps", "3", "--batch_size", "16"]
-FLAGS += ["--num_images", "4"]
+FLAGS += ["--num_images", "4", "--model", "tiny"]
 
 
 def check(*flags):
-  return same_numbers.main([*FLAGS, *flags], small.MODEL)
+  return same_numbers.main([*FLAGS, *flags])
 
 
 @pytest.mark.slow
@@ -40,7 +39,7 @@ def test_meshes_compute_what_one_device_does(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_every_parameter_counts():
-  experiment = same_numbers.experiment_of(small.MODEL, 16)
+  experiment = same_numbers.experiment_of(same_numbers.MODELS["tiny"], 16)
   (mesh, *_) = same_numbers.meshes([1]).values()
   run = same_numbers.train(experiment, mesh, 1)
   silent = [
@@ -105,7 +104,7 @@ def test_rounding_is_none(perturbed):
   perturbed(
     images=IMAGES + 5e-5,
     losses=RUN.losses * (1 + 5e-5),
-    # Which AdamW may make of rounding.
+    # Those AdamW may make of rounding.
     params={"kernel": np.full(2, 2.0)},
   )
   assert check() == 0
