@@ -187,9 +187,11 @@ def _shapes(head: nn.Module, width: int) -> dict[str, tuple[int, ...]]:
   dtype = "int32" if head.config.num_codes else "float32"
   target = jax.ShapeDtypeStruct((1, *head.config.token_shape), dtype)
   key = jax.eval_shape(lambda: jax.random.key(0))
-  fresh = jax.eval_shape(
-    lambda key, z, target: head.init(key, z, target, key=key), key, z, target
-  )
+  # One row cannot be split over the devices of the caller's mesh.
+  with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+    fresh = jax.eval_shape(
+      lambda key, z, target: head.init(key, z, target, key=key), key, z, target
+    )
   return shapes_of(nn.unbox(fresh["params"]))
 
 

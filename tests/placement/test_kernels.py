@@ -8,12 +8,14 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from marjax.head import calls
+from marjax.head.diffusion import DiffusionHeadConfig
 from marjax.layers import add_norm, attention, gelu
 from marjax.layers.add_norm import Branch, Modulation, Norm
 from marjax.layers.dropout import entry_seeds
 from marjax.layers.gpu.attention import Sequences
 from marjax.parallel.mesh import make_mesh
-from marjax.parallel.rules import RULES
+from marjax.parallel.rules import RULES, batch_sharding
 
 BATCH = ("data", "fsdp")
 
@@ -145,3 +147,24 @@ def test_adding_with_dropout_and_normalising():
 
   arrays = [draw(n, 4, 10, width) for n in (0, 1)] + [draw(2, width)]
   agree(both, arrays, [P(BATCH)] * 2 + [P()])
+
+
+def test_a_head_is_called_on_a_mesh_of_gpus():
+  """What it checks its parameters against is one row, which nobody splits."""
+  config = DiffusionHeadConfig(4, width=128, depth=2, dtype="bfloat16")
+  head, key = config.build(), jax.random.key(0)
+  z, target = draw(0, 8, 4, 32), draw(1, 8, 4, 4)
+  params = head.init(key, z, target, key=key)
+  calls._shapes.cache_clear()
+
+  def loss(z, target):
+    with nn.logical_axis_rules(RULES):
+      return head.apply(params, z, target, key=key)["loss"]
+
+  expected = loss(z, target)
+  calls._shapes.cache_clear()
+  mesh = make_mesh()
+  with jax.set_mesh(mesh):
+    arrays = jax.device_put((z, target), batch_sharding(mesh))
+    on_mesh = jax.jit(loss)(*arrays)
+  np.testing.assert_allclose(on_mesh, expected, rtol=1e-3)
