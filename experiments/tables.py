@@ -19,6 +19,7 @@ from experiments import (
   heads_tables,
   precision_tables,
   rows,
+  scaling_tables,
   speed_tables,
   tradeoff_tables,
 )
@@ -147,6 +148,12 @@ def with_speed(text: str, benchmarks: Path) -> str:
   return speed_tables.between(text, table, *markers)
 
 
+def with_speed_and_scaling(text: str, benchmarks: Path) -> str:
+  """A page's text with both tables."""
+  text = with_speed(text, benchmarks)
+  return scaling_tables.with_scaling(text, benchmarks, markdown)
+
+
 def with_precision(text: str, benchmarks: Path) -> str:
   """A page's text with the table of `benchmarks.precision`, likewise."""
   found = precision_tables.newest(rows.read(benchmarks / "precision.jsonl"))
@@ -158,7 +165,7 @@ def with_precision(text: str, benchmarks: Path) -> str:
 PAGES = {
   Path("README.md"): heads_tables.with_heads,
   Path("docs/heads.md"): heads_tables.with_heads,
-  Path("docs/speed.md"): with_speed,
+  Path("docs/speed.md"): with_speed_and_scaling,
   Path("benchmarks/README.md"): with_precision,
 }
 """Pages with a table between markers, and what puts it there."""

@@ -1,5 +1,9 @@
 """Killed on some devices, resumed on others; and what is wrong is told."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -43,6 +47,26 @@ def test_a_run_that_goes_another_way_is_seen(tmp_path, monkeypatch, capsys):
   assert "the same bits" in first
   assert "the same bits" in third
   assert moved.main([str(tmp_path / "b"), "--tolerance", "1e-3"]) == 0
+
+
+def test_comparing_takes_no_device(tmp_path):
+  """One GPU's memory would be gone for the processes that train."""
+  code = """
+import pathlib, sys
+from benchmarks import moved
+from evaluate import test_moved
+def run(folder, model, devices):
+  return test_moved.leave(folder, devices)
+moved.run = run
+sys.exit(moved.main([sys.argv[1]]))
+"""
+  where = {"PYTHONPATH": "tests", "JAX_PLATFORMS": "none_that_there_is"}
+  subprocess.run(
+    [sys.executable, "-c", code, str(tmp_path / "runs")],
+    cwd=moved.ROOT,
+    env={**os.environ, **where},
+    check=True,
+  )
 
 
 def test_a_step_that_is_missing_is_seen(tmp_path):
