@@ -189,16 +189,6 @@ def make_plan(
   revealed = tuple(b - a for a, b in itertools.pairwise(known))
   numbers = head_steps(num_ar_steps, num_head_steps, final_head_steps)
 
-  def segment(first: int, end: int) -> Segment:
-    return Segment(
-      first,
-      known[first:end],
-      revealed[first:end],
-      max((0, *revealed)[first:end]),
-      numbers[first],
-      is_edit,
-    )
-
   counts, changes = np.array(revealed), np.array(numbers)
   longest = known[1:] if is_edit else known[:-1]
   backbone = np.array([step_cost(number) for number in longest])
@@ -214,9 +204,27 @@ def make_plan(
 
   rows = [costs(first) for first in range(num_ar_steps)]
   cuts = _cuts(num_buckets, rows, len(set(numbers)))
-  segments = tuple(segment(a, b) for a, b in itertools.pairwise(cuts))
+  segments = tuple(
+    _segment(known, a, b, numbers[a], is_edit)
+    for a, b in itertools.pairwise(cuts)
+  )
   unknown = num_unknown_after(num_tokens, num_ar_steps)
   return Plan(num_tokens, num_ar_steps, segments, unknown)
+
+
+def _segment(
+  known: tuple[int, ...], first: int, end: int, num_head_steps: int, is_edit
+) -> Segment:
+  """Steps first .. end - 1 of a schedule that knows so many tokens, S + 1."""
+  revealed = tuple(b - a for a, b in itertools.pairwise(known))
+  return Segment(
+    first,
+    known[first:end],
+    revealed[first:end],
+    max((0, *revealed)[first:end]),
+    num_head_steps,
+    is_edit,
+  )
 
 
 def _cuts(

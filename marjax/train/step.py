@@ -80,10 +80,8 @@ def make_train_program(
     return init_params(experiment.model, key)
 
   def init() -> TrainState:
-    params = nn.unbox(boxed_params())
-    if experiment.model.backbone.code_dim and codec_params:
-      vectors = experiment.codec.code_vectors(codec_params)
-      params["backbone"]["embed_token"][CODE_VECTORS] = jnp.asarray(vectors)
+    fresh = nn.unbox(boxed_params())
+    params = with_code_vectors(experiment, fresh, codec_params)
     return _first_state(params, optimizer)
 
   params_placed = rules.shardings(jax.eval_shape(boxed_params), mesh)
@@ -176,6 +174,18 @@ def train_step(
     opt_state=opt_state,
   )
   return new_state, metrics
+
+
+def with_code_vectors(
+  experiment: Experiment, params: PyTree, codec_params: PyTree
+) -> PyTree:
+  """New parameters; the codec's code vectors in place where it takes them."""
+  if not (experiment.model.backbone.code_dim and codec_params):
+    return params
+  backbone = params["backbone"]
+  vectors = experiment.codec.code_vectors(codec_params)
+  embedding = {**backbone["embed_token"], CODE_VECTORS: jnp.asarray(vectors)}
+  return {**params, "backbone": {**backbone, "embed_token": embedding}}
 
 
 def _first_state(

@@ -1,0 +1,197 @@
+"""The paper's table 1 on digits: order, attention, tokens a step, and the loss.
+
+1. Fit the codebook of the cells with cross-entropy, once. Train every variant
+   of configs/digits.py that a cell needs, several times each, by seed; runs
+   that are there already are not trained again. "mar_one" and "mar" are one
+   model, drawn one token a step and several.
+2. Choose each cell's guidance: SWEEP, 1 000 images of each run, the lowest mean
+   Fréchet ratio, which is against the training digits.
+3. Score 1 000 images of balanced classes of each run, with three seeds of
+   generation, other than that of the sweep. Rows that are there already, of the
+   same parameters, are skipped.
+4. Draw RUNS/table1.png, ten digits of each cell.
+
+Command   python -m experiments.table1 --runs out/table1
+Cost      24 trainings of 3 minutes and 40 minutes of scoring, on 2 CPU cores
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import mean
+
+import jax
+import numpy as np
+
+from experiments import rows, samplers
+from marjax.cli import configs
+from marjax.evaluate import environment, run
+from marjax.experiment import Experiment
+from marjax.pipeline import Pipeline, load
+from marjax.requests import pictures
+
+RESULTS = Path("experiments/results/table1.jsonl")
+CONFIG = "configs/digits.py"
+
+CELLS = ("ar_raster", "ar_random", "mar_one", "mar", "guided")
+LOSSES = {"diffusion": "", "cross-entropy": "_ce"}
+SWEEP = (1.0, 1.25, 1.5, 2.0, 3.0)
+SWEEP_SEED = 100
+SEEDS = (0, 1, 2)
+PICTURE = "table1.png"
+
+
+def names() -> Iterator[str]:
+  """All cells, by the variant of the config that each is drawn as."""
+  for ending in LOSSES.values():
+    yield from (f"{cell}{ending}" for cell in CELLS)
+
+
+def trained_as(name: str) -> str:
+  """The variant whose training a cell takes."""
+  return name.replace("mar_one", "mar")
+
+
+def experiment_of(name: str, folder: Path, seed: int = 0) -> Experiment:
+  """What a cell is trained and drawn as, its codes in the folder of runs."""
+  experiment = configs.load(f"{CONFIG}:{name}")
+  codes = str(folder / "codes") if experiment.codec.has_params() else ""
+  data = dataclasses.replace(experiment.data, seed=seed, autoencoder=codes)
+  return dataclasses.replace(experiment, seed=seed, data=data)
+
+
+def train(name: str, seed: int, folder: Path) -> Path:
+  """The work directory of a run, trained unless it is there."""
+  from marjax.train import codebook, loop
+
+  workdir = folder / f"{trained_as(name)}_{seed}"
+  experiment = experiment_of(trained_as(name), folder, seed)
+  codes = experiment.data.autoencoder
+  if codes and not Path(codes).exists():
+    codebook.fit(experiment.codec, experiment.data, codes)
+  if not (workdir / "release.json").exists():  # a release is no run to go on
+    loop.train(experiment, workdir)
+  return workdir
+
+
+def score(
+  name: str, pipe: Pipeline, real: run.Real, out: Path, **asked
+) -> rows.Row:
+  """The row of one cell, run, guidance and seed; measured if it is missing."""
+  settings = configs.load(f"{CONFIG}:{name}").sampling.changed(
+    {"guidance_scale": asked["guidance_scale"]}
+  )
+  asked = {
+    "cell": name,
+    **asked,
+    "settings": rows.as_row(settings),
+    "parameters": samplers.fingerprint(pipe.params),
+  }
+  row = rows.find(rows.read(out), **asked)
+  if row is None:
+    number, seed = asked["num_images"], asked["seed"]
+    scores = samplers.measure(pipe, real, settings, number, seed)
+    own = {"device": environment.device(), "versions": environment.versions()}
+    count = sum(leaf.size for leaf in jax.tree.leaves(pipe.params))
+    row = {**asked, **scores, "num_parameters": count, **own}
+    rows.append(out, row)
+  print(
+    f"{name} {asked['run']} guidance {asked['guidance_scale']:g} seed"
+    f" {asked['seed']}: Fréchet ratio {row['frechet_ratio']:.2f}, accuracy"
+    f" {row['label_accuracy']:.3f}, copies {row['near_copy_rate']:.3f}",
+    flush=True,
+  )
+  return row
+
+
+def best_guidance(
+  name: str, pipes: Sequence[Pipeline], real: run.Real, out: Path, number: int
+) -> float:
+  """That of the sweep with the lowest mean Fréchet ratio over the runs."""
+
+  def ratio(scale: float) -> float:
+    each = [
+      score(
+        name,
+        pipe,
+        real,
+        out,
+        run=index,
+        guidance_scale=scale,
+        seed=SWEEP_SEED,
+        num_images=number,
+      )
+      for index, pipe in enumerate(pipes)
+    ]
+    return mean(row["frechet_ratio"] for row in each)
+
+  return min(SWEEP, key=ratio)
+
+
+def measure(
+  name: str, folder: Path, num_runs: int, number: int, out: Path
+) -> np.ndarray:
+  """All rows of a cell; ten of its digits, for the picture."""
+  pipes = [load(train(name, seed, folder)) for seed in range(num_runs)]
+  real = run.load_real(run.known_data(pipes[0]))
+  scale = best_guidance(name, pipes, real, out, number)
+  for index, pipe in enumerate(pipes):
+    for seed in SEEDS:
+      score(
+        name,
+        pipe,
+        real,
+        out,
+        run=index,
+        guidance_scale=scale,
+        seed=seed,
+        num_images=number,
+      )
+  settings = configs.load(f"{CONFIG}:{name}").sampling
+  settings = settings.changed({"guidance_scale": scale})
+  return pipes[0].generate(range(10), 0, settings)
+
+
+def plan(name: str, folder: Path, num_runs: int, number: int) -> str:
+  """What a cell takes that is not there yet, in words."""
+  runs = [folder / f"{trained_as(name)}_{seed}" for seed in range(num_runs)]
+  missing = sum(not path.exists() for path in runs)
+  steps = experiment_of(name, folder).training.num_steps
+  images = number * num_runs * (len(SWEEP) + len(SEEDS))
+  return (
+    f"{name}: {missing} trainings of {steps} steps as {trained_as(name)}, then"
+    f" {images} images to score"
+  )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Flags → runs → rows; 2 when something about the runs is wrong."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+  parser.add_argument("--runs", type=Path, required=True, help="folder of runs")
+  parser.add_argument("--cells", help="A,B of them (default: all)")
+  parser.add_argument("--num_runs", type=int, default=3)
+  parser.add_argument("--num_images", type=int, default=1000)
+  parser.add_argument("--out", type=Path, default=RESULTS)
+  parser.add_argument("--dry_run", action="store_true", help="print the plan")
+  args = parser.parse_args(argv)
+  asked = args.cells.split(",") if args.cells else list(names())
+  sizes = (args.runs, args.num_runs, args.num_images)
+  try:
+    if args.dry_run:
+      print("\n".join(plan(name, *sizes) for name in asked))
+      return 0
+    drawn = [measure(name, *sizes, args.out) for name in asked]
+    picture = pictures.grid(
+      np.concatenate(drawn), 10, scale=4, row_labels=asked
+    )
+    pictures.save_png(picture, args.runs / PICTURE)
+  except (ValueError, OSError) as error:
+    print(f"experiments.table1: {error}", file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
