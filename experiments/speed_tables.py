@@ -18,7 +18,13 @@ Columns = dict[str, Callable[[rows.Row], str]]
 
 START, END = "<!-- speed table -->\n", "<!-- end of speed table -->\n"
 
-NAMES = {"base": "MAR-B", "large": "MAR-L", "huge": "MAR-H"}
+NAMES = {
+  "base": "MAR-B",
+  "large": "MAR-L",
+  "huge": "MAR-H",
+  "causal_large": "causal L",
+  "guided_large": "guided L",
+}
 
 _PARTS = ("seconds_transformer", "seconds_head", "seconds_rest")
 _SETTINGS = ("num_ar_steps", "num_diffusion_steps", "guidance_scale")
@@ -55,7 +61,9 @@ def task(row: rows.Row) -> str:
   final = row["settings"].get("final_diffusion_steps")
   diffusion = f"{diffusion} … {final}" if final else diffusion
   guided = f", guidance {guidance:g}" if guidance != 1 else ""
-  return f"{steps} × {diffusion} steps{guided}"
+  kind = row.get("head", "diffusion")
+  head = "" if kind == "diffusion" else f" of {kind}"
+  return f"{steps} × {diffusion} steps{head}{guided}"
 
 
 def newest(table: Sequence[rows.Row]) -> list[rows.Row]:
