@@ -21,6 +21,7 @@ from experiments import (
   rows,
   scaling_tables,
   speed_tables,
+  table1_tables,
   tradeoff_tables,
 )
 from marjax import outputs
@@ -165,6 +166,7 @@ def with_precision(text: str, benchmarks: Path) -> str:
 PAGES = {
   Path("README.md"): heads_tables.with_heads,
   Path("docs/heads.md"): heads_tables.with_heads,
+  Path("docs/table1.md"): table1_tables.with_table1,
   Path("docs/speed.md"): with_speed_and_scaling,
   Path("benchmarks/README.md"): with_precision,
 }

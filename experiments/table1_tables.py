@@ -1,0 +1,68 @@
+"""The table of `experiments.table1`: mean ± standard deviation over trainings.
+
+A run's score is the mean over its seeds of generation; the rows of the sweep,
+with a seed of their own, only say which guidance was chosen.
+"""
+
+from pathlib import Path
+from statistics import mean, stdev
+
+from experiments import rows, speed_tables
+from experiments.heads_tables import SCORES
+from experiments.table1 import RESULTS, SEEDS, names
+
+START, END = "<!-- table 1 -->\n", "<!-- end of table 1 -->\n"
+
+WORDS = {
+  "ar_raster": ("raster", "causal"),
+  "ar_random": ("random", "causal"),
+  "mar_one": ("random", "bidirectional"),
+  "mar": ("random", "bidirectional"),
+  "guided": ("random", "causal memory, queries"),
+}
+
+
+def of_runs(table: list[rows.Row], score: str) -> list[float]:
+  """The mean score of each run of a cell, over its seeds of generation."""
+  runs = sorted({row["run"] for row in table})
+  return [
+    mean(row[score] for row in table if row["run"] == run) for run in runs
+  ]
+
+
+def line(name: str, table: list[rows.Row]) -> list[str]:
+  """What the table says of a cell; `table`: its rows but those of the sweep."""
+  cell, loss = name.removesuffix("_ce"), "Diffusion Loss"
+  settings = table[0]["settings"]
+
+  def spread(score: str, digits: int) -> str:
+    values = of_runs(table, score)
+    error = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean(values):.{digits}f}{error}"
+
+  return [
+    *WORDS[cell],
+    str(settings["num_ar_steps"]),
+    "cross-entropy" if name.endswith("_ce") else loss,
+    f"{settings['guidance_scale']:g}",
+    *(spread(*score) for score in SCORES.values()),
+    f"{table[0]['num_parameters']:,}".replace(",", " "),
+  ]
+
+
+def markdown() -> str:
+  """The table, of the committed rows."""
+  heading = ["order", "attention", "steps", "loss", "guidance", *SCORES]
+  lines = [[*heading, "parameters"]]
+  lines.append(["---"] * len(lines[0]))
+  final = [row for row in rows.read(RESULTS) if row["seed"] in SEEDS]
+  for name in names():
+    own = [row for row in final if row["cell"] == name]
+    lines += [line(name, own)] if own else []
+  return "".join(f"| {' | '.join(one)} |\n" for one in lines)
+
+
+def with_table1(text: str, benchmarks: Path) -> str:
+  """A page's text with the table as the rows have it."""
+  del benchmarks
+  return speed_tables.between(text, markdown(), START, END)
