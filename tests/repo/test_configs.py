@@ -1,12 +1,16 @@
 """Every config is a short document, and builds with its variants."""
 
 import ast
+import dataclasses
 import re
 from pathlib import Path
 
+import flax.linen as nn
+import jax
 import pytest
 
 from marjax.cli import configs
+from marjax.model import param_shapes
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = [
@@ -47,3 +51,79 @@ def test_config_and_its_variants_build(path):
 def test_an_unknown_variant_is_refused(path):
   with pytest.raises(ValueError, match="no variant 'nonsense'; expected"):
     configs.load(f"{path}:nonsense")
+
+
+CELLS = ("ar_raster", "ar_random", "mar_one", "mar", "guided")
+
+
+def cells(name: str, *kinds: str):
+  """Experiments of those cells of a config, by variant."""
+  return {
+    cell: configs.load(f"{ROOT}/configs/{name}.py:{cell}") for cell in kinds
+  }
+
+
+def num_parameters(experiment) -> int:
+  shapes = nn.unbox(param_shapes(experiment.model))
+  return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize("name", ["digits", "table1"])
+def test_neighbours_in_table_1_differ_in_their_tokens_alone(name):
+  left = cells(name, *CELLS)
+  right = cells(name, *(f"{cell}_ce" for cell in CELLS))
+  for one, other in zip(left.values(), right.values(), strict=True):
+    backbone, codes = one.model.backbone, other.model.backbone
+    assert (backbone.num_codes, codes.num_codes) == (0, other.codec.num_codes)
+    floats = dataclasses.replace(
+      codes, num_codes=0, token_dim=backbone.token_dim
+    )
+    assert floats == backbone
+    assert one.model.head.kind == "diffusion"
+    assert other.model.head.kind == "categorical"
+    schedule = one.training.schedule
+    assert schedule == {"digits": "cosine", "table1": "constant"}[name]
+    assert other.training.schedule == "cosine"
+    assert one.training == dataclasses.replace(
+      other.training, schedule=schedule
+    )
+    assert one.sampling == dataclasses.replace(
+      other.sampling, head=one.sampling.head
+    )
+
+
+@pytest.mark.parametrize("name", ["digits", "table1"])
+def test_one_training_is_both_cells_of_the_masked_model(name):
+  for end in ("", "_ce"):
+    one, several = cells(name, f"mar_one{end}", f"mar{end}").values()
+    length = one.model.backbone.num_tokens
+    assert one.sampling.num_ar_steps == length
+    assert several.sampling.num_ar_steps < length
+    assert one == dataclasses.replace(
+      several, sampling=one.sampling, name=one.name
+    )
+
+
+def test_cells_of_the_digits_are_of_one_size():
+  text = ast.get_docstring(
+    ast.parse((ROOT / "configs" / "digits.py").read_text())
+  )
+  text = text.replace("\n", " ")
+  for end in ("", "_ce"):
+    counts = {
+      num_parameters(one)
+      for one in cells("digits", *(cell + end for cell in CELLS)).values()
+    }
+    assert len(counts) == 3
+    middle = (min(counts) + max(counts)) / 2
+    assert max(counts) <= 1.03 * middle
+    for count in counts:
+      assert f"{count:,}".replace(",", " ") in text
+
+
+def test_published_cells_are_as_large_as_they_say():
+  text = (ROOT / "configs" / "table1.py").read_text()
+  for end in ("", "_ce"):
+    for name, one in cells("table1", *(c + end for c in CELLS)).items():
+      said = re.search(rf"^  :{name} .*?(\d+\.\d) ", text, re.MULTILINE)
+      assert float(said[1]) == round(num_parameters(one) / 1e6, 1)

@@ -1,17 +1,38 @@
-"""The ImageNet configs, made small: they train, sample and load."""
+"""Configs made small: they train, sample and load."""
 
 import dataclasses
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
 import marjax
 from marjax.cli import configs
-from marjax.train import loop
+from marjax.parallel.mesh import make_mesh
+from marjax.train import codebook, loop
+from marjax.train.step import make_train_program
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 NAMES = ("mar_b", "mar_l", "mar_h", "mar_l_default")
+CELLS = ("ar_raster", "ar_random", "mar_one", "mar", "guided")
+
+
+@pytest.fixture
+def laptop(tmp_path):
+  """A function: config and cell of table 1, made small, and its codebook."""
+
+  def load(name: str, cell: str):
+    address = f"{CONFIGS}/{name}.py:{cell},laptop"
+    experiment = configs.load(address)
+    if experiment.data.autoencoder:
+      codes = tmp_path / "codes"
+      few = codebook.Choices(num_iterations=3, num_images=200)
+      codebook.fit(experiment.codec, experiment.data, codes, few)
+      experiment = configs.load(address, [f"config.data.autoencoder={codes}"])
+    return experiment
+
+  return load
 
 
 def test_made_small_all_are_one_run():
@@ -30,4 +51,43 @@ def test_a_laptop_run_trains_samples_and_loads(tmp_path):
   assert (tmp_path / "samples" / "step_00000004.png").exists()
   images = marjax.load(tmp_path).generate([0, 3], seed=1)
   assert images.shape == (2, 16, 16, 3)
+  assert images.dtype == np.uint8
+
+
+@pytest.mark.parametrize("name", ["digits", "table1"])
+@pytest.mark.parametrize("cell", [*CELLS, *(f"{name}_ce" for name in CELLS)])
+def test_every_cell_made_small_is_a_program(name, cell):
+  experiment = configs.load(f"{CONFIGS}/{name}.py:{cell},laptop")
+  mesh = make_mesh(devices=jax.devices()[:1])
+  codec = experiment.codec
+  codes = np.zeros((codec.num_codes, 4 * codec.channels), np.float32)
+  params = {"codes": codes} if codec.has_params() else None
+  program = make_train_program(experiment, mesh, 100, params)
+  lowered = program.step.lower(program.abstract_state, program.abstract_batch)
+  assert "loss" in lowered.out_info[1]
+  assert experiment.sampling.for_model(experiment.model) == experiment.sampling
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("name", "cell"),
+  [
+    ("digits", "ar_raster"),
+    ("digits", "ar_random_ce"),
+    ("digits", "guided"),
+    ("digits", "mar_ce"),
+    ("table1", "ar_raster_ce"),
+    ("table1", "guided_ce"),
+  ],
+)
+def test_a_cell_made_small_trains_samples_and_loads(
+  laptop, tmp_path, name, cell
+):
+  experiment = laptop(name, cell)
+  state = loop.train(experiment, tmp_path / "run")
+  assert int(state.step) == experiment.training.num_steps
+  assert (tmp_path / "run" / "samples" / "step_00000004.png").exists()
+  images = marjax.load(tmp_path / "run").generate([0, 3], seed=1)
+  side = experiment.codec.image_size
+  assert images.shape == (2, side, side, experiment.codec.channels)
   assert images.dtype == np.uint8
