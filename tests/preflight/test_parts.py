@@ -108,8 +108,8 @@ def test_what_xla_makes_belongs_to_what_uses_it():
 
 def test_padding_by_hand():
   segments = (
-    Segment(0, (0, 1, 3), (1, 2, 1), 10),
-    Segment(3, (4,), (5,), 7),
+    Segment(0, (0, 1, 3), (1, 2, 1), 2, 10),
+    Segment(3, (4,), (5,), 1, 7),
   )
   first, last = parts.padding(
     Plan(9, 4, segments, (8, 6, 5, 0)), lambda known: 4.0 + known
