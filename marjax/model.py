@@ -17,7 +17,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Num, PyTree
 
 from marjax import keys, schema
 from marjax.arrays import (
@@ -135,7 +135,8 @@ class MarModel(nn.Module):
     """The head's losses, as means over all predicted tokens of the batch.
 
     Args:
-      tokens: [B, L, D] in raster order; B a multiple of what the backbone says.
+      tokens: [B, L, *token] in raster order; B a multiple of what the backbone
+        says.
       draws: see `draw`.
       deterministic: True turns dropout off.
     """
@@ -166,7 +167,7 @@ class MarModel(nn.Module):
 
   def z(
     self,
-    known: Float[Array, "B K D"],
+    known: Num[Array, "B K *token"],
     num_known: Counts,
     order: Order,
     condition: PyTree,

@@ -229,7 +229,7 @@ class Pipeline:
     settings: Any = None,
     **how: Unpack[How],
   ) -> np.ndarray:
-    """Latents [N, rows, columns, C] of what `generate`, with these, gives."""
+    """Latents [N, *latent_shape] of what `generate`, with these, gives."""
     return self._latents_of(self._generation(labels, seed, settings, **how)[1])
 
   def reveal(
@@ -343,9 +343,9 @@ class Pipeline:
 
   @checked(batch_size=count)
   def encode(self, images: Any, batch_size: int | None = None) -> np.ndarray:
-    """Images to latents float32 [N, rows, columns, C], the posterior mean.
+    """Images to latents [N, rows, columns, C], the posterior mean.
 
-    Of a codec of codes they are int32 [N, rows, columns].
+    They are float32; of a codec of codes int32 [N, rows, columns].
 
     Args:
       images: uint8, or floats in [-1, 1], [H, W, C] or [N, H, W, C], of the

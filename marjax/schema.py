@@ -283,7 +283,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     # True is 1, and is no number of channels.
     if not any(type(value) is type(one) and value == one for one in args):
       allowed = ", ".join(repr(option) for option in args)
-      raise ValueError(f"{where} is {shown(value)}; expected one of {allowed}.")
+      words = f"one of {allowed}" if len(args) > 1 else allowed
+      raise ValueError(f"{where} is {shown(value)}; expected {words}.")
     return value
   if origin is tuple:
     return _convert_tuple(args, value, where)

@@ -4,17 +4,23 @@ Freshly initialised heads output exactly 0; noise on every parameter makes all
 paths count. The scale keeps a reverse process bounded.
 """
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from marjax.backbone.causal import CausalConfig
 from marjax.backbone.conditions import ClassesConfig
+from marjax.backbone.guided import GuidedConfig
 from marjax.backbone.masked import MaskedConfig
 from marjax.experiment import DataConfig, Experiment, TrainingConfig
 from marjax.generate.plan import make_plan
 from marjax.generate.settings import Settings
+from marjax.head.categorical import CategoricalHeadConfig
 from marjax.head.diffusion import DiffusionHeadConfig
 from marjax.head.reverse import ReverseSettings
+from marjax.latents.codebook import CodebookConfig
 from marjax.latents.kl import KLConfig
 from marjax.latents.pixels import PixelsConfig
 from marjax.model import ModelConfig, init_params
@@ -49,6 +55,46 @@ EXPERIMENT = Experiment(
     num_ar_steps=6, num_buckets=2, head=ReverseSettings(num_steps=8, start=900)
   ),
 )
+
+
+CODEBOOK = CodebookConfig(8, channels=1, patch=2, num_codes=12, std=0.5)
+
+_SHAPE = {
+  "num_tokens": 16,
+  "width": 32,
+  "num_heads": 4,
+  "condition": MODEL.backbone.condition,
+}
+
+
+def of_kind(name: str, is_coded: bool = False) -> Experiment:
+  """The run with another backbone: masked, raster, random or guided.
+
+  With codes its codec is `CODEBOOK` and its head categorical.
+  """
+  shape = _SHAPE | ({"num_codes": 12} if is_coded else {"token_dim": 4})
+  backbone = {
+    "masked": dataclasses.replace(
+      MODEL.backbone, num_codes=shape.get("num_codes", 0)
+    ),
+    "raster": CausalConfig(**shape, depth=2),
+    "random": CausalConfig(**shape, depth=2, order="random"),
+    "guided": GuidedConfig(**shape, memory_depth=1, query_depth=1),
+  }[name]
+  sampling = Settings(
+    num_ar_steps=None if backbone.is_sequential else 4,
+    num_buckets=2,
+    guidance_scale=1.5,
+    head=None if is_coded else EXPERIMENT.sampling.head,
+  )
+  return dataclasses.replace(
+    EXPERIMENT,
+    codec=CODEBOOK if is_coded else EXPERIMENT.codec,
+    model=ModelConfig(
+      backbone, CategoricalHeadConfig(12) if is_coded else MODEL.head
+    ),
+    sampling=sampling,
+  )
 
 
 def plan(length, steps, buckets=None, num_buffer=64, row_cost=1.0, **head):

@@ -80,15 +80,19 @@ def changes(cls: type, args: argparse.Namespace) -> dict[str, typing.Any]:
 
 
 def _check_any(kinds: tuple, mapping: dict, where: str) -> None:
-  """Refuses what none of several dataclasses takes; the first says why."""
+  """Refuses what none of several dataclasses takes.
+
+  The first that has all these fields says why, or else the first of all.
+  """
   errors = []
   for kind in filter(schema.is_config, kinds):
     try:
       schema.from_dict(kind, mapping, where)
       return
     except ValueError as error:
-      errors.append(error)
-  raise errors[0]
+      is_unknown = not mapping.keys() <= schema.hints(kind).keys()
+      errors.append((is_unknown, error))
+  raise min(errors, key=lambda entry: entry[0])[1]
 
 
 def placeholder(hint) -> str:

@@ -29,8 +29,8 @@ class Draws:
   Attributes:
     order: generation order [B, L].
     noise: KeyedNoise with keys [B, L], or RecordedNoise with start [B, L, D]
-      and steps [B, L, T, D], where D stands for the head's noise_shape; indexed
-      by raster position.
+      and, unless the head takes noise once, steps [B, L, T, D], where D stands
+      for the head's noise_shape; indexed by raster position.
   """
 
   order: Leaf

@@ -31,7 +31,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Num, PyTree
 
 from marjax.arrays import Leaf, Tokens, token_dtype
 from marjax.generate import guidance
@@ -68,7 +68,7 @@ class Given:
   """Tokens that are known from the start, in the order's first places.
 
   Attributes:
-    tokens: [B, L, D] in raster order; those that are not given do not matter.
+    tokens: [B, L, *token] in raster order; only those that are given matter.
     num_given: how many of each image [B], 0 .. L.
   """
 
@@ -157,7 +157,7 @@ def generate(
   given: Given | None = None,
   *,
   keep_steps: bool = False,
-) -> tuple[Tokens, Float[Array, "S B L D"] | None]:
+) -> tuple[Tokens, Num[Array, "S B L *token"] | None]:
   """Conditions to tokens; a pure function, to be jitted by the caller.
 
   Args:
@@ -170,8 +170,9 @@ def generate(
     keep_steps: also return the tokens after every step.
 
   Returns:
-    Tokens [B, L, D] in raster order, and, if kept, [S, B, L, D] in raster
-    order with unknown tokens as 0.
+    Tokens [B, L, *token] in raster order, and, if kept, [S, B, L, *token] in
+    raster order with unknown tokens as 0, which is also a code: the plan's
+    `known_after` says which they are.
   """
   numbers = jax.tree.map(jnp.asarray, numbers)
   carry, fixed = begin(static, params, condition, draws, given)
@@ -254,7 +255,7 @@ def run_segment(
   scales: Float[Array, " S"],
   temperature: Float[Array, ""],
   walk: PyTree,
-) -> tuple[Carry, Float[Array, "steps B L D"] | None]:
+) -> tuple[Carry, Num[Array, "steps B L *token"] | None]:
   """The steps of one segment; if kept, the tokens after each, in order space.
 
   Args:
@@ -300,8 +301,8 @@ def finish(carry: Carry, fixed: Fixed) -> Tokens:
 
 
 def kept_in_raster(
-  static: Static, after: Float[Array, "S B L D"], fixed: Fixed
-) -> Float[Array, "S B L D"]:
+  static: Static, after: Num[Array, "S B L *token"], fixed: Fixed
+) -> Num[Array, "S B L *token"]:
   """Tokens kept after each step to raster order, unknown ones as 0."""
   ends = jnp.asarray(static.plan.known_after)[:, None, None]
   ends = jnp.maximum(ends, fixed.num_given[None, :, None])

@@ -61,11 +61,12 @@ class RecordedNoise:
 
   Attributes:
     start: what tokens start from, [*batch, *token].
-    steps: of T evaluations, [*batch, T, *token]; the first is used first.
+    steps: of T evaluations, [*batch, T, *token]; the first is used first. None
+      for a head that takes noise once, as a categorical one does.
   """
 
   start: Leaf
-  steps: Leaf
+  steps: Leaf = None
 
   def initial(self, shape: tuple[int, ...]) -> Float[Array, "..."]:
     """What every token starts from, [*batch, *shape]."""
@@ -73,7 +74,17 @@ class RecordedNoise:
     return self.start
 
   def at_steps(self, indices, shape: tuple[int, ...]) -> Float[Array, "C ..."]:
-    """Noise of the evaluations `indices` [C], [C, *batch, *shape]."""
+    """Noise of the evaluations `indices` [C], [C, *batch, *shape].
+
+    Raises:
+      ValueError: only the start was recorded.
+    """
+    check(
+      self.steps is not None,
+      "the noise was recorded without steps, and this head takes noise at each"
+      f" evaluation; expected steps [*batch, T, {', '.join(map(str, shape))}]:"
+      " record them too.",
+    )
     steps = jnp.moveaxis(self.steps, -1 - len(shape), 0)
     return steps[len(steps) - 1 - indices]
 
@@ -82,6 +93,8 @@ class RecordedNoise:
   ) -> None:
     """Refuses noise of other tokens with a ValueError that calls it `name`."""
     check_shape(self.start, f"{name}.start", (*batch, *shape))
+    if self.steps is None:
+      return
     most = np.shape(self.steps)[len(batch)] if np.ndim(self.steps) else 0
     check_shape(self.steps, f"{name}.steps", (*batch, most, *shape))
     check(

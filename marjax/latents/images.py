@@ -132,11 +132,12 @@ def _from_pil(images: Any, channels: int) -> Any:
 def check_latents(
   latents: Any, shape: tuple[int, ...], num_codes: int = 0
 ) -> np.ndarray:
-  """Latents as float32 [N, rows, columns, C], of any rows and columns.
+  """Latents [N, *shape], of any rows and columns: float32, or int32 codes.
 
   Args:
-    latents: what `encode` gave. shape: rows, columns and C of a model's image.
-    num_codes: V where latents are codes, int32 [N, rows, columns], else 0.
+    latents: what `encode` gave. shape: rows, columns and C of a model's image;
+      of codes rows and columns.
+    num_codes: V where latents are codes, else 0.
 
   Raises:
     ValueError: no floats, NaN, another number of axes or channels; codes that

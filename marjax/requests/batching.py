@@ -128,9 +128,9 @@ class Request:
       not backbone.is_raster
       or bool((np.diff(np.asarray(self.draws.order), axis=1) == 1).all()),
       f"the model's {backbone.kind} backbone draws in raster order only, and"
-      " these images or draws ask for another; expected known tokens to be the"
-      " first ones, read like a page: a model trained in random order takes any"
-      " mask.",
+      " this mask, or these draws, ask for another; expected a mask that, read"
+      " like a page, covers all tokens from one on: for any other, take a model"
+      " that was trained in random order.",
     )
 
   def __len__(self) -> int:
@@ -145,7 +145,7 @@ def generate(
   size: int,
   progress: bool,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-  """Tokens [N, L, D] and, if kept, those after each step [S, N, L, D].
+  """Tokens [N, L, *token] and, if kept, those after each step [S, N, ...].
 
   Args:
     programs: those compiled so far.
@@ -286,7 +286,7 @@ def encode(
   images: np.ndarray,
   size: int,
 ) -> np.ndarray:
-  """Checked images [N, H, W, C] to latents float32 [N, rows, columns, C].
+  """Checked images [N, H, W, C] to latents [N, *latent_shape].
 
   Raises:
     ValueError: the latents have NaN or infinity.
@@ -314,7 +314,7 @@ def decode(
   size: int,
   as_float: bool = False,
 ) -> np.ndarray:
-  """Latents [N, rows, columns, C] to images uint8, or float32, [N, H, W, C]."""
+  """Latents [N, *latent_shape] to images uint8, or float32, [N, H, W, C]."""
   outputs = []
   for index, keep in batches(len(latents), size):
     batch = spread(latents[index], batch_sharding(mesh))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Shaped, UInt8
+from jaxtyping import Bool, Shaped, UInt8
 
 from marjax.arrays import shown
 from marjax.generate.draws import Draws
@@ -32,13 +32,13 @@ class Edited:
     images: uint8 [N, H, W, C].
     mask: bool [N, H, W], the pixels drawn anew: those asked for, rounded
       outwards to whole tokens.
-    latents: float32 [N, rows, columns, C]; where nothing was masked they are
-      bit-equal to those of the image given.
+    latents: [N, *latent_shape], float32, or int32 where they are codes; where
+      nothing was masked they are bit-equal to those of the image given.
   """
 
   images: UInt8[np.ndarray, "N height width C"]
   mask: Bool[np.ndarray, "N height width"]
-  latents: Float[np.ndarray, "N rows columns latent"]
+  latents: Shaped[np.ndarray, "N rows columns *latent"]
 
   def __repr__(self) -> str:
     return (

@@ -3,7 +3,7 @@
 1. `grid`: images in rows, enlarged without smoothing, with captions.
 2. `comparison`: generated images beside real ones, one class per row.
 3. `reveal_strip`: one image after each step; hatching where it is unknown.
-4. `loss_curve`: the training loss and its two terms, from a metrics file.
+4. `loss_curve`: the training loss and its terms, from a metrics file.
 
 Every function but the last returns an array, uint8 [height, width, 3];
 `save_png` writes one. Grids are drawn on white with the image's own pixels
@@ -20,6 +20,14 @@ from PIL import Image, ImageDraw, ImageFont
 from marjax import outputs
 
 Captions = Sequence | np.ndarray
+
+_TERMS = {
+  "mse": "squared error",
+  "vlb": "variational bound",
+  "cross_entropy": "cross-entropy",
+  "smoothing": "label smoothing",
+}
+"""What heads call the terms of their losses, and words for them."""
 
 _PAPER = (255, 255, 255)
 _INK = (38, 38, 38)
@@ -206,12 +214,14 @@ def loss_curve(
   out: str | outputs.AnyPath,
   overwrite: bool = False,
 ) -> None:
-  """Draws loss, mse and vlb against steps: points faint, their trend strong.
+  """Draws loss and terms against steps: points faint, their trend strong.
 
-  The vertical axis is logarithmic where the values span a factor of ten.
+  The vertical axis is logarithmic where the values span a factor of ten. A term
+  that is the whole loss is not drawn a second time.
 
   Args:
-    metrics: JSON lines with "step" and "loss", perhaps "mse" and "vlb".
+    metrics: JSON lines with "step" and "loss", perhaps with the terms of a head
+      of marjax, such as "mse" and "vlb" or "cross_entropy".
     out: the PNG to write, as in `save_png`.
 
   Raises:
@@ -220,16 +230,19 @@ def loss_curve(
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
-  curves = {name: read_curve(metrics, name) for name in ("loss", "mse", "vlb")}
-  curves = {name: curve for name, curve in curves.items() if len(curve)}
-  if "loss" not in curves:
+  loss = read_curve(metrics, "loss")
+  if not len(loss):
     raise ValueError(
       f"{metrics} holds no line with a step and a loss; expected the"
       " metrics.jsonl of a training run."
     )
+  curves = {"loss": loss}
+  for name in _TERMS:
+    curve = read_curve(metrics, name)
+    if len(curve) and not np.array_equal(curve, loss):
+      curves[name] = curve
   figure = Figure(figsize=(7.2, 4.0), dpi=130, layout="constrained")
   axes = figure.add_subplot()
-  words = {"loss": "loss", "mse": "squared error", "vlb": "variational bound"}
   trends = {}
   for (name, curve), colour in zip(
     curves.items(), ("#1f3a68", "#2a8c82", "#c8742c"), strict=False
@@ -237,7 +250,8 @@ def loss_curve(
     steps, values = curve.T
     trends[name] = _trend(values)
     axes.plot(steps, values, ".", color=colour, alpha=0.18, markersize=3)
-    axes.plot(steps, trends[name], color=colour, lw=1.8, label=words[name])
+    label = _TERMS.get(name, name)
+    axes.plot(steps, trends[name], color=colour, lw=1.8, label=label)
   values = np.concatenate(list(trends.values()))
   if values.min() > 0 and values.max() / values.min() > 10:
     axes.set_yscale("log")

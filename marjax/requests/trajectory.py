@@ -1,8 +1,9 @@
 """How images were revealed: what each autoregressive step had of them.
 
-1. A frame is the image decoded from the tokens known after a step, the others
-   being 0.
+1. A frame is the image decoded from the tokens known after a step.
 2. A pixel is known when its token is: the order says at which step that was.
+3. The others are grey. What a decoder gives for them is of latent 0, or of code
+   0, which the model did not draw.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from marjax.generate.plan import Plan
 from marjax.protocols import Codec
 from marjax.tokens import regions
 
+GREY = np.uint8(128)
+"""The pixels of a frame that are not known yet."""
+
 
 @dataclass(frozen=True, repr=False)
 class Trajectory:
@@ -24,7 +28,7 @@ class Trajectory:
   Attributes:
     images: uint8 [N, H, W, C].
     frames: uint8 [S, N, H, W, C] after each autoregressive step; pixels of
-      unknown tokens are those of latent 0.
+      unknown tokens are grey, 128.
     is_known: bool [S, N, H, W], which pixels of a frame are final.
     num_known: known tokens after each step, S integers.
   """
@@ -54,4 +58,5 @@ class Trajectory:
     flat = is_known.reshape(-1, codec.num_tokens)
     pixels = regions.pixel_mask(flat, cells, cells, codec.cell)
     pixels = pixels.reshape(*is_known.shape[:2], *pixels.shape[1:])
+    frames = np.where(pixels[..., None], frames, GREY)
     return cls(images, frames, pixels, plan.known_after)

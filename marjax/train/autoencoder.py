@@ -76,7 +76,7 @@ def of_run(
 
   Raises:
     ValueError: none is named, or one of another codec, such as a codebook that
-      was fitted on other patches.
+      was fitted on other patches, or one for a codec without weights.
     OSError: it cannot be read.
   """
   if cache:
@@ -92,6 +92,11 @@ def of_run(
     params = _params(loading.load(cache.autoencoder, host_mesh()))
     return Autoencoder(cache.digest, params, cache=cache)
   if not codec.has_params():
+    check(
+      not name,
+      f"data.autoencoder is {name!r}, and a codec of kind {codec.kind!r} has no"
+      " weights; expected '': leave it out, or take that release's codec.",
+    )
     return Autoencoder()
   check(
     bool(name),

@@ -192,6 +192,38 @@ def test_loss_curve_draws_and_refuses_empty_files(tmp_path):
   assert (0xC8, 0x74, 0x2C) not in colours
 
 
+@pytest.mark.parametrize(
+  ("terms", "drawn"),
+  [
+    ({"cross_entropy": 1.0}, ["loss", "cross-entropy"]),
+    ({"cross_entropy": 2.0}, ["loss"]),
+    (
+      {"cross_entropy": 1.5, "smoothing": 0.5},
+      ["loss", "cross-entropy", "label smoothing"],
+    ),
+  ],
+)
+def test_loss_curve_draws_the_terms_that_are_not_the_whole(
+  tmp_path, monkeypatch, terms, drawn
+):
+  axes = pytest.importorskip("matplotlib.axes")
+  path, shown, plot = tmp_path / "metrics.jsonl", [], axes.Axes.plot
+
+  def noted(*args, label=None, **kwargs):
+    shown.append(label)
+    return plot(*args, label=label, **kwargs)
+
+  monkeypatch.setattr(axes.Axes, "plot", noted)
+  rows = [
+    {"step": step, "loss": 2.0 / step}
+    | {name: share / step for name, share in terms.items()}
+    for step in range(1, 9)
+  ]
+  write_metrics(path, rows)
+  pictures.loss_curve(path, tmp_path / "loss.png")
+  assert [label for label in shown if label] == drawn
+
+
 def test_save_png_takes_grey_images_as_they_are_generated(tmp_path):
   image = np.arange(12, dtype=np.uint8).reshape(3, 4, 1)
   pictures.save_png(tmp_path / "grey.png", image)

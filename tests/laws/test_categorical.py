@@ -287,7 +287,7 @@ def test_other_numbers_need_no_other_program(monkeypatch):
     ({"top_p": 0}, "top_p is 0.*; expected more than 0, and at most 1"),
     ({"top_p": 1.5}, "top_p is 1.5; expected more than 0, and at most 1"),
     ({"top_k": -1}, "top_k is -1; expected 0 to"),
-    ({"num_steps": 2}, "num_steps is 2; expected one of 1"),
+    ({"num_steps": 2}, "num_steps is 2; expected 1\\."),
   ],
 )
 def test_settings_have_ranges(settings, message):

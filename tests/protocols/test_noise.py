@@ -96,3 +96,14 @@ def test_keys_of_another_batch_or_style_are_refused():
     keyed().check((5,), SHAPE, STEPS, "noise")
   with pytest.raises(ValueError, match="old style"):
     KeyedNoise(jnp.zeros((5, 2), jnp.uint32)).check((5,), SHAPE, 1, "noise")
+
+
+def test_a_recording_may_be_of_the_start_alone():
+  noise = RecordedNoise(recorded().start)
+  noise.check((5, 2), SHAPE, 1, "noise")
+  again = jax.jit(lambda noise: noise.initial(SHAPE))(noise)
+  np.testing.assert_array_equal(again, recorded().start)
+  with pytest.raises(ValueError, match=r"without steps.*expected steps \[\*"):
+    at_all(noise)
+  with pytest.raises(ValueError, match=r"noise\.start has shape"):
+    noise.check((5, 3), SHAPE, 1, "noise")
