@@ -1,11 +1,14 @@
 """Which part of the model the work of a generation belongs to.
 
-1. linen and `jax.named_scope` put names on every product. Those of the
-   encoder's and decoder's blocks and of the head are the names of their
-   parameters; all else, embeddings and writing tokens, is "rest":
+1. linen and `jax.named_scope` put names on every product. Those of a backbone's
+   stacks of blocks and of the head are the names of their parameters; all else,
+   embeddings and writing tokens, is "rest":
 
        while/body/MarModel.z/backbone/backbone.decode/decoder/while/../fc1
                                                       decoder
+
+   A masked model has an encoder and a decoder, a causal one blocks, a guided
+   one memory and queries.
 
 2. What XLA makes itself belongs to what uses it: `marjax.preflight.hlo`.
 3. `padding` counts in the plan alone what it makes the backbone and the head
@@ -22,10 +25,13 @@ from marjax.preflight import costs
 from marjax.preflight.bounds import Bound, bound
 from marjax.preflight.hlo import Module
 
-PARTS = ("encoder", "decoder", "head", "rest")
+STACKS = ("encoder", "decoder", "blocks", "memory", "queries")
+PARTS = (*STACKS, "head", "rest")
 
-_NAMES = {"encoder_norm": "encoder", "decoder_norm": "decoder"}
-_NAMES |= {name: name for name in PARTS if name != "rest"}
+_NAMES = {name: name for name in PARTS if name != "rest"}
+_NAMES |= {f"{name}_norm": name for name in STACKS}
+_NAMES |= {"stacks_0": "blocks", "stacks_1": "blocks"}
+_NAMES |= {"to_keys": "memory", "to_values": "memory"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,8 @@ def by_part(
 ) -> dict[str, Work]:
   """The work of compiled programs that run one after another, by part.
 
-  All parts together are what `costs` counts, to the last byte.
+  All parts together are what `costs` counts, to the last byte; stacks that the
+  model does not have are left out.
 
   Args:
     modules: the programs. useful: part → FLOPs of one chip without padding.
@@ -80,6 +87,7 @@ def by_part(
   return {
     part: Work(*numbers, chip and bound(chip, *numbers))
     for part, numbers in work.items()
+    if any(numbers) or part not in STACKS
   }
 
 

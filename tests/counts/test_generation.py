@@ -4,6 +4,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import pytest
 import small
 from jax.extend.core import jaxprs_in_params
 
@@ -32,7 +33,25 @@ def call():
   return static, (small.params(), jnp.arange(4), draws, numbers)
 
 
-def test_one_trace_per_segment_and_none_on_a_second_call(monkeypatch):
+OTHERS = {"guidance_scale": 3.0, "temperature": 0.9}
+
+
+@pytest.mark.parametrize(
+  ("experiment", "settings", "others"),
+  [
+    (small.EXPERIMENT, SETTINGS, OTHERS),
+    (small.of_kind("raster"), None, OTHERS | {"head": {"start": 800}}),
+    (
+      small.of_kind("guided", is_coded=True),
+      None,
+      OTHERS | {"head": {"top_k": 5, "top_p": 0.5}},
+    ),
+  ],
+  ids=["masked", "raster", "guided, codes"],
+)
+def test_one_trace_per_segment_and_none_on_a_second_call(
+  monkeypatch, experiment, settings, others
+):
   traced, original = [], reveal._next_z
 
   def counted(static, params, segment, *args):
@@ -40,21 +59,27 @@ def test_one_trace_per_segment_and_none_on_a_second_call(monkeypatch):
     return original(static, params, segment, *args)
 
   monkeypatch.setattr(reveal, "_next_z", counted)
-  pipe = one_device()
-  pipe.generate([0, 1], settings=SETTINGS)
-  plan, programs = pipe.plan(SETTINGS), len(pipe.programs)
+  pipe = on(jax.devices()[:1], experiment)
+  pipe.generate([0, 1], settings=settings)
+  plan, programs = pipe.plan(settings), len(pipe.programs)
   assert traced == list(plan.segments)
   # And one each to draw, begin, finish and decode.
   assert programs == len(plan.segments) + 4
-  other = SETTINGS.changed({"guidance_scale": 3.0, "temperature": 0.9})
+  other = pipe.settings(settings).changed(others)
   pipe.generate([2, 3], seed=9, settings=other)
   assert traced == list(plan.segments)
   assert len(pipe.programs) == programs
 
 
-def one_device() -> Pipeline:
-  mesh = make_mesh(devices=jax.devices()[:1])
-  return Pipeline.of_experiment(small.EXPERIMENT, small.params(), mesh)
+def on(devices, experiment) -> Pipeline:
+  mesh, params = (
+    make_mesh(devices=devices),
+    small.params(model=experiment.model),
+  )
+  codec_params = {}
+  if experiment.codec.has_params():
+    codec_params = experiment.codec.init_params(jax.random.key(0))
+  return Pipeline.of_experiment(experiment, params, mesh, 0, codec_params)
 
 
 def scans(jaxpr, inside=False):
@@ -90,21 +115,29 @@ def test_the_head_runs_on_the_tokens_to_predict():
   assert steps < 3.5 * once
 
 
-def test_data_parallel_generation_needs_no_collectives():
-  mesh = make_mesh(devices=jax.devices()[:8])
-  pipe = Pipeline.of_experiment(small.EXPERIMENT, small.params(), mesh)
-  compiled = compiled_text(pipe)
+@pytest.mark.parametrize(
+  ("experiment", "settings"),
+  [
+    (small.EXPERIMENT, SETTINGS),
+    (small.of_kind("raster"), None),
+    (small.of_kind("guided", is_coded=True), {"head": {"top_p": 0.9}}),
+  ],
+  ids=["masked", "raster", "guided, codes"],
+)
+def test_data_parallel_generation_needs_no_collectives(experiment, settings):
+  pipe = on(jax.devices()[:8], experiment)
+  compiled = compiled_text(pipe, pipe.settings(settings))
   found = re.findall(r"\b(all-reduce|all-gather|all-to-all)\b", compiled)
   assert not found
   # Nor does anything come to the host before the end.
   assert not re.findall(r"\b(infeed|outfeed|send|recv)\b|callback", compiled)
 
 
-def compiled_text(pipe: Pipeline) -> str:
+def compiled_text(pipe: Pipeline, settings: Settings) -> str:
   """The HLO of every segment that the pipeline runs on its mesh."""
-  static = reveal.static_for(small.MODEL, SETTINGS)
+  static = reveal.static_for(pipe.card.model, settings)
   asked = (jnp.arange(8), pipe.draws(0, 8), None)
-  *numbers, walks = batching.numbers(pipe.mesh, static.plan, SETTINGS)
+  *numbers, walks = batching.numbers(pipe.mesh, static.plan, settings)
   texts = []
   with jax.set_mesh(pipe.mesh):
     first = (pipe.params, *batching.place(pipe.mesh, asked))

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import pathlib
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -13,12 +14,13 @@ from jax.sharding import PartitionSpec as P
 from marjax.cli import configs
 from marjax.experiment import MeshConfig
 from marjax.layers.placed import constrained
+from marjax.model import param_shapes
 from marjax.parallel import rules
 from marjax.parallel.mesh import make_mesh, mesh_for, sizes_of
 from marjax.train.step import make_train_program
 
 ROOT = pathlib.Path(__file__).parents[2]
-SNAPSHOT = pathlib.Path(__file__).parent / "specs.txt"
+HERE = pathlib.Path(__file__).parent
 
 
 def eight(**sizes):
@@ -30,19 +32,35 @@ def test_where_every_array_of_training_lives():
   program = make_train_program(
     experiment, eight(fsdp=4, tensor=2), num_examples=10**6
   )
-  paths = jax.tree_util.tree_leaves_with_path(
-    (program.abstract_state, program.abstract_batch)
-  )
+  _compare((program.abstract_state, program.abstract_batch), "specs.txt")
+
+
+def test_where_parameters_of_other_backbones_live():
+  mesh, cells = eight(fsdp=4, tensor=2), ("ar_random_ce", "guided")
+  shapes = {
+    cell: param_shapes(configs.load(f"{ROOT}/configs/table1.py:{cell}").model)
+    for cell in cells
+  }
+  placed = {
+    cell: rules.placed(nn.unbox(boxed), rules.shardings(boxed, mesh))
+    for cell, boxed in shapes.items()
+  }
+  _compare(placed, "backbones.txt")
+
+
+def _compare(arrays, name: str):
+  snapshot = HERE / name
+  paths = jax.tree_util.tree_leaves_with_path(arrays)
   found = "".join(
     f"{jax.tree_util.keystr(path, simple=True, separator='.')}"
     f" {list(leaf.shape)} {_shown(leaf.sharding.spec)}\n"
     for path, leaf in paths
   )
-  if not SNAPSHOT.exists():
-    SNAPSHOT.write_text(found)
-    pytest.fail(f"{SNAPSHOT} was missing and is written: look at it")
-  assert found == SNAPSHOT.read_text(), (
-    f"arrays moved; if that is meant, delete {SNAPSHOT} and run this again"
+  if not snapshot.exists():
+    snapshot.write_text(found)
+    pytest.fail(f"{snapshot} was missing and is written: look at it")
+  assert found == snapshot.read_text(), (
+    f"arrays moved; if that is meant, delete {snapshot} and run this again"
   )
 
 
@@ -148,8 +166,6 @@ def test_a_name_that_is_not_in_the_table_is_refused():
 
 
 def test_a_collision_of_what_flows_is_refused():
-  import flax.linen as nn
-
   with (
     nn.logical_axis_rules(rules.RULES),
     pytest.raises(ValueError, match="two of which go to one mesh axis"),

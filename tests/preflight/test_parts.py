@@ -17,9 +17,9 @@ from marjax.generate.settings import Settings
 from marjax.head.reverse import ReverseSettings
 from marjax.parallel.chips import CHIPS, GIB, Chip
 from marjax.preflight import hlo, parts, pictures, report, table
-from marjax.preflight.parts import PARTS
 from marjax.schema import to_dict
 
+MASKED = ("encoder", "decoder", "head", "rest")
 CHIP = Chip("made up", 1.0, 4 * GIB, 500.0, 1.0)
 SAMPLING = Settings(
   num_ar_steps=4,
@@ -45,6 +45,11 @@ IMAGES = 2
     ("jit(f)/MarModel.z/backbone/backbone.decode/head_positions/add", "rest"),
     ("jit(f)/backbone/backbone.decode/embed_encoded/dot_general", "rest"),
     ("jit(f)/while/body/dynamic_update_slice", "rest"),
+    ("jit(f)/MarModel.step/backbone/stacks_1.cached/layers/dot", "blocks"),
+    ("jit(f)/MarModel.step/backbone/memory.cached/layers/block/fc1", "memory"),
+    ("jit(f)/MarModel.step/backbone/memory_norm/add", "memory"),
+    ("jit(f)/MarModel.step/backbone/to_keys/dot_general", "memory"),
+    ("jit(f)/MarModel.step/backbone/queries/layers/block/query", "queries"),
     ("", "rest"),
   ],
 )
@@ -141,7 +146,7 @@ def found():
 
 
 def test_parts_sum_to_what_the_report_says(found):
-  assert tuple(found.parts) == PARTS
+  assert tuple(found.parts) == MASKED
   for name in ("useful_flops", "program_flops", "memory_traffic"):
     values = [getattr(part, name) for part in found.parts.values()]
     assert sum(values) == getattr(found, name)
@@ -149,6 +154,29 @@ def test_parts_sum_to_what_the_report_says(found):
   for name in ("arithmetic", "memory"):
     seconds = sum(getattr(part.bound, name) for part in found.parts.values())
     assert seconds == pytest.approx(getattr(found.bound, name))
+
+
+@pytest.mark.parametrize(
+  ("kind", "stacks"),
+  [("random", ["blocks"]), ("guided", ["memory", "queries"])],
+)
+def test_other_backbones_have_other_stacks(kind, stacks):
+  experiment = small.of_kind(kind, is_coded=True)
+  asked = dataclasses.replace(experiment, mesh=MeshConfig("dp"))
+  found = report.preflight(asked, jax.devices()[:8], "here", "generate", 8)
+  assert list(found.parts) == [*stacks, "head", "rest"]
+  settings = asked.sampling.for_model(asked.model)
+  *_, before_last, _ = plan_for(asked.model, settings).known_after
+  # What enters the stack; nobody looks back at the tokens of the last step.
+  slots = {"blocks": 2 * 16, "memory": 1 + before_last, "queries": 16}
+  for name in stacks:
+    # One image, with its label and without; attention comes on top.
+    matrices = 2 * slots[name] * 24 * asked.model.backbone.width**2
+    # The queries' keys and values are the memory's.
+    matrices *= 20 / 24 if name == "queries" else 1
+    assert matrices < found.parts[name].useful_flops < 1.4 * matrices
+  logits = 2 * 16 * 2 * asked.model.backbone.width * 12
+  assert found.parts["head"].useful_flops == logits
 
 
 def slot_flops(counts):
@@ -255,7 +283,7 @@ def test_rows_of_generation_have_their_parts(found, tmp_path):
   assert experiment.is_there(path, *asked)
   (newest,) = tables.newest(rows.read(path))
   lines = tables.part_by_part([newest])
-  assert [line["part"] for line in lines] == [*PARTS, "in all"]
+  assert [line["part"] for line in lines] == [*MASKED, "in all"]
   whole = found.program_flops / IMAGES
   assert lines[-1]["flops_per_image"] == whole
   assert sum(line["flops_per_image"] for line in lines) == 2 * whole
