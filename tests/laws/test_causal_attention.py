@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marjax.backbone.blocks import BlockConfig, Stack
+from marjax.backbone.blocks import BlockConfig
+from marjax.backbone.stack import Stack
 from marjax.layers import attention
 from marjax.layers.dropout import is_kept
 from marjax.layers.gpu import attention as kernels

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from marjax.backbone.blocks import BlockConfig, Stack
+from marjax.backbone.blocks import BlockConfig
+from marjax.backbone.stack import Stack
 
 CONFIG = BlockConfig(128, 2, 2, 0.3, 0.3, "bfloat16")
 LENGTHS, NUM_VALID = (6, 10), [jnp.array([3, 6]), jnp.array([10, 7])]

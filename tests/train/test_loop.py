@@ -43,12 +43,12 @@ def one_program():
   """Runs that compute the same share one program: tracing is most of a run."""
   programs, make = {}, loop.make_train_program
 
-  def make_once(experiment, mesh, num_examples):
+  def make_once(experiment, mesh, *rest):
     training = experiment.training
     same = (experiment.model, training.num_microbatches, training.batch_size)
     same += (training.learning_rate,)
     if same not in programs:
-      programs[same] = make(experiment, mesh, num_examples)
+      programs[same] = make(experiment, mesh, *rest)
     return programs[same]
 
   with pytest.MonkeyPatch.context() as patch:
