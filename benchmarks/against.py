@@ -45,7 +45,8 @@ PASSED_ON = {
 }
 """Flags of `benchmarks.run` that both trees are called with."""
 
-BIG = ("base", "large", "huge")
+SEQUENTIAL = ("causal_large",)
+BIG = ("base", "large", "huge", "guided_large", *SEQUENTIAL)
 SHORT = {
   "batch_size": 4,
   "repeats": 1,
@@ -53,7 +54,8 @@ SHORT = {
   "num_diffusion_steps": 4,
   "guidance_scale": 1.0,
 }
-"""What the big sizes are called with, unless flags say otherwise."""
+"""What the big sizes are called with, unless flags say otherwise; SEQUENTIAL
+ones draw one token a step, so their steps stay."""
 
 
 @contextlib.contextmanager
@@ -192,7 +194,8 @@ def _flags_of(args, size: str, task: str) -> list[str]:
   flags = ["--sizes", size, "--tasks", task]
   for name in PASSED_ON:
     value = getattr(args, name)
-    value = short.get(name) if value is None else value
+    is_fixed = name == "num_ar_steps" and size in SEQUENTIAL
+    value = short.get(name) if value is None and not is_fixed else value
     if value is not None:
       flags += [f"--{name}", str(value)]
   return flags

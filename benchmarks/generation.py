@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from benchmarks import needed, timing
+from benchmarks import floors, needed, timing
 from experiments import rows
 from marjax import keys
 from marjax.experiment import Experiment
@@ -38,9 +38,6 @@ from marjax.parallel.rules import shardings
 from marjax.requests import batching, compiled
 from marjax.requests.compiled import Program
 from marjax.train import flops
-
-IN_LOOP = ("embed_x", "norm", "linear_in", "linear_out", "final_linear")
-"""Layers of the head that wait for x: each pass reads their weights anew."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,11 @@ def time_generation(
       found.update(split(static, inputs, found["seconds"], repeats))
   total, heads = needed.of_generation(static, batch)
   work = timing.Work(
-    found["flops"], total, heads, weight_bytes(static, inputs.params)
+    found["flops"],
+    total,
+    heads,
+    floors.weight_bytes(static, inputs.params),
+    floors.cache_bytes(static, batch),
   )
   return {
     **found,
@@ -169,7 +170,7 @@ def count_flops(static: Static, inputs: Inputs) -> int:
   begin = functools.partial(batching.begin, static)
   begun = jax.eval_shape(begin, *inputs.first)
   rest = (*begun, inputs.scales, inputs.temperature)
-  return sum(
+  return flops.count(begin, *inputs.first) + sum(
     flops.count(
       functools.partial(batching.run_segment, static, index, False),
       inputs.params,
@@ -178,25 +179,6 @@ def count_flops(static: Static, inputs: Inputs) -> int:
     )
     for index, walk in enumerate(inputs.walks)
   )
-
-
-def weight_bytes(static: Static, params: PyTree) -> int:
-  """Of the head's layers that wait for x, over all sequential passes.
-
-  In the dtype of the matmuls; what does not wait for x can be computed for many
-  passes at once.
-  """
-  paths = jax.tree_util.tree_leaves_with_path(params["head"])
-  count = sum(
-    leaf.size
-    for path, leaf in paths
-    if any(entry.key in IN_LOOP for entry in path)
-  )
-  passes = sum(
-    len(segment.num_known) * segment.num_head_steps
-    for segment in static.plan.segments
-  )
-  return passes * count * jnp.dtype(static.config.head.dtype).itemsize
 
 
 def split(

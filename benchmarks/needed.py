@@ -1,19 +1,25 @@
 """Arithmetic that is needed: no padding, neither of the encoder nor the head.
 
-1. A generation step that has K tokens and reveals r costs
+1. A generation step that has K tokens, n of which are new, and reveals r costs
 
-       steps(K, r) = a + b·K + c·K² + d·r        head(r) = e + f·r
+       steps(K, n, r) = polynomial      head(r) = e + f·r
 
-   K² in the encoder's attention, r in the head and where only the predicted
-   positions matter. The coefficients come from a few one-step plans, which have
-   exact lengths, counted by `marjax.train.flops`.
-2. A generation is the sum over its steps.
-3. Training is three forward passes; of images that know K tokens, the head
-   works on the other L - K. The mean is over the distribution of K.
+   A masked backbone's is of degree 2 in K, because of the encoder's attention,
+   and 1 in r. Behind a cache there are products of n and r with K only: each
+   new slot and each query looks back once at all slots. The coefficients come
+   from a few one-step plans, which have exact lengths, counted by
+   `marjax.train.flops`.
+2. A generation is the sum over its steps, and what comes before the first.
+3. Training is three forward passes. Of images that know K tokens, a masked
+   backbone predicts the other L - K; the mean is over the distribution of K.
+   Other backbones predict every token once, from those before it: the same as
+   a generation of one token a step, which has no padding above the diagonal.
 """
 
 import dataclasses
 import functools
+import itertools
+import math
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -24,6 +30,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from marjax import keys
+from marjax.arrays import token_dtype
+from marjax.backbone.masked import MaskedConfig
 from marjax.generate import reveal
 from marjax.generate.draws import cut, draw_batch
 from marjax.generate.plan import Plan
@@ -38,50 +46,97 @@ _QUANTILES = 4096
 def of_generation(static: Static, batch: int) -> tuple[int, int]:
   """FLOPs of one batch without padding: all, and the head's."""
   transformer = _transformer(static, batch)
-  total = heads = 0
+  total, heads, new = of_start(static, batch), 0, 0
   for segment in static.plan.segments:
     head = _head(static, batch, segment.num_head_steps)
     for known, shown in zip(
       segment.num_known, segment.num_revealed, strict=True
     ):
-      total += transformer(known, shown)
+      total += transformer(known, new, shown)
       heads += head(shown)
+      new = shown
   return total + heads, heads
+
+
+def of_start(static: Static, batch: int) -> int:
+  """FLOPs of what comes before the first step: the prefix of a cache."""
+  params = abstract_params(static.config)
+  return flops.count(lambda params: _begun(static, params, batch), params)
 
 
 def of_training(config: ModelConfig, batch: int) -> tuple[int, int]:
   """FLOPs of one step without padding: all, and the head's; expected values."""
   length = config.backbone.num_tokens
-  settings = Settings(num_ar_steps=1).for_model(config)
-  transformer = _transformer(reveal.static_for(config, settings), 1)
+  settings = Settings().for_model(config)
+  static = reveal.static_for(config, settings)
+  transformer = _transformer(static, 1)
   head = _line(functools.partial(_head_loss, config), *_sizes(length))
+  if not isinstance(config.backbone, MaskedConfig):
+    total = of_start(static, 1) + sum(
+      transformer(known, min(known, 1), 1) for known in range(length)
+    )
+    heads = head(length)
+    return 3 * batch * (total + heads), 3 * batch * heads
   quantiles = (jnp.arange(_QUANTILES) + 0.5) / _QUANTILES
   ratios = np.asarray(config.backbone.masking.ratio(quantiles), np.float64)
   unknown = np.ceil(np.round(length * ratios, 4)).astype(int)
   counts = zip(*np.unique(unknown, return_counts=True), strict=True)
   total = heads = 0
   for count, times in ((int(n), int(times)) for n, times in counts):
-    total += times * transformer(length - count, count)
+    total += times * transformer(length - count, 0, count)
     heads += times * head(count)
   scale = Fraction(3 * batch, _QUANTILES)
   return round(scale * (total + heads)), round(scale * heads)
 
 
-def _transformer(static: Static, batch: int) -> Callable[[int, int], int]:
-  """FLOPs of the transformer in a step that has K tokens and reveals r."""
-  near, far = _sizes(static.config.backbone.num_tokens)
+def _transformer(static: Static, batch: int) -> Callable[[int, int, int], int]:
+  """FLOPs of the transformer in a step: K tokens, n of them new, r revealed.
+
+  Through as many counts as its polynomial has coefficients. The first step is
+  counted by itself: with nothing known there is less to do.
+  """
+  backbone = static.config.backbone
+  near, far = _sizes(backbone.num_tokens)
 
   @functools.cache
-  def count(known, shown):
-    return _step(static, batch, known, shown) - _sample(static, batch, shown)
+  def count(known, new, shown):
+    step = _step(static, batch, known, new, shown)
+    return step - _sample(static, batch, shown)
 
-  by_width = _line(lambda shown: count(0, shown), near, far)
-  none, some, more = (count(known, near) for known in (0, near, far))
-  curve = Fraction(more - 2 * some + none, 2 * near**2)
-  slope = Fraction(some - none, near) - curve * near
-  return lambda known, shown: round(
-    by_width(shown) + slope * known + curve * known**2
+  is_masked = isinstance(backbone, MaskedConfig)
+  grid = (
+    (near, far, near + far) if is_masked else (near, far),
+    (0,) if is_masked or backbone.is_sequential else (0, 1),
+    (1,) if backbone.is_sequential else (near, far),
   )
+
+  @functools.cache
+  def through(known, new, shown):
+    weights = [
+      _weights(nodes, at)
+      for nodes, at in zip(grid, (known, new, shown), strict=True)
+    ]
+    return round(
+      sum(
+        math.prod(factors) * count(*place)
+        for factors, place in zip(
+          itertools.product(*weights), itertools.product(*grid), strict=True
+        )
+      )
+    )
+
+  return lambda known, *rest: (through if known else count)(known, *rest)
+
+
+def _weights(nodes: tuple[int, ...], at: int) -> list[Fraction]:
+  """Of values at the nodes, for that of their polynomial elsewhere."""
+  return [
+    math.prod(
+      (Fraction(at - other, node - other) for other in nodes if other != node),
+      start=Fraction(1),
+    )
+    for node in nodes
+  ]
 
 
 @functools.cache
@@ -104,7 +159,11 @@ def _line(count: Callable[[int], int], near: int, far: int) -> Callable:
 
 
 def one_step(
-  static: Static, known: int, shown: int, steps: int | None = None
+  static: Static,
+  known: int,
+  shown: int,
+  steps: int | None = None,
+  new: int = 0,
 ) -> Static:
   """The same with a plan of one AR step, of exact lengths."""
   length, first = static.config.backbone.num_tokens, static.plan.segments[0]
@@ -113,14 +172,15 @@ def one_step(
     first_step=0,
     num_known=(known,),
     num_revealed=(shown,),
+    num_new=new,
     num_head_steps=steps or first.num_head_steps,
   )
   plan = Plan(length, 1, (segment,), (length,))
   return dataclasses.replace(static, plan=plan)
 
 
-def _step(static: Static, batch: int, known: int, shown: int) -> int:
-  static = one_step(static, known, shown)
+def _step(static: Static, batch: int, known: int, new: int, shown: int) -> int:
+  static = one_step(static, known, shown, new=new)
   params = abstract_params(static.config)
   carry, fixed = jax.eval_shape(lambda p: _begun(static, p, batch), params)
   numbers = (
@@ -143,10 +203,10 @@ def _sample(
   static: Static, batch: int, shown: int, steps: int | None = None
 ) -> int:
   static = one_step(static, 0, shown, steps)
-  walk = walk_of(static, 0)
+  walk, params = walk_of(static, 0), abstract_params(static.config)
+  _, fixed = jax.eval_shape(lambda p: _begun(static, p, batch), params)
 
-  def sample(params, z):
-    _, fixed = _begun(static, params, batch)
+  def sample(params, fixed, z):
     return static.config.build().apply(
       {"params": params},
       z,
@@ -159,7 +219,7 @@ def _sample(
 
   shape = (batch, shown, static.config.backbone.width)
   z = jax.ShapeDtypeStruct(shape, "float32")
-  return flops.count(sample, abstract_params(static.config), z)
+  return flops.count(sample, params, fixed, z)
 
 
 def walk_of(static: Static, index: int):
@@ -180,11 +240,11 @@ def _head_loss(config: ModelConfig, count: int) -> int:
       {"params": params}, z, target, key=key, method="loss"
     )
 
-  shapes = (
-    jax.ShapeDtypeStruct((1, count, width), "float32")
-    for width in (config.backbone.width, config.head.token_dim)
-  )
-  return flops.count(loss, abstract_params(config)["head"], *shapes)
+  c = config.head
+  z = jax.ShapeDtypeStruct((1, count, config.backbone.width), "float32")
+  dtype = token_dtype(c.num_codes)
+  target = jax.ShapeDtypeStruct((1, count, *c.token_shape), dtype)
+  return flops.count(loss, abstract_params(config)["head"], z, target)
 
 
 @functools.cache

@@ -49,6 +49,7 @@ def measure(
     "size": size,
     "batch_size": experiment.training.batch_size,
     "dtype": experiment.model.backbone.dtype,
+    "head": experiment.model.head.kind,
     **TASKS[task](experiment, repeats, is_split),
     "date": datetime.date.today().isoformat(),
     "device": environment.device(),
@@ -72,6 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     if args.repeats < 1:
       raise ValueError(f"--repeats is {args.repeats}; expected 1 or more.")
+    if args.split and args.head == "categorical":
+      raise ValueError(
+        "--split is given with --head categorical; expected a head of floats:"
+        " no cheaper one draws codes, to time the transformer by."
+      )
     experiments = [
       (size, _experiment(size, args)) for size in args.sizes.split(",")
     ]
@@ -118,7 +124,7 @@ def _part(row: dict, name: str) -> str:
 
 def _experiment(size: str, args: argparse.Namespace) -> Experiment:
   found = sizes.experiment(
-    size, args.batch_size, args.dtype, args.remat, args.data
+    size, args.batch_size, args.dtype, args.remat, args.data, args.head
   )
   asked = {
     "num_ar_steps": args.num_ar_steps,
@@ -173,9 +179,17 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     choices=("pixels", "latents"),
     help="what training takes; cached latents with base, large, huge",
   )
+  parser.add_argument(
+    "--head",
+    default="diffusion",
+    choices=sizes.HEADS,
+    help="what draws a token; categorical with big sizes (default: diffusion)",
+  )
   parser.add_argument("--repeats", type=int, default=5, help="timed rounds")
   parser.add_argument("--num_ar_steps", type=int)
-  parser.add_argument("--num_diffusion_steps", type=int)
+  parser.add_argument(
+    "--num_diffusion_steps", type=int, help="evaluations of the head a token"
+  )
   parser.add_argument("--guidance_scale", type=float)
   parser.add_argument(
     "--split", action="store_true", help="time transformer and head too"

@@ -4,9 +4,10 @@
    timed; the median counts, the fastest and the slowest are kept.
 2. Rates follow from the arithmetic: what the program does, and what is needed
    without any padding.
-3. Two floors: the needed arithmetic at the speed of one large matrix product,
-   and the weights that every pass must read at the speed of a copy, both
-   measured in the same process. The higher one counts.
+3. Floors: the needed arithmetic at the speed of one large matrix product, and,
+   at the speed of a copy, the weights and the caches that must be read; both
+   speeds are measured in the same process. Reading goes on beside arithmetic,
+   but one read after the other, so the higher one of the two counts.
 """
 
 import functools
@@ -36,12 +37,14 @@ class Work:
     flops: that the program does. needed_flops: without padding.
     needed_head_flops: those of the head.
     weight_bytes: of the weights that are read anew, over all passes.
+    cache_bytes: of keys and values that are read, over all steps.
   """
 
   flops: int
   needed_flops: int
   needed_head_flops: int
   weight_bytes: int = 0
+  cache_bytes: int = 0
 
 
 def rounds(
@@ -94,9 +97,12 @@ def floors(seconds: float, work: Work, num_devices: int = 1) -> dict:
   }
   if work.weight_bytes:
     found["copy_gigabytes_per_second"] = copy_gigabytes_per_second()
-    read = work.weight_bytes / (1e9 * copy_gigabytes_per_second())
-    found["floor_weight_seconds"] = read
-    found["floor_seconds"] = max(matmul, read)
+    rate = 1e9 * copy_gigabytes_per_second()
+    weights, caches = work.weight_bytes / rate, work.cache_bytes / rate
+    found["floor_weight_seconds"] = weights
+    if caches:
+      found["floor_cache_seconds"] = caches
+    found["floor_seconds"] = max(matmul, weights + caches)
   return {**found, "share_of_floor": found["floor_seconds"] / seconds}
 
 

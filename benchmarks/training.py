@@ -76,7 +76,7 @@ def time_training(
     "memory_bytes": timing.memory(step),
     "parameters": parameters,
     "remat": experiment.model.backbone.remat,
-    "data": "latents" if "moments" in batch else "pixels",
+    "data": "pixels" if "image" in batch else "latents",
   }
 
 
@@ -89,7 +89,10 @@ def random_batch(experiment: Experiment) -> dict[str, np.ndarray]:
     "label": rng.integers(0, experiment.data.num_classes, size),
     "id": np.arange(size),
   }
-  if "moments" in shapes:
+  if "ids" in shapes:
+    count = experiment.codec.num_codes
+    batch["ids"] = rng.integers(0, count, shapes["ids"].shape)
+  elif "moments" in shapes:
     batch["moments"] = rng.standard_normal(shapes["moments"].shape, np.float32)
   else:
     batch["image"] = rng.uniform(-1, 1, shapes["image"].shape)
@@ -140,22 +143,21 @@ def transformer_alone(experiment: Experiment, mesh, params, batch) -> Callable:
 def head_alone(experiment: Experiment, mesh, params) -> Callable:
   """A call that gives the gradient of the head's loss, also to z.
 
-  It has as many tokens as the model's loss: of each stratum those that can be
-  unknown, weighing 1.
+  It has as many tokens as the model's loss, weighing 1: all, or of each stratum
+  of a masked backbone those that can be unknown.
   """
   config, placed = experiment.model, batch_sharding(mesh)
-  length = config.backbone.num_tokens
-  bounds = config.backbone.masking.known_bounds(length)
-  rows = experiment.training.batch_size // len(bounds)
-  shape = (rows, sum(length - fewest for fewest, _ in bounds))
+  shape = _predicted(experiment)
 
   @jax.jit
   def inputs():
     key = jax.random.key(0)
-    z, target = (
-      jax.random.normal(key, (*shape, width))
-      for width in (config.backbone.width, config.head.token_dim)
-    )
+    z = jax.random.normal(key, (*shape, config.backbone.width))
+    tokens = (*shape, *config.head.token_shape)
+    if config.head.num_codes:
+      target = jax.random.randint(key, tokens, 0, config.head.num_codes)
+    else:
+      target = jax.random.normal(key, tokens)
     return z, target, jax.random.split(key, shape)
 
   @jax.jit
@@ -171,3 +173,16 @@ def head_alone(experiment: Experiment, mesh, params) -> Callable:
   arguments = (params["head"], *jax.device_put(inputs(), placed))
   compiled = gradient.lower(*arguments).compile(compiler_options(mesh))
   return lambda: compiled(*arguments)
+
+
+def _predicted(experiment: Experiment) -> tuple[int, ...]:
+  """Rows and columns of the tokens that the loss is the mean of."""
+  backbone = experiment.model.backbone
+  params = needed.abstract_params(experiment.model)["backbone"]
+  shape = (experiment.training.batch_size, backbone.num_tokens)
+
+  def rows(params, values):
+    return backbone.build().apply({"params": params}, values, method="rows")
+
+  values = jax.ShapeDtypeStruct(shape, "float32")
+  return jax.eval_shape(rows, params, values).shape

@@ -27,6 +27,7 @@ NAMES = {
 }
 
 _PARTS = ("seconds_transformer", "seconds_head", "seconds_rest")
+_FLOORS = ("matmul", "weight", "cache")
 _SETTINGS = ("num_ar_steps", "num_diffusion_steps", "guidance_scale")
 
 
@@ -42,6 +43,7 @@ def columns(device: Callable[[rows.Row], str]) -> Columns:
     "images/s": lambda row: _digits(row["images_per_second"]),
     "ms an image": lambda row: _digits(1e3 / row["images_per_second"]),
     "share of the floor": _share,
+    "floor: arithmetic / weights / caches, ms": _floors,
     "memory, GB": _memory,
     "compile, s: cold / warm": lambda row: " / ".join(
       _digits(row[key]) if row[key] else "–" for key in ("cold", "warm")
@@ -56,14 +58,20 @@ def task(row: rows.Row) -> str:
   if row["task"] == "train":
     latents = ", cached latents" if row.get("data") == "latents" else ""
     remat = row.get("remat", "full")
-    return f"training step{latents}, remat {remat}"
-  steps, diffusion, guidance = (row["settings"][name] for name in _SETTINGS)
-  final = row["settings"].get("final_diffusion_steps")
-  diffusion = f"{diffusion} … {final}" if final else diffusion
+    head = _of_head(row.get("head", "diffusion"))
+    return f"training step{head}{latents}, remat {remat}"
+  settings = row["settings"]
+  steps, evaluations, guidance = (settings[name] for name in _SETTINGS)
+  final = settings.get("final_diffusion_steps")
+  evaluations = f"{evaluations} … {final}" if final else evaluations
   guided = f", guidance {guidance:g}" if guidance != 1 else ""
-  kind = row.get("head", "diffusion")
-  head = "" if kind == "diffusion" else f" of {kind}"
-  return f"{steps} × {diffusion} steps{head}{guided}"
+  head = _of_head(settings.get("kind", "diffusion"))
+  return f"{steps} × {evaluations} steps{head}{guided}"
+
+
+def _of_head(kind: str) -> str:
+  """Which head it was, if not the usual one."""
+  return "" if kind == "diffusion" else f", {kind} head"
 
 
 def newest(table: Sequence[rows.Row]) -> list[rows.Row]:
@@ -148,7 +156,16 @@ def _split(row) -> str:
 
 
 def _share(row) -> str:
+  """Above 100 % if arrays stayed on the chip that floors say are read."""
   return f"{row['share_of_floor']:.0%}" if "share_of_floor" in row else "–"
+
+
+def _floors(row) -> str:
+  """Of each floor its own time; of training there is one."""
+  numbers = [row.get(f"floor_{name}_seconds") for name in _FLOORS]
+  if numbers[0] is None:
+    return "–"
+  return " / ".join("–" if n is None else _digits(1e3 * n) for n in numbers)
 
 
 def _memory(row) -> str:

@@ -2,16 +2,18 @@
 
 1. Fit the codebook of the cells with cross-entropy, once. Train every variant
    of configs/digits.py that a cell needs, several times each, by seed; runs
-   that are there already are not trained again. "mar_one" and "mar" are one
-   model, drawn one token a step and several.
+   that are there already, or releases of them, are not trained again. "mar_one"
+   and "mar" are one model, drawn one token a step and several.
 2. Choose each cell's guidance: SWEEP, 1 000 images of each run, the lowest mean
-   Fréchet ratio, which is against the training digits.
+   Fréchet ratio. Test digits have no say in it: a third of the training digits
+   stands for them, and the rest for the training digits.
 3. Score 1 000 images of balanced classes of each run, with three seeds of
-   generation, other than that of the sweep. Rows that are there already, of the
-   same parameters, are skipped.
-4. Draw RUNS/table1.png, ten digits of each cell.
+   generation, other than that of the sweep, against the test digits. Rows that
+   are there already, of the same parameters, are skipped.
+4. Once all cells are scored, draw PICTURE: ten digits of each.
 
 Command   python -m experiments.table1 --runs out/table1
+          python -m experiments.tables --write
 Cost      24 trainings of 3 minutes and 40 minutes of scoring, on 2 CPU cores
 """
 
@@ -31,6 +33,8 @@ from marjax.evaluate import environment, run
 from marjax.experiment import Experiment
 from marjax.pipeline import Pipeline, load
 from marjax.requests import pictures
+from marjax.schema import check
+from marjax.train.flops import training_flops
 
 RESULTS = Path("experiments/results/table1.jsonl")
 CONFIG = "configs/digits.py"
@@ -40,13 +44,30 @@ LOSSES = {"diffusion": "", "cross-entropy": "_ce"}
 SWEEP = (1.0, 1.25, 1.5, 2.0, 3.0)
 SWEEP_SEED = 100
 SEEDS = (0, 1, 2)
-PICTURE = "table1.png"
+PICTURE = Path("docs/images/table1.png")
+TRAINING_MINUTES, DRAWING_MINUTES = 3.0, 0.15
+"""Of one training, and of 1 000 images, on 2 CPU cores."""
 
 
 def names() -> Iterator[str]:
   """All cells, by the variant of the config that each is drawn as."""
   for ending in LOSSES.values():
     yield from (f"{cell}{ending}" for cell in CELLS)
+
+
+def check_known(asked: Sequence[str]) -> None:
+  """Refuses a cell that is none."""
+  unknown = [name for name in asked if name not in names()]
+  check(
+    not unknown,
+    f"there is no cell {' '.join(unknown[:1])}; expected some of"
+    f" {', '.join(names())}.",
+  )
+
+
+def address(name: str) -> str:
+  """The config of a cell."""
+  return f"{CONFIG}:{name}"
 
 
 def trained_as(name: str) -> str:
@@ -56,7 +77,7 @@ def trained_as(name: str) -> str:
 
 def experiment_of(name: str, folder: Path, seed: int = 0) -> Experiment:
   """What a cell is trained and drawn as, its codes in the folder of runs."""
-  experiment = configs.load(f"{CONFIG}:{name}")
+  experiment = configs.load(address(name))
   codes = str(folder / "codes") if experiment.codec.has_params() else ""
   data = dataclasses.replace(experiment.data, seed=seed, autoencoder=codes)
   return dataclasses.replace(experiment, seed=seed, data=data)
@@ -76,11 +97,23 @@ def train(name: str, seed: int, folder: Path) -> Path:
   return workdir
 
 
+def training_alone(real: run.Real) -> run.Real:
+  """The same with training digits only: a third of them are the test digits."""
+  count = len(real.train.labels)
+  order = np.random.default_rng(0).permutation(count)
+  test, train = np.split(order, [count // 3])
+
+  def part(rows):
+    return type(real.train)(*(column[rows] for column in real.train))
+
+  return run.Real(part(train), part(test), real.classifier)
+
+
 def score(
   name: str, pipe: Pipeline, real: run.Real, out: Path, **asked
 ) -> rows.Row:
   """The row of one cell, run, guidance and seed; measured if it is missing."""
-  settings = configs.load(f"{CONFIG}:{name}").sampling.changed(
+  settings = configs.load(address(name)).sampling.changed(
     {"guidance_scale": asked["guidance_scale"]}
   )
   asked = {
@@ -110,18 +143,20 @@ def best_guidance(
   name: str, pipes: Sequence[Pipeline], real: run.Real, out: Path, number: int
 ) -> float:
   """That of the sweep with the lowest mean Fréchet ratio over the runs."""
+  known = training_alone(real)
 
   def ratio(scale: float) -> float:
     each = [
       score(
         name,
         pipe,
-        real,
+        known,
         out,
         run=index,
         guidance_scale=scale,
         seed=SWEEP_SEED,
         num_images=number,
+        judged_by="training digits",
       )
       for index, pipe in enumerate(pipes)
     ]
@@ -149,21 +184,35 @@ def measure(
         seed=seed,
         num_images=number,
       )
-  settings = configs.load(f"{CONFIG}:{name}").sampling
+  settings = configs.load(address(name)).sampling
   settings = settings.changed({"guidance_scale": scale})
   return pipes[0].generate(range(10), 0, settings)
 
 
-def plan(name: str, folder: Path, num_runs: int, number: int) -> str:
-  """What a cell takes that is not there yet, in words."""
-  runs = [folder / f"{trained_as(name)}_{seed}" for seed in range(num_runs)]
-  missing = sum(not path.exists() for path in runs)
-  steps = experiment_of(name, folder).training.num_steps
-  images = number * num_runs * (len(SWEEP) + len(SEEDS))
-  return (
-    f"{name}: {missing} trainings of {steps} steps as {trained_as(name)}, then"
-    f" {images} images to score"
-  )
+def plan(
+  asked: Sequence[str], folder: Path, num_runs: int, number: int, out: Path
+) -> str:
+  """What is not there yet, in words, a line for each cell and one for all."""
+  lines, minutes, planned = [], 0.0, set()
+  done = [row for row in rows.read(out) if row["num_images"] == number]
+  for name in asked:
+    runs = {f"{trained_as(name)}_{seed}" for seed in range(num_runs)}
+    missing = {path for path in runs - planned if not (folder / path).exists()}
+    planned |= runs
+    experiment = experiment_of(name, folder)
+    training = experiment.training
+    flops = training_flops(experiment.model) * training.batch_size
+    own = sum(row["cell"] == name and row["run"] < num_runs for row in done)
+    images = number * max(0, num_runs * (len(SWEEP) + len(SEEDS)) - own)
+    minutes += len(missing) * TRAINING_MINUTES
+    minutes += images / 1000 * DRAWING_MINUTES
+    lines.append(
+      f"{name}: {len(missing)} trainings of {training.num_steps} steps,"
+      f" {flops * training.num_steps / 1e12:.0f} TFLOP each, as"
+      f" {trained_as(name)}; {images} images to draw and score"
+    )
+  lines.append(f"about {minutes:.0f} minutes on 2 CPU cores")
+  return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -174,19 +223,22 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--num_runs", type=int, default=3)
   parser.add_argument("--num_images", type=int, default=1000)
   parser.add_argument("--out", type=Path, default=RESULTS)
+  parser.add_argument("--picture", type=Path, default=PICTURE)
   parser.add_argument("--dry_run", action="store_true", help="print the plan")
   args = parser.parse_args(argv)
   asked = args.cells.split(",") if args.cells else list(names())
-  sizes = (args.runs, args.num_runs, args.num_images)
+  sizes = (args.runs, args.num_runs, args.num_images, args.out)
   try:
+    check_known(asked)
     if args.dry_run:
-      print("\n".join(plan(name, *sizes) for name in asked))
+      print(plan(asked, *sizes))
       return 0
-    drawn = [measure(name, *sizes, args.out) for name in asked]
-    picture = pictures.grid(
-      np.concatenate(drawn), 10, scale=4, row_labels=asked
-    )
-    pictures.save_png(picture, args.runs / PICTURE)
+    drawn = [measure(name, *sizes) for name in asked]
+    if asked == list(names()):
+      digits = np.concatenate(drawn)
+      picture = pictures.grid(digits, 10, scale=4, row_labels=asked)
+      # Drawn anew of the runs, so nothing is lost.
+      pictures.save_png(args.picture, picture, overwrite=True)
   except (ValueError, OSError) as error:
     print(f"experiments.table1: {error}", file=sys.stderr)
     return 2

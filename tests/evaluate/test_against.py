@@ -111,6 +111,10 @@ def test_big_sizes_are_timed_with_little_work(root, monkeypatch):
   more = ["--batch_size", "8", "--dtype", "bfloat16"]
   against.main(["HEAD", "--sizes", "base", *flags, *more], root)
   assert "--batch_size 8 --dtype bfloat16 --repeats 1" in seen[-1]
+  # One token a step: fewer steps are none of its own.
+  against.main(["HEAD", "--sizes", "causal_large", *flags], root)
+  assert "--batch_size 4" in seen[-1]
+  assert "num_ar_steps" not in seen[-1]
 
 
 def test_interrupting_removes_the_other_tree(root, monkeypatch):

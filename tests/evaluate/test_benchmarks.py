@@ -191,7 +191,8 @@ def test_split_and_cache_are_passed_on_and_said(tmp_path, monkeypatch):
   run.main(flags)
   assert said == {}
   run.main([*flags, "--split", "--cache", str(folder)])
-  own = folder / "sizes=tiny,tasks=train,dtype=float32,data=pixels"
+  said_flags = "sizes=tiny,tasks=train,dtype=float32,data=pixels,head=diffusion"
+  own = folder / said_flags
   assert said["jax_compilation_cache_dir"] == str(own)
   assert said["jax_persistent_cache_min_compile_time_secs"] == 0
   (own / "program").touch()

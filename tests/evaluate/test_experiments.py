@@ -191,7 +191,9 @@ def test_benchmark_rows_make_a_table(tmp_path):
   )
   (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
   text = tables.tables(tmp_path / "none", tmp_path / "rows.jsonl")
-  assert "| MAR-B | 32 | bfloat16 | 1260 | – | 1230 | 0.81 | – | 11.8 |" in text
+  assert (
+    "| MAR-B | 32 | bfloat16 | 1260 | – | 1230 | 0.81 | – | – | 11.8 |" in text
+  )
 
 
 def test_committed_tables_are_those_of_the_committed_rows():

@@ -49,10 +49,28 @@ def test_old_rows_have_dashes_and_new_ones_all_columns():
   (old,) = speed_tables.newest([row_of()])
   assert line(old) == (
     "| 64 × 100 steps, guidance 2.9 | MAR-B | 64 | bfloat16 | 4500 | – | 14.2"
-    " | 70.3 | – | 1.96 | 75.9 / – | 1 × H | 2026-11-24 |"
+    " | 70.3 | – | – | 1.96 | 75.9 / – | 1 × H | 2026-11-24 |"
   )
   (new,) = speed_tables.newest([row_of(**SPLIT, cache="cold")])
-  assert "| 4500 | 2000 / 1500 / 500 | 14.2 | 70.3 | 46% | 3 |" in line(new)
+  split = "| 4500 | 2000 / 1500 / 500 | 14.2 | 70.3 | 46% | – | 3 |"
+  assert split in line(new)
+
+
+def test_floors_are_shown_each_by_itself():
+  row = {**row_of(floor_matmul_seconds=0.0123), "cold": None, "warm": None}
+  assert "| 12.3 / – / – |" in line(row)
+  row |= {"floor_weight_seconds": 0.5, "floor_cache_seconds": 0.25}
+  assert "| 12.3 / 500 / 250 |" in line(row)
+
+
+def test_other_heads_are_named():
+  flow = {**SETTINGS, "num_diffusion_steps": 10, "kind": "flow"}
+  row = row_of(size="guided_large", settings=flow)
+  assert speed_tables.task(row) == "64 × 10 steps, flow head, guidance 2.9"
+  one, other = row_of(), row_of(settings={**SETTINGS, "kind": "flow"})
+  assert len(speed_tables.newest([one, other])) == 2
+  row = row_of(task="train", remat="none", head="flow")
+  assert speed_tables.task(row) == "training step, flow head, remat none"
 
 
 def test_training_says_what_it_recomputes_and_reads():
