@@ -69,6 +69,7 @@ setuptools.setup(
       "urllib3>=2.2",  # as in convert
       # As in convert; only there, and pinned, because it is large.
       "torch==2.13.0; python_version < '3.12'",
+      "scipy>=1.14",  # the test of whether draws follow a distribution
       "nbclient>=0.10",  # runs the notebooks
       "nbformat>=5.10",  # reads them
       "ipykernel>=6.29",  # in this kernel

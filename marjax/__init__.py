@@ -2,7 +2,8 @@
 
 Use it:        load, Pipeline, Settings, regions, fit
 Build with it: DiffusionHead, DiffusionHeadConfig, MarModel, ModelConfig,
-               MaskedConfig, ReverseSettings, Experiment
+               MaskedConfig, CausalConfig, GuidedConfig, ReverseSettings,
+               Experiment
 
     pipe = marjax.load("mar-large")
     images = pipe.generate(labels=["golden retriever", 360], seed=0)
@@ -17,6 +18,8 @@ import typing
 from marjax.version import __version__
 
 if typing.TYPE_CHECKING:
+  from marjax.backbone.causal import CausalConfig
+  from marjax.backbone.guided import GuidedConfig
   from marjax.backbone.masked import MaskedConfig
   from marjax.experiment import Experiment
   from marjax.generate.settings import Settings
@@ -27,6 +30,8 @@ if typing.TYPE_CHECKING:
   from marjax.tokens import regions
 
 _HOMES = {
+  "backbone.causal": ("CausalConfig",),
+  "backbone.guided": ("GuidedConfig",),
   "backbone.masked": ("MaskedConfig",),
   "experiment": ("Experiment",),
   "head.diffusion": ("DiffusionHead", "DiffusionHeadConfig"),
@@ -37,9 +42,11 @@ _HOMES = {
 }
 
 __all__ = [
+  "CausalConfig",
   "DiffusionHead",
   "DiffusionHeadConfig",
   "Experiment",
+  "GuidedConfig",
   "MarModel",
   "MaskedConfig",
   "ModelConfig",
