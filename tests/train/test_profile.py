@@ -138,8 +138,8 @@ def test_operations_of_a_step_are_named():
     *("(step)/encode", "(step)/draw", "(step)/optimizer", "(step)/ema"),
     "/loss/jvp(MarModel.loss)/",
     "/loss/transpose(jvp(MarModel.loss))/",
-    "/backbone.encode_all/encoder/while/body",
-    "/backbone.decode/decoder/while/body",
+    "/backbone.encode_all/encoder/encoder._scanned/while/body",
+    "/backbone.decode/decoder/decoder._scanned/while/body",
     "/layers/block/Block/attention",
     "/head.loss/head.loss_terms/net.denoise/blocks_0/linear_in",
   )
@@ -155,7 +155,7 @@ def test_operations_of_generating_are_named():
     static, small.params(), jnp.arange(2), draws, numbers
   )
   expected = (
-    "/backbone.decode/decoder/layers/block/Block/attention",
+    "/backbone.decode/decoder/decoder._apply/layers/block/Block/attention",
     "MarModel.sample/head.sample/head.walk_through/net.embed_time",
     "MarModel.sample/head.sample/head.walk_through/reverse/while/body",
     "Denoiser.denoise/blocks_0/linear_in",
