@@ -1,7 +1,6 @@
 """Verbs, flags, exit codes, and errors as one sentence."""
 
 import dataclasses
-import importlib
 import platform
 import subprocess
 import sys
@@ -212,11 +211,9 @@ def test_an_interrupt_is_quiet(monkeypatch, capsys):
 
 
 def test_a_missing_extra_is_named(fails, monkeypatch):
-  def run(args):
-    return importlib.import_module("sklearn.svm")
-
-  monkeypatch.setitem(sys.modules, "sklearn", None)
-  monkeypatch.setattr(train, "run", run)
+  # What `import sklearn.svm` raises, wherever sklearn was imported before.
+  error = ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+  monkeypatch.setattr(train, "run", raising(error))
   line = fails("train", "--config", "a.py", "--workdir", "b")
   assert 'sklearn is not installed; install it with pip install "mar' in line
 
