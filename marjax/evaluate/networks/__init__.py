@@ -1,0 +1,1 @@
+"""Networks whose features and logits images are scored by."""

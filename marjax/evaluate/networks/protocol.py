@@ -1,0 +1,59 @@
+"""What a feature network must be: images → features, logits.
+
+1. A network is a frozen dataclass without arrays: its parameters are a pytree
+   beside it, read from a file of the user's or fit on a data set.
+2. It is called inside compiled programs, on a part of a batch as on a whole.
+3. A new one is a file of its own and one line in `marjax.evaluate.networks.
+   kinds`.
+"""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import Array, Float32, PyTree, UInt8
+
+
+class Features(NamedTuple):
+  """What a network sees of images.
+
+  Attributes:
+    pooled: whose moments a Fréchet distance compares.
+    spatial: flattened rows, columns, channels of a map, where sFID is defined.
+    logits: of the network's own classes; without the classifier's bias where
+      the Inception Score is defined so.
+  """
+
+  pooled: Float32[Array, "batch features"]
+  spatial: Float32[Array, "batch places"] | None = None
+  logits: Float32[Array, "batch classes"] | None = None
+
+
+@runtime_checkable
+class Network(Protocol):
+  """Images → features.
+
+  Attributes:
+    name: as flags and files of statistics say it: inception, mobilenet, ...
+    distance: what the Fréchet distance of its features is called. Only that of
+      the Inception network of 2015 is "fid"; others are "fd_" and the name.
+    class_score: what the Inception Score's formula is called with its logits.
+    num_features, num_places, num_logits: of `Features`; 0 where there are none.
+    is_spread: whether it takes images of any size, which it resizes itself.
+  """
+
+  name: str
+  distance: str
+  class_score: str
+  num_features: int
+  num_places: int
+  num_logits: int
+  is_spread: bool
+
+  def shapes(self) -> PyTree:
+    """Shapes and dtypes of the parameters, which a file must have."""
+    ...
+
+  def __call__(
+    self, params: PyTree, images: UInt8[Array, "batch rows columns channels"]
+  ) -> Features:
+    """What it sees, in float32 with full products."""
+    ...
