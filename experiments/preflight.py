@@ -4,10 +4,11 @@
 
 Compiles training of MAR-B, L and H at their batch of 2048 for slices of four
 kinds of TPU, and generation with each for a small one, 64 images on a chip, as
-`marjax preflight` does. One JSON line each, appended to
-experiments/results/preflight.jsonl; rows that are there are not compiled again,
-unless with --again: of equal ones the last counts. Needs libtpu, no TPU, and an
-hour or two.
+`marjax preflight` does; and both for the models of table 1, on a slice of 256
+chips and on one GPU, there with 128 images a training step. One JSON line each,
+appended to experiments/results/preflight.jsonl; rows that are there are not
+compiled again, unless with --again: of equal ones the last counts. Needs libtpu
+and jax's CUDA plugin, no TPU and no GPU, and an hour or two.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from experiments import rows
 from marjax.cli import configs
+from marjax.experiment import Experiment
 from marjax.preflight import report, topology
 from marjax.schema import to_dict
 
@@ -34,11 +36,36 @@ WANTED += [
   for name in ("mar_l", "mar_b")
 ]
 
-# Whole parameters on every chip to generate, as `marjax.load` has them.
-MESHES = {
-  "train": (),
-  "generate": ("config.mesh.preset=dp", "config.mesh.fsdp=1"),
-}
+CELLS = tuple(
+  f"table1:{cell}" for cell in ("ar_raster", "ar_random", "mar", "guided")
+)
+GPU = "h200:1"
+WANTED += [
+  (cell, where, program)
+  for program in ("train", "generate")
+  for where in ("v5e:16x16", GPU)
+  for cell in CELLS
+]
+
+NAMES = tuple(dict.fromkeys(name for name, _, _ in WANTED))
+PROGRAMS = ("train", "generate")
+
+# Whole parameters on every chip, as `marjax.load` has them.
+WHOLE = ("config.mesh.preset=dp", "config.mesh.fsdp=1")
+
+
+def overrides(where: str, program: str) -> tuple[str, ...]:
+  """What differs from a config that is for training on a pod."""
+  if program == "generate":
+    return WHOLE
+  return (*WHOLE, "config.training.batch_size=128") if where == GPU else ()
+
+
+def experiment_of(name: str, where: str, program: str) -> Experiment:
+  """What a config says of its program there."""
+  file, _, variant = name.partition(":")
+  path = f"configs/{file}.py:{variant}" if variant else f"configs/{file}.py"
+  return configs.load(path, overrides(where, program))
 
 
 def is_there(path: Path, name: str, where: str, program: str) -> bool:
@@ -55,8 +82,8 @@ def main() -> int:
     description=__doc__.partition("\n")[0],
   )
   parser.add_argument("--out", type=Path, default=OUT, help="JSON lines")
-  parser.add_argument("--program", choices=MESHES, help="only this one")
-  parser.add_argument("--config", choices=("mar_b", "mar_l", "mar_h"))
+  parser.add_argument("--program", choices=PROGRAMS, help="only this one")
+  parser.add_argument("--config", choices=NAMES)
   parser.add_argument("--again", action="store_true", help="compile all anew")
   args = parser.parse_args()
   for name, where, program in WANTED:
@@ -67,7 +94,7 @@ def main() -> int:
       continue
     print(f"{name} {program} {where} ...", end=" ", flush=True)
     devices = topology.devices_of(where)
-    experiment = configs.load(f"configs/{name}.py", MESHES[program])
+    experiment = experiment_of(name, where, program)
     found = report.preflight(experiment, devices, where, program)
     rows.append(args.out, to_dict(found) | {"fits": found.fits})
     print(f"{'fits' if found.fits else 'does not fit'},", end=" ")
