@@ -21,7 +21,10 @@ setuptools.setup(
   license_files=["LICENSE"],
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["marjax", "marjax.*"]),
-  package_data={"marjax.backbone": ["imagenet_classes.txt"]},
+  package_data={
+    "marjax": ["py.typed"],
+    "marjax.backbone": ["imagenet_classes.txt"],
+  },
   entry_points={"console_scripts": ["marjax = marjax.__main__:main"]},
   # Lower bounds are the oldest versions that the tests ran on.
   install_requires=[

@@ -27,6 +27,7 @@ if typing.TYPE_CHECKING:
   from marjax.head.reverse import ReverseSettings
   from marjax.model import MarModel, ModelConfig
   from marjax.pipeline import Pipeline, load
+  from marjax.requests.showing import grid, save, to_pil
   from marjax.tokens import regions
 
 _HOMES = {
@@ -39,6 +40,7 @@ _HOMES = {
   "model": ("MarModel", "ModelConfig"),
   "pipeline": ("Pipeline", "load"),
   "generate.settings": ("Settings",),
+  "requests.showing": ("grid", "save", "to_pil"),
 }
 
 __all__ = [
@@ -55,8 +57,11 @@ __all__ = [
   "Settings",
   "__version__",
   "fit",
+  "grid",
   "load",
   "regions",
+  "save",
+  "to_pil",
 ]
 
 

@@ -40,7 +40,7 @@ from marjax.experiment import Experiment
 from marjax.generate import reveal
 from marjax.generate.draws import Draws, as_draws
 from marjax.generate.plan import Plan
-from marjax.generate.settings import Settings
+from marjax.generate.settings import Changes, Settings
 from marjax.latents.images import check_images, check_latents
 from marjax.model import ModelConfig, param_shapes
 from marjax.outputs import AnyPath
@@ -160,39 +160,26 @@ class Pipeline:
     return f"Pipeline({card.name!r}: {', '.join(parts)})"
 
   @checked(settings=SETTINGS)
-  def settings(self, settings: Any = None) -> Settings:
+  def settings(
+    self, settings: Any = None, **changes: Unpack[Changes]
+  ) -> Settings:
     """Complete settings of this model.
 
     Args:
       settings: changes of the checkpoint's own settings, nested as they are;
         the name of a preset, of `card.presets` or of the head; `Settings` as
         they are; None for the checkpoint's own.
+      changes: what differs from those, by name: guidance_scale=2.0.
 
     Raises:
       ValueError: an unknown preset or field, or what this model cannot do.
     """
-    model, own = self._model(), self.card.sampling
-    if isinstance(settings, str):
-      presets = {
-        name: own.changed({"head": {"final_num_steps": None, **changes}}, model)
-        for name, changes in model.head.Settings.PRESETS.items()
-      }
-      presets |= self.card.presets
-      if settings not in presets:
-        raise ValueError(
-          f"there is no preset {settings!r}; {self.card.name} has:"
-          f" {', '.join(presets) or 'none'}."
-        )
-      settings = presets[settings]
-    elif isinstance(settings, Mapping):
-      settings = own.changed(settings, model)
-    chosen = own if settings is None else settings
-    return chosen.for_model(model)
+    return self.card.settings(settings, changes)
 
   @checked(settings=SETTINGS)
-  def plan(self, settings: Any = None) -> Plan:
+  def plan(self, settings: Any = None, **changes: Unpack[Changes]) -> Plan:
     """The printable plan of a generation with these settings."""
-    return reveal.plan_for(self._model(), self.settings(settings))
+    return reveal.plan_for(self._model(), self.settings(settings, **changes))
 
   def generate(
     self,
@@ -209,8 +196,9 @@ class Pipeline:
       seed: image i of a seed is the same whatever else is generated.
       settings: what differs from the checkpoint's own settings, such as
         {"guidance_scale": 2.0, "head": {"num_steps": 50}}, or the name of one
-        of its presets, or whole `Settings`.
-      num_images: only with labels=None.
+        of its presets, or whole `Settings`. One that is given by name, as in
+        generate("otter", guidance_scale=2.0), differs from those in turn.
+      num_images: that many of one label, or without a class.
       batch_size: images per device call; None chooses. Does not change images.
       draws: recorded order and noise of all images, instead of a seed.
       progress: show rate and time left.
@@ -233,7 +221,11 @@ class Pipeline:
     return self._latents_of(self._generation(labels, seed, settings, **how)[1])
 
   def reveal(
-    self, labels: Any = None, seed: Any = 0, settings: Any = None, **how
+    self,
+    labels: Any = None,
+    seed: Any = 0,
+    settings: Any = None,
+    **how: Unpack[How],
   ) -> Trajectory:
     """Images as `generate` gives them, with what each step had of them."""
     self._codec_params()
@@ -264,10 +256,11 @@ class Pipeline:
     draws: Draws | None = None,
     progress: bool = False,
     keep_steps: bool = False,
+    **changes: Unpack[Changes],
   ) -> tuple[Request, np.ndarray, np.ndarray | None]:
     """The request, its tokens, and those after each step if they are kept."""
     labels = self.labels(labels, num_images)
-    chosen = self.settings(settings)
+    chosen = self.settings(settings, **changes)
     static = reveal.static_for(self._model(), chosen)
     draws = self.draws(seed, len(labels)) if draws is None else draws
     request = Request(static, chosen, labels, draws, keep_steps=keep_steps)
@@ -288,7 +281,7 @@ class Pipeline:
     self,
     image: Any,
     mask: Any,
-    label: Any = None,
+    labels: Any = None,
     seed: int = 0,
     settings: Any = None,
     *,
@@ -296,6 +289,7 @@ class Pipeline:
     batch_size: int | None = None,
     keep_pixels: bool = False,
     progress: bool = False,
+    **changes: Unpack[Changes],
   ) -> Edited:
     """Draws the masked region anew and keeps the rest.
 
@@ -303,9 +297,10 @@ class Pipeline:
       image: uint8, or floats in [-1, 1], [H, W, C] or [N, H, W, C].
       mask: True where to draw anew, in pixels, [H, W] or [N, H, W]; rounded
         outwards to tokens. `marjax.regions` makes some.
-      label: class of the result, one for all or one each; None for no class.
+      labels: class of the result, one for all or one each; None for no class.
       seed: image i of a seed is the same whatever else is edited with it.
-      settings: as in `generate`; num_ar_steps is that of a whole image.
+      settings: as in `generate`, changes too; num_ar_steps is that of a whole
+        image.
       num_images: that many results of one image and label.
       batch_size: images per device call; None chooses. Does not change images.
       keep_pixels: put the image's own pixels back outside the mask, which an
@@ -321,11 +316,11 @@ class Pipeline:
     """
     model, codec = self._model(), self.card.codec
     images = check_images(image, codec.channels, codec.image_size)
-    labels = self.labels([NO_LABEL] if label is None else label)
+    labels = self.labels([NO_LABEL] if labels is None else labels)
     total = editing.count_of(images, labels, num_images)
     is_masked = editing.token_mask(mask, total, codec.image_size, codec.cell)
     tokens = editing.repeated(np.asarray(self.tokenise(images)), total)
-    chosen = self.settings(settings)
+    chosen = self.settings(settings, **changes)
     request = Request(
       reveal.static_for(model, chosen, is_edit=True),
       chosen,

@@ -90,7 +90,8 @@ def one_each(
 
   Args:
     labels: see `resolve`; None for `num_images` images without a class.
-    num_images: how many; with labels, None or their count.
+    num_images: how many; with one label, that many of it; with several, None
+      or their count.
 
   Raises:
     ValueError: as `resolve`; or the counts do not fit.
@@ -104,6 +105,8 @@ def one_each(
     )
     return [NO_CLASS] * num_images
   classes = resolve(labels, class_names, num_classes)
+  if len(classes) == 1:
+    return classes * (num_images or 1)
   check(
     num_images in (None, len(classes)),
     f"there are {len(classes)} labels and num_images is {num_images};"

@@ -7,6 +7,8 @@ what `marjax generate` writes; a .npz file holds `mask` and `latents`, too.
 
 import argparse
 
+import numpy as np
+
 from marjax import outputs
 from marjax.cli import flags, generate, settings
 from marjax.generate.settings import Settings
@@ -19,7 +21,7 @@ FLAGS = """
   the image, of model size
 --mask FILE, required
   white where to draw anew, or left, right, top, bottom
---label CLASS, default none
+--labels CLASS, default none
   class of the result, a number or a name
 --num_images N, default 1
   results, each drawn differently
@@ -37,6 +39,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
   """Flags → image, mask, Settings → edit → one file."""
   from marjax.backbone.classes import name_of
+  from marjax.requests import showing
   from marjax.tokens import regions
 
   generate.check_count(args.num_images)
@@ -49,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     mask = regions.half(codec.image_size, args.mask)
   else:
     mask = read_image(args.mask, 1) > 127
-  labels = pipe.labels(args.label)
+  labels = pipe.labels(args.labels)
   edited = pipe.edit(
     image,
     mask,
@@ -63,8 +66,13 @@ def run(args: argparse.Namespace) -> None:
   )
   labels = [int(labels[0])] * len(edited.images)
   names = [name_of(label, pipe.card.class_names) for label in labels]
-  extra = {"mask": edited.mask, "latents": edited.latents}
-  generate.save(out, edited.images, labels, names, args.overwrite, **extra)
+  arrays = {
+    "labels": np.asarray(labels, np.int32),
+    "mask": edited.mask,
+    "latents": edited.latents,
+  }
+  overwrite = args.overwrite
+  showing.save(edited.images, out, names, overwrite=overwrite, arrays=arrays)
   print(f"{len(edited.images)} images: {outputs.shown(out)}")
 
 

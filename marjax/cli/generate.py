@@ -5,11 +5,7 @@ Writes a PNG grid, or with --out FILE.npy the uint8 array [N, H, W, C], or with
 """
 
 import argparse
-import io
 import itertools
-from collections.abc import Sequence
-
-import numpy as np
 
 from marjax import outputs
 from marjax.cli import flags, settings
@@ -65,6 +61,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
   """Flags → settings → generate → one file."""
   from marjax.backbone.classes import name_of
+  from marjax.requests import showing
 
   labels = read_labels(args.labels, args.num_images)
   chosen = settings.changes(Settings, args)
@@ -75,7 +72,8 @@ def run(args: argparse.Namespace) -> None:
     labels, args.seed, chosen, batch_size=args.batch_size, progress=True
   )
   names = [name_of(label, pipe.card.class_names) for label in labels]
-  save(out, images, labels, names, args.overwrite)
+  arrays = {"labels": labels}
+  showing.save(images, out, names, overwrite=args.overwrite, arrays=arrays)
   print(f"{len(images)} images: {outputs.shown(out)}")
 
 
@@ -94,11 +92,9 @@ def checked_out(name: str, overwrite: bool) -> AnyPath:
   Raises:
     ValueError: another ending. FileExistsError: it exists.
   """
-  out = outputs.path_of(name)
-  if out.suffix.lower() not in FORMATS:
-    raise ValueError(
-      f"--out is {out}; expected a name that ends in {', '.join(FORMATS)}."
-    )
+  from marjax.requests import showing
+
+  out = showing.check_path(name, "--out")
   outputs.check_free([out], overwrite)
   return out
 
@@ -128,37 +124,3 @@ def read_labels(text: str, num_images: int | None) -> list[str]:
     return labels
   check_count(num_images)
   return list(itertools.islice(itertools.cycle(labels), num_images))
-
-
-def save(
-  path: AnyPath,
-  images,
-  labels: Sequence[int] | np.ndarray,
-  names: list[str],
-  overwrite: bool,
-  **more,
-) -> None:
-  """Writes the images in the format that the file's name asks for.
-
-  Args:
-    path: .png for a grid, .npy for the images, .npz for all arrays.
-    images: uint8 [N, H, W, C]. labels, names: N classes and their captions.
-    overwrite: replace the file. more: further arrays of a .npz file.
-  """
-  from marjax.requests import pictures
-
-  if path.suffix.lower() == ".png":
-    page = pictures.grid(
-      images,
-      columns=min(10, len(images)),
-      scale=max(1, 64 // images.shape[1]),
-      labels=names,
-    )
-    pictures.save_png(path, page, overwrite)
-    return
-  buffer = io.BytesIO()
-  if path.suffix.lower() == ".npy":
-    np.save(buffer, images)
-  else:
-    np.savez(buffer, images=images, labels=np.asarray(labels, np.int32), **more)
-  outputs.write(path, buffer.getvalue(), overwrite)

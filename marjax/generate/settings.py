@@ -8,7 +8,7 @@ nested as the settings are, or the name of a preset:
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from marjax import schema
 from marjax.model import ModelConfig
@@ -114,3 +114,14 @@ class Settings:
       f"{prefix}head is {type(self.head).__name__}; expected"
       f" {head.Settings.__name__}, which the model's {head.kind} head takes.",
     )
+
+
+class Changes(TypedDict, total=False):
+  """What differs from settings, field by field; see `Settings`."""
+
+  num_ar_steps: int | None
+  guidance_scale: float
+  guidance_schedule: Literal["linear", "constant"]
+  temperature: float
+  num_buckets: int | None
+  head: HeadSettings | Mapping[str, Any] | None

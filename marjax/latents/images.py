@@ -4,6 +4,7 @@ uint8 v in 0 .. 255      v / 127.5 - 1      ─▶ float32 in [-1, 1]
 float32, clipped         round((v + 1) · 127.5) ─▶ uint8
 """
 
+import os
 import warnings
 from typing import Any
 
@@ -53,8 +54,9 @@ def check_images(
   may be bright pictures, or pictures scaled to [0, 1].
 
   Args:
-    images: uint8, or floats in [-1, 1]; [H, W, C] or [N, H, W, C], as numpy or
-      jax have it; or PIL images of mode RGB, or L where C is 1.
+    images: uint8, or floats in [-1, 1]; [H, W, C] or [N, H, W, C], or [H, W]
+      where C is 1, as numpy or jax have it; or PIL images of mode RGB, or L
+      where C is 1.
     channels: C. size: H = W, None for any size.
     multiple: of which H and W must be.
 
@@ -66,6 +68,8 @@ def check_images(
     f" with {'any size' if size is None else f'H = W = {size}'}"
   )
   array = numbers(_from_pil(images, channels), "images", expected)
+  if array.ndim == 2 and channels == 1:
+    array = array[..., None]
   shown = f"images are {array.dtype} of shape {array.shape}"
   expected = f"expected {expected}"
   if array.ndim not in (3, 4) or not array.size:
@@ -113,10 +117,15 @@ def _from_pil(images: Any, channels: int) -> Any:
   """PIL images of the right mode to arrays; all else as it is.
 
   Raises:
-    ValueError: a PIL image of another mode.
+    ValueError: a PIL image of another mode, or the name of a file.
   """
   if isinstance(images, list | tuple):
     return [_from_pil(image, channels) for image in images]
+  check(
+    not isinstance(images, str | os.PathLike),
+    f"images are {images!r}, the name of a file; expected pixels: give"
+    " PIL.Image.open(name), converted to RGB, or to L where the model is grey.",
+  )
   if not (hasattr(images, "getbands") and hasattr(images, "mode")):
     return images
   mode = "L" if channels == 1 else "RGB"

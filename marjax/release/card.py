@@ -7,6 +7,7 @@
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, Literal
 
@@ -113,6 +114,43 @@ class Card:
     """Classes that the model knows; 0 for none."""
     condition = self.model and self.model.backbone.condition
     return getattr(condition, "num_classes", 0)
+
+  def settings(
+    self,
+    asked: Settings | str | Mapping[str, Any] | None,
+    changes: Mapping[str, Any],
+  ) -> Settings:
+    """Complete settings of this model, as `Pipeline.settings` describes.
+
+    Args:
+      asked: a preset, changes, settings, or None for the card's own.
+      changes: what differs from those, nested as settings are.
+
+    Raises:
+      ValueError: there is no model, preset or field, or the model cannot do it.
+    """
+    model, own = self.model, self.sampling
+    check(
+      model is not None,
+      f"{self.name} is an autoencoder without a model; it encodes and decodes:"
+      " load a model to generate.",
+    )
+    if isinstance(asked, str):
+      presets = {
+        name: own.changed({"head": {"final_num_steps": None, **preset}}, model)
+        for name, preset in model.head.Settings.PRESETS.items()
+      }
+      presets |= self.presets
+      check(
+        asked in presets,
+        f"there is no preset {asked!r}; {self.name} has:"
+        f" {', '.join(presets) or 'none'}.",
+      )
+      asked = presets[asked]
+    elif isinstance(asked, Mapping):
+      asked = own.changed(asked, model)
+    chosen = own if asked is None else asked
+    return chosen.changed(changes, model).for_model(model)
 
   def in_dtype(self, dtype: str | None, codec_dtype: str | None) -> "Card":
     """The same card with other matmul dtypes; None leaves one as it is.

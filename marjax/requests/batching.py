@@ -16,7 +16,6 @@ image.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypedDict
 
 import flax.linen as nn
 import jax
@@ -30,7 +29,7 @@ from marjax.generate import reveal
 from marjax.generate.draws import Draws, check_draws, draw_batch
 from marjax.generate.plan import Plan
 from marjax.generate.reveal import Given, Static
-from marjax.generate.settings import Settings
+from marjax.generate.settings import Changes, Settings
 from marjax.keys import is_keys
 from marjax.latents.images import to_float, to_uint8
 from marjax.parallel.hosts import fetch, spread
@@ -49,8 +48,8 @@ DRAWN_AT_ONCE = 1024
 """Images whose order and keys are drawn at a time."""
 
 
-class How(TypedDict, total=False):
-  """What `Pipeline.generate` takes by name."""
+class How(Changes, total=False):
+  """What `Pipeline.generate` takes by name: settings, and these."""
 
   num_images: int | None
   batch_size: int | None

@@ -61,7 +61,7 @@ def test_a_model_and_its_autoencoder(command, model_file, codec_file, tmp_path):
   Image.fromarray(made_picture()).save(picture)
   edited = tmp_path / "edited.npz"
   flags = ["--checkpoint", model, "--image", picture, "--out", edited, *few]
-  flags += ["--mask", "left", "--label", "3", "--num_images", "2"]
+  flags += ["--mask", "left", "--labels", "3", "--num_images", "2"]
   assert command("edit", *flags)[0] == 0
   with np.load(edited) as file:
     assert file["mask"][:, :, :32].all()

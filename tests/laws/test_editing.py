@@ -214,9 +214,9 @@ HALF = regions.half(8, "left")
     (GOOD, regions.box(8, 1, 1, 6, 6), {}, "covers every token"),
     (GOOD, np.zeros((4, 4), bool), {}, "mask"),
     (GOOD, np.full((8, 8), 0.5), {}, "mask"),
-    (GOOD, HALF, {"label": 10}, "not all classes"),
+    (GOOD, HALF, {"labels": 10}, "not all classes"),
     (GOOD, HALF, {"num_images": 0}, "num_images is 0; expected 1 or more"),
-    (GOOD, HALF, {"label": [1, 2], "num_images": 3}, "2 labels, 3 num_images"),
+    (GOOD, HALF, {"labels": [1, 2], "num_images": 3}, "2 labels, 3 num_images"),
   ],
 )
 def test_bad_edits_are_one_sentence(pipe, image, mask, more, message):

@@ -254,7 +254,7 @@ def test_the_commands_draw(workdir, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   Image.fromarray(IMAGES[0, ..., 0]).save("a.png")
   rest = ["--checkpoint", str(workdir), "--out"]
-  edit = ["edit", "--image", "a.png", "--mask", "bottom", "--label", "1"]
+  edit = ["edit", "--image", "a.png", "--mask", "bottom", "--labels", "1"]
   assert main.main([*edit, *rest, "b.npz"]) == 0
   with np.load("b.npz") as made:
     assert made["latents"].dtype == np.int32

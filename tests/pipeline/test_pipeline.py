@@ -124,7 +124,7 @@ def test_tokens_of_images(pipe):
     ({"labels": [0.5]}, "not all classes"),
     ({"labels": []}, "a list with one class"),
     ({"labels": [[0, 1]]}, "a list with one class"),
-    ({"labels": [0], "num_images": 2}, "num_images is 2"),
+    ({"labels": [0, 1], "num_images": 3}, "num_images is 3"),
     ({"labels": None}, "give num_images"),
     ({"labels": [0], "seed": -1}, "seed is -1; expected an integer"),
     ({"labels": [0], "batch_size": 0}, "batch_size is 0; expected 1 or more"),
