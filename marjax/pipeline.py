@@ -52,6 +52,7 @@ from marjax.requests import batching, editing
 from marjax.requests.batching import CODEC_BATCH, LARGEST_BATCH, How, Request
 from marjax.requests.compiled import Programs
 from marjax.requests.editing import Edited
+from marjax.requests.kept_programs import keep_programs
 from marjax.requests.trajectory import Trajectory
 from marjax.tokens import regions
 
@@ -80,6 +81,9 @@ def load(
 ) -> "Pipeline":
   """The pipeline of a published model, a release or a work directory.
 
+  What is compiled is kept for the next process, see
+  `marjax.requests.kept_programs`.
+
   Args:
     name_or_dir: "mar-base", "mar-large", "mar-huge" (fetched and converted on
       first use, see `marjax.convert`), or a folder made by `marjax convert`,
@@ -95,6 +99,7 @@ def load(
     ValueError: an unknown name, a damaged or newer checkpoint, an argument of
       another type.
   """
+  keep_programs()
   mesh = mesh or make_mesh()
   loaded = loading.load(fetching.find(name_or_dir), mesh, verify)
   card = loaded.card.in_dtype(dtype, codec_dtype)
@@ -261,6 +266,7 @@ class Pipeline:
     """The request, its tokens, and those after each step if they are kept."""
     labels = self.labels(labels, num_images)
     chosen = self.settings(settings, **changes)
+    chosen = batching.for_count(chosen, len(labels), self.mesh)
     static = reveal.static_for(self._model(), chosen)
     draws = self.draws(seed, len(labels)) if draws is None else draws
     request = Request(static, chosen, labels, draws, keep_steps=keep_steps)
@@ -321,6 +327,7 @@ class Pipeline:
     is_masked = editing.token_mask(mask, total, codec.image_size, codec.cell)
     tokens = editing.repeated(np.asarray(self.tokenise(images)), total)
     chosen = self.settings(settings, **changes)
+    chosen = batching.for_count(chosen, total, self.mesh)
     request = Request(
       reveal.static_for(model, chosen, is_edit=True),
       chosen,

@@ -34,7 +34,6 @@ from marjax.cli import (
   preflight,
   train,
 )
-from marjax.cli.programs import keep_programs
 from marjax.version import __version__
 
 VERBS = {
@@ -231,6 +230,8 @@ def _run(args: argparse.Namespace) -> None:
       " exists: change to another."
     ) from None
   if args.verb in COMPILING:
+    from marjax.requests.kept_programs import keep_programs
+
     keep_programs()
   if args.parts:
     configs.run_file(args.parts)

@@ -11,6 +11,7 @@ import pytest
 
 from marjax import outputs
 from marjax.cli import generate, main, train
+from marjax.requests.kept_programs import keep_programs
 
 ROOT = Path(__file__).parents[2]
 ARGV = ["train", "--config", "a.py", "--workdir", "b"]
@@ -97,7 +98,7 @@ def test_no_place_to_keep_programs(tmp_path, monkeypatch, caplog):
   jax.config.update("jax_compilation_cache_dir", None)
   try:
     with caplog.at_level(logging.INFO):
-      main.keep_programs()
+      keep_programs()
     assert jax.config.jax_compilation_cache_dir is None
   finally:
     jax.config.update("jax_compilation_cache_dir", before)

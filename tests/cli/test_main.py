@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 import marjax
-from marjax.cli import generate, main, programs, settings, train
+from marjax.cli import generate, main, settings, train
 from marjax.generate.settings import Settings
 from marjax.head.reverse import ReverseSettings
 from marjax.latents.pixels import PixelsConfig
 from marjax.release.card import Card
+from marjax.requests import kept_programs
 
 GENERATE = ["generate", "--checkpoint", "x", "--labels", "0,1"]
 
@@ -236,14 +237,14 @@ def test_programs_are_kept_where_nothing_else_was_said(monkeypatch, tmp_path):
   monkeypatch.setenv("MARJAX_PROGRAMS", str(tmp_path))
   before = jax.config.jax_compilation_cache_dir
   try:
-    programs.keep_programs()
+    kept_programs.keep_programs()
     assert jax.config.jax_compilation_cache_dir == before
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv("MARJAX_PROGRAMS", "")
-    programs.keep_programs()
+    kept_programs.keep_programs()
     assert jax.config.jax_compilation_cache_dir is None
     monkeypatch.setenv("MARJAX_PROGRAMS", str(tmp_path))
-    programs.keep_programs()
+    kept_programs.keep_programs()
     found = jax.config.jax_compilation_cache_dir
     assert found == str(tmp_path / platform.node())
   finally:

@@ -12,6 +12,7 @@ import marjax
 from marjax.generate.settings import Changes, Settings
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
+from marjax.requests import batching
 from tests import small
 
 GREY = np.arange(3 * 64, dtype=np.uint8).reshape(3, 8, 8, 1)
@@ -125,3 +126,20 @@ def test_an_edit_takes_what_people_have(pipe):
 
 def test_types_are_told():
   assert files("marjax").joinpath("py.typed").is_file()
+
+
+def test_a_few_images_on_a_cpu_take_one_segment(pipe):
+  chosen = pipe.settings(num_ar_steps=8, num_buckets=None)
+  assert batching.for_count(chosen, 4, pipe.mesh).num_buckets == 1
+  assert batching.for_count(chosen, 5, pipe.mesh) == chosen
+  asked = pipe.settings(num_ar_steps=8, num_buckets=3)
+  assert batching.for_count(asked, 1, pipe.mesh) == asked
+
+
+def test_few_are_the_images_that_many_are(pipe):
+  quick = {**SETTINGS, "num_ar_steps": 4, "num_buckets": None}
+  assert len(pipe.plan(quick).segments) > 1
+  few = pipe.generate(range(3), 5, quick).astype(int)
+  many = pipe.generate(range(6), 5, quick)[:3]
+  # A pixel may round the other way: the arithmetic differs by 1e-6.
+  assert np.abs(few - many).max() <= 1

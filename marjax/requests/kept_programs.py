@@ -1,9 +1,10 @@
-"""Compiled programs, kept from one command to the next.
+"""Compiled programs, kept from one process to the next.
 
 XLA's programs go to ~/.cache/marjax/programs, one folder for each machine, for
 processors differ; or below $MARJAX_PROGRAMS; or nowhere, if that is empty. A
 folder that jax was told of, by JAX_COMPILATION_CACHE_DIR, wins. They may be
-deleted at any time.
+deleted at any time. jax has one such folder for a process, so what is told it
+holds for all programs there, as a variable of the environment would.
 """
 
 import logging
@@ -32,9 +33,11 @@ def keep_programs() -> None:
     tempfile.TemporaryFile(dir=folder).close()
   except (ValueError, OSError) as error:
     log.info(
-      "compiled programs are not kept for the next command (%s); set"
+      "compiled programs are not kept for next time (%s); set"
       " MARJAX_PROGRAMS to a folder that you can write to, or to nothing.",
       error,
     )
     return
   jax.config.update("jax_compilation_cache_dir", str(folder))
+  # jax keeps what took a second; an image takes several programs of less.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
