@@ -10,6 +10,7 @@
 
 VENV ?= .venv
 BIN := $(VENV)/bin
+LEAN := $(VENV)/lean
 STAMP := $(VENV)/installed
 TPU := $(VENV)/tpu
 MKDOCS := $(VENV)/mkdocs
@@ -23,7 +24,7 @@ PYTEST = $(BIN)/python -m pytest $(TESTS) -n $(WORKERS) --maxprocesses 8 \
 
 .PHONY: demo test core docs lint format clean
 
-demo: $(STAMP)
+demo: $(LEAN)
 	$(BIN)/marjax train --config configs/digits.py --workdir $(DEMO)
 	$(BIN)/marjax evaluate --checkpoint $(DEMO) --out $(DEMO) --overwrite
 	@seconds=$$(( $$(date +%s) - $(START) )); \
@@ -51,7 +52,7 @@ clean:
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache
 
 # The first interpreter that runs, is new enough and can make environments.
-$(STAMP): setup.py pyproject.toml marjax/version.py
+$(LEAN): setup.py pyproject.toml marjax/version.py
 	@set -e; for python in $(PYTHON) python3 python3.11 python3.12 python3.13; do \
 	  if $$python -c 'import ensurepip, sys; assert sys.version_info >= (3, 11)' \
 	    2>/dev/null; then found=$$python; break; fi; \
@@ -63,6 +64,11 @@ $(STAMP): setup.py pyproject.toml marjax/version.py
 	echo "environment: $(VENV), $$($$found --version)"; \
 	$$found -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[demo]"
+	@touch $@
+
+# What tests need besides, PyTorch among it.
+$(STAMP): $(LEAN)
 	$(BIN)/python -m pip install --quiet --editable ".[demo,test]"
 	@touch $@
 

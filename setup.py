@@ -20,7 +20,12 @@ setuptools.setup(
   license="Apache-2.0",
   license_files=["LICENSE"],
   python_requires=">=3.11",
-  packages=setuptools.find_packages(include=["marjax", "marjax.*"]),
+  packages=[
+    *setuptools.find_packages(include=["marjax", "marjax.*"]),
+    "marjax.shipped.configs",
+  ],
+  # The configs come along, as marjax://NAME.
+  package_dir={"marjax.shipped.configs": "configs"},
   package_data={
     "marjax": ["py.typed"],
     "marjax.backbone": ["imagenet_classes.txt"],

@@ -1,5 +1,8 @@
 """Config files: `PATH.py[:VARIANT]` and `--config.KEY=VALUE` → Experiment.
 
+`marjax://NAME[:VARIANT]` is a config that comes with the library, of a checkout
+configs/NAME.py.
+
 1. A path may hold colons: the longest part of it that is a file is the config.
 2. The file's `get_config(variant)` returns a ConfigDict. While it runs it can
    import what lies beside it, beside its folder, or where the command runs;
@@ -24,12 +27,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+import marjax
 from marjax import outputs, schema
 from marjax.experiment import Experiment
 from marjax.schema import check
 
 WORDS = {"true": True, "false": False, "none": None}
 WORDS |= {word: float(word) for word in ("nan", "inf", "-inf")}
+
+OURS = "marjax://"
+"""What the names of configs begin with that come with the library."""
 
 LONGEST_VALUE = 10_000
 """Characters of a value on the command line."""
@@ -100,6 +107,9 @@ def literal(text: str) -> Any:
 def _split(address: str) -> tuple[Path, str]:
   """The config's path and the variant; the path may hold colons."""
   name = schema.printable(address)
+  if address.startswith(OURS):
+    name, _, variant = address.removeprefix(OURS).partition(":")
+    return _shipped(name), variant
   check(
     "://" not in address,
     f"the config {name} is not on this machine; copy it here, and name the"
@@ -119,6 +129,24 @@ def _split(address: str) -> tuple[Path, str]:
     f"the config {name} does not exist; expected the path of a config file such"
     " as configs/digits.py, perhaps with :VARIANT after it."
   )
+
+
+def _shipped(name: str) -> Path:
+  """A config of the library's own: in a wheel's folder, or of a checkout."""
+  package = Path(marjax.__file__).parent
+  folders = (package / "shipped" / "configs", package.parent / "configs")
+  paths = {
+    path.stem: path
+    for folder in folders
+    for path in sorted(folder.glob("[!_]*.py"))
+    if "def get_config" in path.read_text(encoding="utf-8")
+  }
+  check(
+    name in paths,
+    f"the config {OURS}{schema.printable(name)} does not exist; expected one of"
+    f" {', '.join(sorted(paths))}, with {OURS} before it.",
+  )
+  return paths[name]
 
 
 def _read(path: Path, variant: str) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """Config files and overrides: what is accepted, and what is said otherwise."""
 
 import math
+import shutil
+import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -280,3 +283,45 @@ def test_epochs_are_a_number_of_steps_that_can_be_counted(epochs, message):
   ).training
   with pytest.raises(ValueError, match=message):
     training.steps(1000 if epochs == "1e-3" else 10**6)
+
+
+def test_configs_that_come_along_have_names(tmp_path, monkeypatch):
+  here = configs.load(f"{DIGITS}:laptop", ["config.seed=3"])
+  monkeypatch.chdir(tmp_path)
+  assert configs.load("marjax://digits:laptop", ["config.seed=3"]) == here
+  with pytest.raises(ValueError, match=r"expected one of digits, .*mar_b"):
+    configs.load("marjax://digit")
+  with pytest.raises(ValueError, match="the config marjax://cells does not"):
+    configs.load("marjax://cells")
+
+
+@pytest.mark.slow
+def test_a_wheel_has_the_configs(tmp_path, pytestconfig):
+  source, wheels = tmp_path / "source", tmp_path / "wheels"
+  for name in ("marjax", "configs"):
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(pytestconfig.rootpath / name, source / name, ignore=ignored)
+  for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    shutil.copy(pytestconfig.rootpath / name, source)
+  build = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+  subprocess.run(
+    [sys.executable, *build, "--wheel-dir", wheels, source], check=True
+  )
+  (wheel,) = wheels.glob("marjax-*.whl")
+  zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+  code = (
+    "import marjax; from marjax.cli import configs;"
+    "print(marjax.__file__, configs.load('marjax://table1:mar,laptop').name)"
+  )
+  shown = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=tmp_path / "site",
+    check=True,
+    capture_output=True,
+    text=True,
+  ).stdout
+  assert shown.split() == [
+    str(tmp_path / "site" / "marjax" / "__init__.py"),
+    "table1_mar",
+  ]
+  assert (tmp_path / "site" / "marjax" / "py.typed").is_file()
