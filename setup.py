@@ -61,6 +61,9 @@ setuptools.setup(
       "requests>=2.32",  # downloads: redirects, proxies, certificates
       "urllib3>=2.2",  # below it: a body's bytes as they arrive
     ],
+    "hub": [
+      "huggingface_hub>=1.0",  # releases by name, hf://USER/NAME
+    ],
     "gcs": [
       "gcsfs>=2026.4",  # files of work directories in buckets, gs://
       "fsspec>=2026.4",  # its settings
@@ -75,6 +78,7 @@ setuptools.setup(
       "gcsfs>=2026.4",  # as in gcs; its bucket is one on this machine
       "requests>=2.32",  # as in convert
       "urllib3>=2.2",  # as in convert
+      "huggingface_hub>=1.0",  # as in hub; its Hub is one on this machine
       # As in convert; only there, and pinned, because it is large.
       "torch==2.13.0; python_version < '3.12'",
       "scipy>=1.14",  # the test of whether draws follow a distribution

@@ -32,6 +32,7 @@ from marjax.cli import (
   generate,
   interrupts,
   preflight,
+  push,
   train,
 )
 from marjax.version import __version__
@@ -46,6 +47,7 @@ VERBS = {
   "evaluate": evaluate,
   "convert": convert,
   "export": export,
+  "push": push,
 }
 
 # Those that read a config.
@@ -70,6 +72,7 @@ EXTRAS = {
   "tensorflow": "tensorflow",
   "torch": "convert",
   "requests": "convert",
+  "huggingface_hub": "hub",
 }
 
 FLAGS = """

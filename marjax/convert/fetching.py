@@ -18,7 +18,7 @@ import urllib.parse
 from pathlib import Path
 
 from marjax import outputs
-from marjax.convert import download, published, run
+from marjax.convert import download, hub, published, run
 from marjax.convert.published import PUBLISHED, Published
 from marjax.release.card import MANIFEST
 from marjax.schema import check
@@ -48,6 +48,8 @@ def find(name_or_dir: str | os.PathLike) -> outputs.AnyPath:
     ValueError: neither a path that exists nor a published name.
     ModuleNotFoundError: what reads published files is not installed.
   """
+  if hub.is_address(name_or_dir):
+    return hub.fetched(name_or_dir)
   path = outputs.path_of(name_or_dir)
   if outputs.is_remote(path) or path.exists():
     return path

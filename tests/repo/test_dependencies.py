@@ -59,7 +59,9 @@ def test_the_package_declares_what_it_imports():
   wanted = imported("marjax", "configs")
   required = groups[""] - INDIRECT
   assert required <= wanted
-  extras = groups["demo"] | groups["convert"] | groups["gcs"]
+  extras = set().union(
+    *(groups[extra] for extra in ("demo", "convert", "gcs", "hub"))
+  )
   assert wanted - {"tensorflow"} == required | extras
 
 
@@ -70,7 +72,7 @@ def test_the_tests_declare_what_they_import():
 
 
 def test_there_are_no_other_extras():
-  extras = {"", "convert", "demo", "docs", "gcs", "test"}
+  extras = {"", "convert", "demo", "docs", "gcs", "hub", "test"}
   assert set(declared()) == extras | OPTIONAL
 
 
