@@ -70,7 +70,8 @@ def experiment_of(name: str, where: str, program: str) -> Experiment:
 
 def is_there(path: Path, name: str, where: str, program: str) -> bool:
   """Whether a file has the row; one of a generation has its parts."""
-  asked = {"config": name, "topology": where, "program": program}
+  config = name.replace(":", "_")  # as an experiment calls itself
+  asked = {"config": config, "topology": where, "program": program}
   found = [row for row in rows.read(path) if rows.find([row], **asked)]
   return any(program == "train" or row.get("parts") for row in found)
 

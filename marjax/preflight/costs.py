@@ -8,7 +8,8 @@
    TPUs, and in cuBLAS's calls, of which it makes most on GPUs; taps that fall
    on padding or between dilated elements do not count.
 3. `transfers`: bytes between the chip and its main memory, by operands and
-   results of what is not fused; of arrays that are sliced only the slices.
+   results of what is not fused; of arrays that are sliced, inside a fusion of a
+   fusion too or by a kernel that is told which entry, only the slices.
 """
 
 import math
@@ -196,21 +197,39 @@ def _traffic(module: Module, run: Run) -> float:
     return min(read, copied) + _main_bytes(results)
   inner = module.computations.get(instruction.attribute("calls"))
   if op == "fusion" and inner:
-    return sum(_fusion_traffic(inner, instruction, operands))
+    return sum(_fusion_traffic(module, inner, instruction, operands))
   if op == "dynamic-slice":
     return 2 * _main_bytes(instruction.arrays)
   if op == "dynamic-update-slice":
     return 2 * _main_bytes(operands[1])
   results = instruction.arrays[: 1 if _is_cublas(instruction) else None]
+  if "triton" in instruction.attribute("custom_call_target"):
+    return _main_bytes(results) + sum(_kernel_reads(operands))
   return _main_bytes(results) + sum(map(_main_bytes, operands))
 
 
+def _kernel_reads(operands: list[tuple[Array, ...]]) -> Iterator[float]:
+  """Of each operand; kernels with an index read one entry of their stacks.
+
+  A stack has an axis more than the first operand, and comes first: layers of
+  caches, evaluations of modulations.
+  """
+  arrays = [each[0] for each in operands]
+  has_index = any(a.dtype == "s32" and math.prod(a.shape) < 3 for a in arrays)
+  for array in arrays:
+    is_stack = has_index and len(array.shape) > len(arrays[0].shape)
+    yield _main_bytes((array,)) / (array.shape[0] if is_stack else 1)
+
+
 def _fusion_traffic(
-  inner: Computation, fusion: Instruction, operands: list[tuple[Array, ...]]
+  module: Module,
+  inner: Computation,
+  fusion: Instruction,
+  operands: list[tuple[Array, ...]],
 ) -> Iterator[float]:
   """Of each operand, then of the result, what is really touched."""
   for index, arrays in enumerate(operands):
-    touched = _touched(inner, inner.parameter(index).name)
+    touched = _touched(module, inner, inner.parameter(index).name)
     yield min(_main_bytes(arrays), touched)
   root = inner.root
   parts = root.operands if root.op == "tuple" else (root.name,)
@@ -222,7 +241,7 @@ def _fusion_traffic(
       yield _main_bytes((array,))
 
 
-def _touched(inner: Computation, name: str) -> float:
+def _touched(module: Module, inner: Computation, name: str) -> float:
   """Bytes that a fusion touches of an array; infinitely many for all."""
   touched = 0.0
   for user in inner.users(name):
@@ -230,7 +249,13 @@ def _touched(inner: Computation, name: str) -> float:
     if user.op in ("dynamic-slice", "slice", "gather"):
       touched += user.num_bytes if is_first else 0.0
     elif user.op == "bitcast":
-      touched += _touched(inner, user.name)
+      touched += _touched(module, inner, user.name)
+    elif user.op == "fusion":
+      nested = module.computations[user.attribute("calls")]
+      for index, operand in enumerate(user.operands):
+        if operand == name:
+          part = nested.parameter(index).name
+          touched += _touched(module, nested, part)
     elif user.op != "dynamic-update-slice" or not is_first:
       # Of what is updated in place only the slice is written, none is read.
       return math.inf

@@ -286,3 +286,43 @@ def test_a_call_of_cublas_is_a_product_and_its_workspace_no_traffic():
   program = hlo.parse(CUBLAS)
   assert flops(program) == 2 * 8 * 40 * 16 * 24
   assert traffic(program) == 2 * 8 * (40 * 16 + 16 * 24 + 40 * 24)
+
+
+NESTED = """HloModule nested
+
+%taken (stack: f32[8,64,256], at: s32[]) -> f32[64,256] {
+  %stack = f32[8,64,256]{2,1,0} parameter(0)
+  %at = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %one = f32[1,64,256]{2,1,0} dynamic-slice(%stack, %at, %zero, %zero), \
+dynamic_slice_sizes={1,64,256}
+  ROOT %row = f32[64,256]{1,0} bitcast(%one)
+}
+
+%outer (stack.1: f32[8,64,256], at.1: s32[]) -> f32[64,256] {
+  %stack.1 = f32[8,64,256]{2,1,0} parameter(0)
+  %at.1 = s32[] parameter(1)
+  %row.1 = f32[64,256]{1,0} fusion(%stack.1, %at.1), kind=kLoop, calls=%taken
+  ROOT %twice = f32[64,256]{1,0} add(%row.1, %row.1)
+}
+
+ENTRY %main (stack.2: f32[8,64,256], at.2: s32[], index: s32[2]) -> f32[] {
+  %stack.2 = f32[8,64,256]{2,1,0} parameter(0)
+  %at.2 = s32[] parameter(1)
+  %index = s32[2]{0} parameter(2)
+  %row.2 = f32[64,256]{1,0} fusion(%stack.2, %at.2), kind=kLoop, calls=%outer
+  ROOT %kernel = f32[64,256]{1,0} custom-call(%row.2, %stack.2, %index), \
+custom_call_target="__gpu$xla.gpu.triton"
+}
+"""
+
+
+def test_of_a_stack_only_the_entry_that_is_used_is_read():
+  """By a fusion inside a fusion, and by a kernel that is told which entry."""
+  row = 4 * 64 * 256
+  fusion, kernel = costs.transfers(hlo.parse(NESTED))
+  assert fusion[1] == row + row
+  assert kernel[1] == row + row + row + 8
+  without = NESTED.replace("%stack.2, %index)", "%stack.2)")
+  *_, kernel = costs.transfers(hlo.parse(without))
+  assert kernel[1] == row + 8 * row + row
