@@ -139,9 +139,9 @@ def matching(
     if not fnmatch.filter(names, pattern):
       near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.3)
       raise ValueError(
-        f"{field} has the pattern {shown(pattern)}, which matches no parameter"
-        f" that it could; expected one such as {(near or names or ['*'])[0]}, in"
-        " which * stands for anything."
+        f"{field} has {shown(pattern)}, which matches no such parameter;"
+        " expected a pattern of names such as"
+        f" {(near or names or ['*'])[0]}, in which * stands for anything."
       )
   return [
     name

@@ -3,13 +3,14 @@
 1. Each parameter has a factor of the learning rate: that of the first pattern
    of `training.factors` that matches its name, else 1; with LoRA, 0 for all but
    its factors.
-2. A factor of 0 freezes: the parameter has no gradient, no optimizer state, and
-   no part in the norm that gradients are clipped by.
-3. `split` takes the tree apart into what is trained and what is frozen; `joined`
+2. A factor of 0 freezes: the parameter has no gradient, no optimizer state, no
+   average of its own, and no part in the norm that gradients are clipped by.
+3. `split` takes the tree apart into what is trained and what is frozen, `joined`
    puts it together. Without frozen parameters both are the tree itself.
 """
 
 import fnmatch
+from collections.abc import Iterable
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
@@ -20,15 +21,15 @@ from marjax.layers.lora import LORA
 from marjax.schema import check
 
 
-def factors(config: TrainingConfig, params: PyTree) -> dict[str, float]:
+def factors(config: TrainingConfig, names: Iterable[str]) -> dict[str, float]:
   """The factor of the learning rate of each parameter, by its name.
 
-  `params`: arrays, or their shapes.
+  `names`: of all parameters, as `marjax.arrays.named` has them.
 
   Raises:
     ValueError: a pattern that matches nothing, or nothing is trained.
   """
-  names = list(named(params))
+  names = list(names)
   matching((p for p, _ in config.factors), names, "training.factors")
 
   chosen = {name: factor(config, name) for name in names}
@@ -50,7 +51,7 @@ def factor(config: TrainingConfig, name: str) -> float:
 
 def split(config: TrainingConfig, params: PyTree) -> tuple[PyTree, PyTree]:
   """(trained, frozen) parts of nested dicts, e.g. of parameters."""
-  chosen = factors(config, params)
+  chosen = factors(config, named(params))
   if all(chosen.values()):
     return params, {}
   flat = flatten_dict(params, sep="/")
