@@ -9,7 +9,8 @@ Command   marjax train --config configs/finetune.py --workdir OUT \
 Start     `mar-base`, fetched on first use; rows of classes whose names ImageNet
           knows are carried over, the others are new
 Before    marjax preflight --config configs/finetune.py --topology h200:1
-Cost      TODO
+Cost      11.2 GiB of a GPU (:lora 9.8); on an H200 at best 0.031 s a step, 5
+          minutes in all, says preflight; run nowhere
 Expected  no score is known: it depends on the photos
 Variants  :lora      rank 16 beside attention and head, classes and norms
                      trained, all else frozen

@@ -131,8 +131,8 @@ def matches(
 ) -> tuple[int, ...]:
   """For each class the one of `others` that is called the same, -1 for none.
 
-  Entries as in the module's docstring. Whole entries are compared first, then
-  ids and synonyms; a name that several others have is nobody's.
+  Entries as in the module's docstring: a whole one, its id or a synonym may be
+  the same; a name that several others have is nobody's.
   """
   index = _index(tuple(others))
 

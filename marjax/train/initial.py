@@ -127,8 +127,8 @@ def load(name: str, mesh: Mesh, wanted: str = "") -> Source:
   check(
     wanted in ("", own),
     f"training.init_from is {name}, whose weights have the digest"
-    f" {own[:12]}..., and training.init_digest is {wanted[:12]}...; expected the"
-    " same: restore those weights, or leave init_digest out.",
+    f" {own[:12]}..., and training.init_digest is {wanted[:12]}...; expected"
+    " the same: restore those weights, or leave init_digest out.",
   )
   return Source(name, release.card, release.params, own)
 

@@ -5,8 +5,8 @@
    its factors.
 2. A factor of 0 freezes: the parameter has no gradient, no optimizer state, no
    average of its own, and no part in the norm that gradients are clipped by.
-3. `split` takes the tree apart into what is trained and what is frozen, `joined`
-   puts it together. Without frozen parameters both are the tree itself.
+3. `split` takes the tree apart into what is trained and what is frozen, and
+   `joined` puts it together. With nothing frozen both are the tree itself.
 """
 
 import fnmatch

@@ -1,4 +1,4 @@
-"""Low-rank updates: nothing at the start, then what is merged is what they do."""
+"""Low-rank updates: nothing at the start, then what a merged kernel does."""
 
 import flax.linen as nn
 import jax
