@@ -167,15 +167,11 @@ def docs(root):
 
 def test_a_refusal_says_what_may_change_and_its_advice_is_taken(tmp_path):
   trained(tmp_path, Run(seed=4))
-  with pytest.raises(
-    ValueError, match="What may change: may change: name"
-  ) as caught:
+  with pytest.raises(ValueError, match="change: may change: name") as caught:
     claim(tmp_path, with_training(learning_rate=0.1))
   message = str(caught.value)
   assert "not finite: training.base_learning_rate, training.lear" in message
-  flags = shlex.split(
-    re.search(r"use that configuration \((.*?)\)", message).group(1)
-  )
+  flags = shlex.split(re.search(r"use that \w+ \((.*?)\)", message).group(1))
   assert sorted(flags) == [
     "--config.seed=4",
     "--config.training.learning_rate=0.5",
