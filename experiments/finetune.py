@@ -188,15 +188,16 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
   parser.add_argument("--runs", type=Path, required=True, help="folder of runs")
   parser.add_argument("--num_runs", type=int, default=3)
+  parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
   parser.add_argument("--num_images", type=int, default=0)
   parser.add_argument("--out", type=Path, default=RESULTS)
   args = parser.parse_args(argv)
   try:
     write_halves(args.runs / "pictures")
-    for arm, changes in ARMS.items():
-      for seed in range(args.num_runs):
-        before = train(args.runs, FIRST, "before", seed)
-        own = [change.format(before=before) for change in changes]
+    for seed in range(args.num_runs):
+      before = train(args.runs, FIRST, "before", seed)
+      for arm in args.arms:
+        own = [change.format(before=before) for change in ARMS[arm]]
         workdir = train(args.runs, SECOND, arm, seed, *own)
         score_missing(workdir, arm, seed, args.num_images, args.out)
   except (ValueError, OSError) as error:
