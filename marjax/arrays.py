@@ -21,11 +21,13 @@ public function, and each argument that it names is handed to a check, which
 gives back what the function gets, or raises a ValueError of one sentence.
 """
 
+import difflib
+import fnmatch
 import functools
 import inspect
 import operator
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -118,6 +120,34 @@ def named(arrays: PyTree) -> dict[str, Any]:
 def shapes_of(arrays: PyTree) -> dict[str, tuple[int, ...]]:
   """The shape of every array by its name."""
   return {name: np.shape(leaf) for name, leaf in named(arrays).items()}
+
+
+def matching(
+  patterns: Iterable[str], names: Iterable[str], field: str
+) -> list[str]:
+  """The names that some pattern matches, in their order.
+
+  Args:
+    patterns: * stands for anything, also for slashes. names: as `named` has
+      them. field: that holds the patterns, for the message.
+
+  Raises:
+    ValueError: a pattern that matches none.
+  """
+  names, patterns = list(names), list(patterns)
+  for pattern in patterns:
+    if not fnmatch.filter(names, pattern):
+      near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.3)
+      raise ValueError(
+        f"{field} has {shown(pattern)}, which matches no such parameter;"
+        " expected a pattern of names such as"
+        f" {(near or names or ['*'])[0]}, in which * stands for anything."
+      )
+  return [
+    name
+    for name in names
+    if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+  ]
 
 
 def check_shapes(

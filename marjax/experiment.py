@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from marjax import schema
 from marjax.generate.settings import Settings
+from marjax.layers.lora import LoraConfig
 from marjax.model import ModelConfig, token_words
 from marjax.protocols import Codec
 from marjax.schema import Count, Positive, Range, Seed, Share, check
@@ -77,8 +78,15 @@ class TrainingConfig:
     keep_checkpoints: newest checkpoints kept.
     checksums: hash the files of checkpoints, and compare on resume.
     log_ids: write down which examples made each update.
-    init_from: release or work directory whose weights the parameters and their
-      average start from; "" for new ones. Only read before the first step.
+    init_from: published name, release or work directory whose weights the
+      parameters and their average start from; "" for new ones. Only read before
+      the first step; see `marjax.train.initial`.
+    init_digest: of those weights; "" takes any, and config.json of the work
+      directory notes which.
+    init_fresh: patterns of parameters that start anew all the same.
+    factors: (pattern, factor of the learning rate) of parameters; the first
+      that matches a name counts. 0 freezes: neither trained nor averaged.
+    lora: low-rank updates. With a rank all else is frozen that no factor names.
   """
 
   batch_size: Annotated[int, Range(1, 2**20)]
@@ -103,8 +111,24 @@ class TrainingConfig:
   checksums: bool = True
   log_ids: bool = False
   init_from: str = ""
+  init_digest: str = ""
+  init_fresh: tuple[str, ...] = ()
+  factors: tuple[tuple[str, Annotated[float, Range(0, 1e3)]], ...] = ()
+  lora: LoraConfig = field(default_factory=LoraConfig)
 
   def __post_init__(self):
+    for name in ("init_digest", "init_fresh"):
+      check(
+        bool(self.init_from) or not getattr(self, name),
+        f"training.{name} is {getattr(self, name)!r} and training.init_from is"
+        " empty; expected the model that the run starts from: name it.",
+      )
+    check(
+      bool(self.init_from) or not self.lora.rank,
+      f"training.lora.rank is {self.lora.rank} and training.init_from is empty,"
+      " so it would update random weights; expected a model to start from: name"
+      " it, or set the rank to 0.",
+    )
     check(
       (self.num_steps is None) != (self.total_epochs is None),
       "training.num_steps and training.total_epochs: give exactly one.",

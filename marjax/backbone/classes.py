@@ -129,6 +129,26 @@ def name_of(label: Any, class_names: Sequence[str]) -> str:
   return synonyms[0] if synonyms else wnid or str(label)
 
 
+def matches(
+  class_names: Sequence[str], others: Sequence[str]
+) -> tuple[int, ...]:
+  """For each class the one of `others` that is called the same, -1 for none.
+
+  Entries as in the module's docstring: a whole one, its id or a synonym may be
+  the same; a name that several others have is nobody's.
+  """
+  index = _index(tuple(others))
+
+  def of(entry: str) -> int:
+    wnid, synonyms = _parsed(entry)
+    for name in (_fold(entry), wnid, *map(_fold, synonyms)):
+      if name and len(index.get(name, ())) == 1:
+        return index[name][0]
+    return NO_CLASS
+
+  return tuple(map(of, class_names))
+
+
 def _listed(labels: Any) -> list:
   """Labels as a list that is not empty."""
   if hasattr(labels, "ndim") and hasattr(labels, "tolist"):

@@ -2,7 +2,8 @@
 
 The config is a file such as configs/digits.py; any of its fields can be set
 with --config.KEY=VALUE, as in --config.training.num_steps=100. The same command
-resumes from the work directory's latest checkpoint.
+resumes from the work directory's latest checkpoint, and goes on with more
+steps where the config now has more.
 
 On several hosts start it once on each, with one work directory that all of them
 see. On TPU pods, GKE and SLURM the processes find each other; elsewhere tell
@@ -18,6 +19,9 @@ FLAGS = """
   what to train; every config has a variant :laptop that is tiny
 --workdir FOLDER, required
   where checkpoints, metrics and samples go; also gs://BUCKET/NAME
+--init FROM
+  a new run starts from the weights of this work directory, release or published
+  model; the same as --config.training.init_from=FROM
 --coordinator_address HOST:PORT
   of several processes: where the first can be reached
 --num_processes N
@@ -38,7 +42,10 @@ def run(args: argparse.Namespace) -> None:
   """Config file and overrides → Experiment → train."""
   from marjax.cli import configs
 
-  experiment = configs.load(args.config, args.overrides)
+  overrides = args.overrides
+  if args.init is not None:
+    overrides = [*overrides, f"config.training.init_from={args.init}"]
+  experiment = configs.load(args.config, overrides)
 
   from marjax.parallel import hosts
   from marjax.train import loop, profile

@@ -89,6 +89,11 @@ class Contents:
   unreadable: dict[str, str] = field(default_factory=dict)
   skipped: dict[str, int] = field(default_factory=dict)
 
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Entry i names class i; () where classes have no names."""
+    return tuple(part.name for part in self.classes)
+
   def __str__(self) -> str:
     """A few lines for people."""
     lines = [
@@ -205,8 +210,10 @@ def write(path: AnyPath, contents: Contents) -> None:
   outputs.write(path, write_json(to_dict(contents)), overwrite=True)
 
 
-def keep(batches: Batches, workdir: AnyPath, accept: str, is_new: bool) -> None:
-  """Says what is read, compares it with the run's record, and writes that.
+def keep(
+  batches: Batches, workdir: AnyPath, accept: str, is_new: bool
+) -> Contents:
+  """What is read: said, compared with the run's record, and written there.
 
   Args:
     batches: of the training split. workdir: of the run.
@@ -252,6 +259,7 @@ def keep(batches: Batches, workdir: AnyPath, accept: str, is_new: bool) -> None:
     contents = before
   if before != contents and jax.process_index() == 0:
     write(path, contents)
+  return contents
 
 
 def changes(before: Contents | None, now: Contents) -> list[str]:

@@ -7,7 +7,7 @@
 3. The newest is checked against the list of files saved with it: names, sizes
    and hashes. In a bucket, where reading costs, only small files are hashed.
 4. Only the averaged parameters are read, straight to where they will live, and
-   looked through for NaN and infinity.
+   looked through for NaN and infinity. Low-rank updates become a part of them.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from jaxtyping import PyTree
 
 from marjax import arrays, outputs, schema
 from marjax.experiment import Experiment
+from marjax.layers import lora
 from marjax.model import ModelConfig, param_shapes
 from marjax.outputs import AnyPath
 from marjax.parallel.rules import placed, shardings
@@ -102,8 +103,11 @@ def load(
     raise ValueError(
       f"the checkpoint {root} is damaged: {fault}; {way_out(root)}."
     )
-  params = _read_params(root, abstract_params(experiment.model, mesh))
+  updates = experiment.training.lora
+  params = _read_params(root, abstract_params(experiment.model, mesh, updates))
   check_finite(params, root)
+  if updates.rank:
+    params = jax.jit(lora.merged, static_argnums=1)(params, updates)
   return card_of(experiment, step, class_names(directory)), params
 
 
@@ -259,9 +263,20 @@ def check_finite(tree: PyTree, root: AnyPath) -> None:
     )
 
 
-def abstract_params(config: ModelConfig, mesh: jax.sharding.Mesh) -> PyTree:
-  """Shapes, dtypes and shardings of a model's parameters."""
+def abstract_params(
+  config: ModelConfig,
+  mesh: jax.sharding.Mesh,
+  updates: lora.LoraConfig | None = None,
+) -> PyTree:
+  """Shapes, dtypes and shardings of a model's parameters.
+
+  `updates`: with the factors of these.
+  """
   boxed = param_shapes(config)
+  if updates:
+    boxed = jax.eval_shape(
+      lambda tree: lora.added(tree, updates, jax.random.key(0)), boxed
+    )
   return placed(nn.unbox(boxed), shardings(boxed, mesh))
 
 

@@ -22,8 +22,10 @@ from jaxtyping import Array, PyTree
 from marjax import keys
 from marjax.arrays import Scalar
 from marjax.experiment import Experiment
+from marjax.layers.lora import merged
 from marjax.layers.placed import constrained
 from marjax.model import TrainingDraws, draw
+from marjax.train.trained import joined, split
 
 Losses = dict[str, Scalar]
 Batch = dict[str, Any]
@@ -70,19 +72,25 @@ def loss_and_gradient(
 ) -> tuple[Losses, PyTree]:
   """Mean losses over the predicted tokens of a batch, and their gradient.
 
+  The gradient has what is trained of the parameters, see
+  `marjax.train.trained`; frozen ones cost no backward pass.
+
   Args:
-    experiment: of the run. params: of the model.
+    experiment: of the run. params: of the model, with LoRA's factors if any.
     tokens, draws: from `draw_for`, or recorded.
     step: index of the step, for dropout. deterministic: True turns that off.
   """
-  config, count = experiment.model, experiment.training.num_microbatches
+  config, training = experiment.model, experiment.training
+  count = training.num_microbatches
+  trained, frozen = split(training, params)
   root = keys.stream(keys.root(experiment.seed), "training")
   dropout = keys.at(keys.stream(root, "dropout"), step)
 
   def of_part(tokens, draws, key):
-    def loss_of(params):
+    def loss_of(trained):
+      whole = merged(joined(trained, frozen), training.lora)
       losses = config.build().apply(
-        {"params": params},
+        {"params": whole},
         tokens,
         draws,
         deterministic=deterministic,
@@ -92,7 +100,7 @@ def loss_and_gradient(
       return losses["loss"], losses
 
     with jax.named_scope("loss"):
-      gradient, losses = jax.grad(loss_of, has_aux=True)(params)
+      gradient, losses = jax.grad(loss_of, has_aux=True)(trained)
     return losses, gradient
 
   if count == 1:

@@ -21,27 +21,26 @@ that was killed and resumed ends with the same bits as one that was not.
 """
 
 import contextlib
-import dataclasses
 import logging
 import math
 import os
+from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
-from marjax.arrays import check_shapes, not_finite, shapes_of
+from marjax.arrays import not_finite
 from marjax.data import contents
 from marjax.data.batches import Batches
 from marjax.experiment import Experiment
+from marjax.outputs import AnyPath
 from marjax.parallel import hosts
 from marjax.parallel.mesh import mesh_for
 from marjax.parallel.rules import global_batch, local_rows
-from marjax.release import loading
 from marjax.schema import to_dict
-from marjax.train import autoencoder
+from marjax.train import autoencoder, initial
 from marjax.train.checkpoint import Checkpointer
 from marjax.train.flops import training_flops
 from marjax.train.metrics import Averages, Stopwatch, parameter_table
@@ -50,7 +49,12 @@ from marjax.train.profile import Profile
 from marjax.train.samples import Sampler
 from marjax.train.state import TrainState
 from marjax.train.step import TrainProgram, make_train_program
-from marjax.train.workdir import claim_workdir, forget_stop
+from marjax.train.workdir import (
+  check_length,
+  claim_workdir,
+  forget_stop,
+  note_digest,
+)
 from marjax.train.writers import JsonLinesWriter, Writer, open_writer
 
 log = logging.getLogger(__name__)
@@ -96,7 +100,7 @@ def train(
     data, size = experiment.data, training.batch_size
     batches = Batches(data, data.train_split, size, rows=rows)
     is_new = checkpoints.latest_step() is None
-    contents.keep(batches, workdir, experiment.data.accept, is_new)
+    read = contents.keep(batches, workdir, experiment.data.accept, is_new)
     num_steps = training.steps(batches.num_examples)
     codec = autoencoder.of_run(
       experiment.codec,
@@ -109,9 +113,13 @@ def train(
       experiment, mesh, batches.num_examples, codec.params
     )
     state, start = restore_or_init(
-      program, checkpoints, codec.digest, training.init_from
+      program,
+      checkpoints,
+      codec.digest,
+      lambda: first_state(experiment, program, workdir, read.class_names),
     )
-    if start >= num_steps:
+    check_length(num_steps, start, workdir)
+    if start == num_steps:
       log.info("%s is finished: %d of %d steps", workdir, start, num_steps)
       return state
 
@@ -175,16 +183,16 @@ def restore_or_init(
   program: TrainProgram,
   checkpoints: Checkpointer,
   digest: str = "",
-  init_from: str = "",
+  first: Callable[[], TrainState] | None = None,
 ) -> tuple[TrainState, int]:
   """The state to go on from, and how many steps made it.
 
-  `digest`: of the codec's weights, "" where it has none.
+  `digest`: of the codec's weights, "" where it has none. `first`: gives the
+  state of a new run, if not all is to be new.
   """
   log.info("%s", parameter_table(program.abstract_state.params))
   if checkpoints.latest_step() is None:
-    state = program.init()
-    return (start_from(init_from, program, state) if init_from else state), 0
+    return (first or program.init)(), 0
   state, data = checkpoints.restore(program.abstract_state)
   workdir = checkpoints.directory.parent
   autoencoder.check_same(data.get("autoencoder", ""), digest, workdir)
@@ -192,21 +200,25 @@ def restore_or_init(
   return state, data["step"]
 
 
-def start_from(
-  path: str, program: TrainProgram, state: TrainState
+def first_state(
+  experiment: Experiment,
+  program: TrainProgram,
+  workdir: AnyPath,
+  class_names: Sequence[str],
 ) -> TrainState:
-  """The state with the weights of a release or of another run.
+  """The state before the first step; config.json notes what it starts from.
 
   Raises:
-    ValueError: they are of another model; see also `loading.load`.
+    ValueError: weights that do not fit; see `marjax.train.initial`.
   """
-  weights = loading.load(path, program.mesh).params
-  where = f"the model that starts from training.init_from, {path}"
-  check_shapes(weights, shapes_of(state.params), where)
-  log.info("the weights are those of %s", path)
-  # The step donates both, so they must not be one.
-  copies = jax.tree.map(jnp.copy, weights)
-  return dataclasses.replace(state, params=copies, ema_params=weights)
+  training = experiment.training
+  if not training.init_from:
+    return program.init()
+  wanted = training.init_from, program.mesh, training.init_digest
+  source = initial.load(*wanted)
+  state = initial.start(experiment, source, program.init(), class_names)
+  note_digest(workdir, experiment, source.digest)
+  return state
 
 
 def place(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -4,7 +4,10 @@
 2. AdamW; weight decay on kernels, tables and tokens of the backbone, none on
    biases, norms and everything in the head.
 3. Learning rate: linear from 0 over the warm-up, then constant or cosine to 0.
-4. EMA of the parameters after each update.
+   A run that goes on with more steps has, from there on, the rates of a run of
+   that length: a cosine leaves 0 again.
+4. Each parameter's update, its decay too, times its factor.
+5. EMA of the parameters after each update.
 """
 
 import jax
@@ -12,10 +15,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from marjax.arrays import named
 from marjax.backbone.embeddings import CODE_VECTORS
 from marjax.experiment import TrainingConfig
+from marjax.train.trained import factor
 
-_UNDECAYED = ("bias", "scale", CODE_VECTORS)
+_UNDECAYED = ("bias", "scale", CODE_VECTORS, "down", "up")
 
 
 def learning_rate(config: TrainingConfig, num_examples: int) -> optax.Schedule:
@@ -47,8 +52,11 @@ def is_decayed(params: PyTree) -> PyTree:
 def make_optimizer(
   config: TrainingConfig, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-  """Clip, then AdamW with the decay mask, at the schedule's learning rate."""
-  return optax.chain(
+  """Clip, then AdamW with the decay mask, at the schedule's learning rate.
+
+  It takes what is trained of the parameters, see `marjax.train.trained`.
+  """
+  steps = [
     optax.clip_by_global_norm(config.clip_norm),
     optax.adamw(
       schedule,
@@ -57,7 +65,18 @@ def make_optimizer(
       weight_decay=config.weight_decay,
       mask=is_decayed,
     ),
-  )
+  ]
+  if any(number not in (0.0, 1.0) for _, number in config.factors):
+    steps.append(optax.stateless(lambda updates, _: _scaled(config, updates)))
+  return optax.chain(*steps)
+
+
+def _scaled(config: TrainingConfig, updates: PyTree) -> PyTree:
+  """Each update times the factor of its parameter."""
+  scaled = [
+    leaf * factor(config, name) for name, leaf in named(updates).items()
+  ]
+  return jax.tree.structure(updates).unflatten(scaled)
 
 
 def update_ema(config: TrainingConfig, ema: PyTree, params: PyTree, step):

@@ -19,6 +19,7 @@ from jaxtyping import PyTree
 
 from marjax import outputs
 from marjax.experiment import Experiment
+from marjax.layers.lora import merged
 from marjax.parallel import hosts
 from marjax.pipeline import Pipeline
 from marjax.release import loading
@@ -77,8 +78,11 @@ class Sampler:
       if path:
         params = loading.load(path, self._mesh).codec_params
       self._codec_params = params
+    # A number that it multiplies by goes to the devices.
+    with jax.transfer_guard("allow"):
+      params = merged(ema_params, self._experiment.training.lora)
     pipe = Pipeline.of_experiment(
-      self._experiment, ema_params, self._mesh, step, self._codec_params
+      self._experiment, params, self._mesh, step, self._codec_params
     )
     pipe = dataclasses.replace(pipe, programs=self._programs)
     # Moving labels and images is the purpose here, not an accident.

@@ -1,7 +1,7 @@
 """One training step, and the state it starts from, placed on a mesh.
 
 1. Loss and gradient of the batch (`marjax.train.gradients`).
-2. Clip, AdamW, EMA.
+2. Clip, AdamW, EMA, of what is trained (`marjax.train.trained`).
 
 Shapes come before values and shardings before arrays: the abstract state gives
 the shardings, and `jit(init, out_shardings)` makes each shard on its device.
@@ -19,7 +19,8 @@ from jaxtyping import PyTree
 
 from marjax import keys
 from marjax.backbone.embeddings import CODE_VECTORS
-from marjax.experiment import Experiment
+from marjax.experiment import Experiment, TrainingConfig
+from marjax.layers import lora
 from marjax.model import TrainingDraws, init_params
 from marjax.parallel import rules
 from marjax.parallel.compiler import compiler_options
@@ -35,6 +36,7 @@ from marjax.train.optimizer import (
   update_ema,
 )
 from marjax.train.state import TrainState
+from marjax.train.trained import joined, split
 
 
 @dataclass(frozen=True)
@@ -72,20 +74,25 @@ def make_train_program(
       no cache or the backbone takes its code vectors; what the step uses of
       them is constant in it, so they should be small.
   """
-  schedule = learning_rate(experiment.training, num_examples)
-  optimizer = make_optimizer(experiment.training, schedule)
+  training = experiment.training
+  schedule = learning_rate(training, num_examples)
+  optimizer = make_optimizer(training, schedule)
 
   def boxed_params():
-    key = keys.stream(keys.root(experiment.seed), "parameters")
-    return init_params(experiment.model, key)
+    root = keys.root(experiment.seed)
+    boxed = init_params(experiment.model, keys.stream(root, "parameters"))
+    return lora.added(boxed, training.lora, keys.stream(root, "lora"))
 
   def init() -> TrainState:
     fresh = nn.unbox(boxed_params())
     params = with_code_vectors(experiment, fresh, codec_params)
-    return _first_state(params, optimizer)
+    return _first_state(training, params, optimizer)
 
   params_placed = rules.shardings(jax.eval_shape(boxed_params), mesh)
-  placed = _like_params(jax.eval_shape(init), params_placed, mesh)
+  trained_placed = split(training, params_placed)[0]
+  placed = _like_params(
+    jax.eval_shape(init), (params_placed, trained_placed), mesh
+  )
   batches = rules.batch_sharding(mesh)
 
   def step(state: TrainState, batch: Batch):
@@ -96,7 +103,7 @@ def make_train_program(
         schedule,
         state,
         batch,
-        placed.params,
+        trained_placed,
         codec_params=codec_params,
       )
 
@@ -138,7 +145,8 @@ def train_step(
   Args:
     experiment, optimizer, schedule: of the run.
     state, batch: what enters the step.
-    placed: shardings of the gradient, which is placed like the parameters.
+    placed: shardings of the gradient, which is placed like the parameters
+      that are trained.
     draws: recorded order, masks and loss draws, to replay a step; None draws
       them by seed, step and image. deterministic: True turns dropout off.
     codec_params: as in `make_train_program`.
@@ -154,13 +162,14 @@ def train_step(
   )
   if placed is not None:
     grads = jax.lax.with_sharding_constraint(grads, placed)
+  training = experiment.training
+  trained, frozen = split(training, state.params)
+  averages, frozen_averages = split(training, state.ema_params)
   with jax.named_scope("optimizer"):
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    trained = optax.apply_updates(trained, updates)
   with jax.named_scope("ema"):
-    ema_params = update_ema(
-      experiment.training, state.ema_params, params, state.step
-    )
+    averages = update_ema(training, averages, trained, state.step)
   metrics = {
     **losses,
     "grad_norm": optax.tree.norm(grads),
@@ -169,8 +178,8 @@ def train_step(
   }
   new_state = TrainState(
     step=state.step + 1,
-    params=params,
-    ema_params=ema_params,
+    params=joined(trained, frozen),
+    ema_params=joined(averages, frozen_averages),
     opt_state=opt_state,
   )
   return new_state, metrics
@@ -189,27 +198,32 @@ def with_code_vectors(
 
 
 def _first_state(
-  params: PyTree, optimizer: optax.GradientTransformation
+  training: TrainingConfig,
+  params: PyTree,
+  optimizer: optax.GradientTransformation,
 ) -> TrainState:
   """The state before the first step."""
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     ema_params=jax.tree.map(jnp.copy, params),
-    opt_state=optimizer.init(params),
+    opt_state=optimizer.init(split(training, params)[0]),
   )
 
 
-def _like_params(abstract, placed, mesh: Mesh):
-  """Shardings of a whole state: whatever mirrors the parameters, like them."""
-  params_tree = jax.tree.structure(placed)
+def _like_params(abstract, placed: tuple[PyTree, ...], mesh: Mesh):
+  """Shardings of a whole state: whatever mirrors the parameters, like them.
+
+  `placed`: of all parameters, and of those that are trained.
+  """
+  known = {jax.tree.structure(tree): tree for tree in placed}
 
   def is_params(node):
-    return jax.tree.structure(node) == params_tree
+    return jax.tree.structure(node) in known
 
   def place(node):
     if is_params(node):
-      return placed
+      return known[jax.tree.structure(node)]
     return jax.tree.map(lambda _: rules.replicated(mesh), node)
 
   return jax.tree.map(place, abstract, is_leaf=is_params)

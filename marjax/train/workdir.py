@@ -15,14 +15,15 @@
 3. It must be new, empty or a work directory already: nothing is ever trained
    inside a release, a cache or a folder of something else.
 4. A claim writes config.json. Once there is a checkpoint, claims compare with
-   it: what decides the numbers must be equal; what MAY_CHANGE lists may change,
-   and then config.json follows.
+   it: what decides the numbers must be equal; what CHANGES lets change may, and
+   then config.json follows.
 5. A run that stops at a number that is not finite leaves stopped.json, which
    lets the next claim change what may mend that. The first checkpoint saved
    after it deletes it.
 """
 
 import contextlib
+import fnmatch
 import json
 import logging
 import os
@@ -39,42 +40,50 @@ from marjax.release import kinds
 from marjax.release import workdir as workdirs
 from marjax.release.card import MANIFEST
 from marjax.release.json_files import read_json, write_json
-from marjax.schema import to_dict
+from marjax.schema import check, to_dict
 
 log = logging.getLogger(__name__)
 
-ALWAYS = "always"
-CONSTANT = 'where the schedule is "constant"'
-STOPPED = "after a stop at a number that is not finite"
+MAY_CHANGE = "may change"
+MAY_GROW = "may grow, or shrink to the steps done"
+STOPPED = "may change after a stop at a number that is not finite"
 
-MAY_CHANGE = {
-  "name": ALWAYS,
-  "data.data_dir": ALWAYS,
-  "data.accept": ALWAYS,
-  "data.test_split": ALWAYS,
-  "data.num_threads": ALWAYS,
-  "model.backbone.remat": ALWAYS,
-  "training.num_microbatches": ALWAYS,
-  "training.log_every": ALWAYS,
-  "training.log_ids": ALWAYS,
-  "training.sample_every": ALWAYS,
-  "training.checkpoint_every": ALWAYS,
-  "training.keep_checkpoints": ALWAYS,
-  "training.checksums": ALWAYS,
-  "sampling": ALWAYS,
-  "mesh": ALWAYS,
-  "training.num_steps": CONSTANT,
-  "training.total_epochs": CONSTANT,
+CHANGES = {
+  "name": MAY_CHANGE,
+  "data.data_dir": MAY_CHANGE,
+  "data.accept": MAY_CHANGE,
+  "data.test_split": MAY_CHANGE,
+  "data.num_threads": MAY_CHANGE,
+  "model.backbone.remat": MAY_CHANGE,
+  "training.num_microbatches": MAY_CHANGE,
+  "training.log_every": MAY_CHANGE,
+  "training.log_ids": MAY_CHANGE,
+  "training.sample_every": MAY_CHANGE,
+  "training.checkpoint_every": MAY_CHANGE,
+  "training.keep_checkpoints": MAY_CHANGE,
+  "training.checksums": MAY_CHANGE,
+  "sampling.*": MAY_CHANGE,
+  "mesh.*": MAY_CHANGE,
+  "training.num_steps": MAY_GROW,
+  "training.total_epochs": MAY_GROW,
   "training.base_learning_rate": STOPPED,
   "training.learning_rate": STOPPED,
   "training.warmup_steps": STOPPED,
   "training.warmup_epochs": STOPPED,
   "training.clip_norm": STOPPED,
+  "training.init_*": "fixed: the first step started from there",
+  "training.factors": "fixed: what is frozen has no optimizer state",
+  "training.lora.*": "fixed: the updates have its shapes",
+  "training.*": "fixed: it decides what a step computes",
+  "model.*": "fixed: the weights have its shapes",
+  "codec.*": "fixed: it decides what tokens mean",
+  "data.*": "fixed: it decides which images make a step",
+  "seed": "fixed: all that is random comes from it",
 }
-"""Keys, or groups of keys, that may differ when a run goes on, and when.
+"""Pattern of keys → may they differ when a run goes on? The first one counts.
 
-Nothing that is always free changes a number but for rounding: sums over parts
-of a batch or over other devices run in another order.
+Nothing that may change always changes a number but for rounding: sums over
+parts of a batch or over other devices run in another order.
 """
 
 STOP = "stopped.json"
@@ -141,7 +150,7 @@ def _refuse_others(workdir: AnyPath) -> None:
     " directory of this run: choose another --workdir"
   )
   if kinds.RELEASE in kind:
-    start = shlex.quote(f"--config.training.init_from={workdir}")
+    start = f"--init {shlex.quote(str(workdir))}"
     message += f", with {start} to start from its weights"
   raise ValueError(f"{message}.")
 
@@ -170,12 +179,35 @@ def _locked(workdir: AnyPath) -> Iterator[None]:
     yield
 
 
+def check_length(num_steps: int, done: int, workdir: AnyPath) -> None:
+  """Refuses to end before the steps that are done.
+
+  Raises:
+    ValueError: so few steps.
+  """
+  check(
+    num_steps >= done,
+    f"training ends after {num_steps} steps, and {workdir} has done {done};"
+    f" expected at least {done}: raise training.num_steps or"
+    " training.total_epochs, or choose another --workdir.",
+  )
+
+
+def note_digest(workdir: AnyPath, experiment: Any, digest: str) -> None:
+  """Writes into config.json which weights the first step starts from."""
+  if jax.process_index() == 0:
+    mapping = to_dict(experiment)
+    mapping["training"]["init_digest"] = digest
+    path = workdir / workdirs.CONFIG
+    outputs.write(path, write_json(mapping, indent=2), overwrite=True)
+
+
 def _write_or_compare(workdir: AnyPath, experiment: Any) -> None:
   path = workdir / workdirs.CONFIG
   wanted = to_dict(experiment)
-  is_new = workdirs.latest_step(workdir / "checkpoints") is None
+  done = workdirs.latest_step(workdir / "checkpoints")
   if not path.exists():
-    if not is_new:
+    if done is not None:
       raise FileNotFoundError(
         f"{workdir} has checkpoints but no config.json, so what they belong to"
         " is unknown; restore that file or choose another --workdir."
@@ -183,14 +215,17 @@ def _write_or_compare(workdir: AnyPath, experiment: Any) -> None:
     outputs.write(path, write_json(wanted, indent=2))
     return
   # Also before the first checkpoint: it may be another program's file.
-  differences = _differences(_read_config(path, type(experiment)), wanted)
-  changed = {
-    key for key in differences if not _is_free(key, experiment, workdir)
-  }
-  if changed and not is_new:
+  stored = _read_config(path, type(experiment))
+  if done is not None and not wanted["training"].get("init_digest", "-"):
+    wanted["training"]["init_digest"] = stored["training"]["init_digest"]
+  differences = _differences(stored, wanted)
+  changed = {key for key in differences if not _is_free(key, workdir)}
+  if changed and done is not None:
     raise ValueError(_refusal(workdir, sorted(changed), differences))
+  if done is not None:
+    check_length(wanted["training"].get("num_steps") or done, done, workdir)
   if differences:
-    if not is_new:
+    if done is not None:
       log.info(
         "config.json follows: %s", _shown(sorted(differences), differences)
       )
@@ -217,13 +252,19 @@ def _differences(stored: dict, wanted: dict) -> dict[str, tuple]:
   }
 
 
-def _is_free(key: str, experiment: Any, workdir: AnyPath) -> bool:
-  for free, when in MAY_CHANGE.items():
-    if key == free or key.startswith(f"{free}."):
-      if when == CONSTANT:
-        return experiment.training.schedule == "constant"
-      return when == ALWAYS or _has_stopped(workdir)
-  return False
+def rule(key: str) -> str:
+  """What `CHANGES` says of a key, such as "training.num_steps"."""
+  rules = (
+    rule for name, rule in CHANGES.items() if fnmatch.fnmatchcase(key, name)
+  )
+  return next(rules, "fixed: nothing is known of it")
+
+
+def _is_free(key: str, workdir: AnyPath) -> bool:
+  own = rule(key)
+  return own in (MAY_CHANGE, MAY_GROW) or (
+    own == STOPPED and _has_stopped(workdir)
+  )
 
 
 def _has_stopped(workdir: AnyPath) -> bool:
@@ -248,14 +289,14 @@ def _refusal(workdir: AnyPath, keys: list[str], differences: dict) -> str:
   )
   return (
     f"{workdir} was made with another configuration: "
-    f"{_shown(keys, differences)}; use that configuration ({back}) or another"
-    f" --workdir. What may change: {may_change()}."
+    f"{_shown(keys, differences)} ({rule(keys[0])}); use that configuration"
+    f" ({back}) or another --workdir. What may change: {may_change()}."
   )
 
 
 def may_change() -> str:
   """The table of what may change, in words."""
   return "; ".join(
-    f"{when} {', '.join(key for key in MAY_CHANGE if MAY_CHANGE[key] == when)}"
-    for when in (ALWAYS, CONSTANT, STOPPED)
+    f"{own}: {', '.join(key for key in CHANGES if CHANGES[key] == own)}"
+    for own in (MAY_CHANGE, MAY_GROW, STOPPED)
   )
