@@ -20,7 +20,7 @@ from jaxtyping import PyTree
 from marjax import keys
 from marjax.backbone.embeddings import CODE_VECTORS
 from marjax.experiment import Experiment
-from marjax.model import TrainingDraws, init_params
+from marjax.model import TrainingDraws, init_params, param_shapes
 from marjax.parallel import rules
 from marjax.parallel.compiler import compiler_options
 from marjax.train.gradients import (
@@ -75,17 +75,17 @@ def make_train_program(
   schedule = learning_rate(experiment.training, num_examples)
   optimizer = make_optimizer(experiment.training, schedule)
 
-  def boxed_params():
-    key = keys.stream(keys.root(experiment.seed), "parameters")
-    return init_params(experiment.model, key)
-
-  def init() -> TrainState:
-    fresh = nn.unbox(boxed_params())
+  def first_state(fresh: PyTree) -> TrainState:
     params = with_code_vectors(experiment, fresh, codec_params)
     return _first_state(params, optimizer)
 
-  params_placed = rules.shardings(jax.eval_shape(boxed_params), mesh)
-  placed = _like_params(jax.eval_shape(init), params_placed, mesh)
+  def init() -> TrainState:
+    key = keys.stream(keys.root(experiment.seed), "parameters")
+    return first_state(nn.unbox(init_params(experiment.model, key)))
+
+  boxed = param_shapes(experiment.model)
+  abstract = jax.eval_shape(first_state, nn.unbox(boxed))
+  placed = _like_params(abstract, rules.shardings(boxed, mesh), mesh)
   batches = rules.batch_sharding(mesh)
 
   def step(state: TrainState, batch: Batch):
@@ -102,7 +102,7 @@ def make_train_program(
 
   return TrainProgram(
     mesh=mesh,
-    abstract_state=rules.placed(jax.eval_shape(init), placed),
+    abstract_state=rules.placed(abstract, placed),
     abstract_batch=rules.placed(batch_shapes(experiment), batches),
     init=_within(mesh, jax.jit(init, out_shardings=placed)),
     step=_within(
