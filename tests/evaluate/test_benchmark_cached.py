@@ -58,6 +58,7 @@ def done(static, batch):
   return generation.count_flops(static, inputs)
 
 
+@pytest.mark.slow
 @BOTH
 def test_exact_lengths_do_what_is_needed(backbone):
   exact = static_of(backbone, num_buckets=LENGTH)

@@ -54,7 +54,9 @@ def test_a_laptop_run_trains_samples_and_loads(tmp_path):
   assert images.dtype == np.uint8
 
 
-@pytest.mark.parametrize("name", ["digits", "table1"])
+@pytest.mark.parametrize(
+  "name", ["digits", pytest.param("table1", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("cell", [*CELLS, *(f"{name}_ce" for name in CELLS)])
 def test_every_cell_made_small_is_a_program(name, cell):
   experiment = configs.load(f"{CONFIGS}/{name}.py:{cell},laptop")
