@@ -26,7 +26,16 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
+SLOW = ("ldm, wide", "ldm, without attention")
+
+
+@pytest.fixture(
+  scope="module",
+  params=[
+    pytest.param(case, marks=pytest.mark.slow if case in SLOW else ())
+    for case in CASES
+  ],
+)
 def both(request):
   """The twin, our configuration, the converted parameters."""
   twin = vq_twins.Twin(*CASES[request.param])
