@@ -55,7 +55,7 @@ def _prepare():
   version = ".".join(metadata.version("jaxlib").split(".")[:2])
   if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0":
     os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE.get(version, ""))
-  gc.set_threshold(50_000, 20, 100)
+  gc.set_threshold(50_000, 20)
   from absl import flags
   from jaxtyping import install_import_hook
 

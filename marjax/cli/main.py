@@ -234,7 +234,7 @@ def _run(args: argparse.Namespace) -> None:
   if args.verb in COMPILING:
     # Tracing makes many small objects, and they stay: to look for garbage among
     # them as often as Python does takes a fifth of a start.
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(50_000, 20)
     keep_programs()
   if args.parts:
     configs.run_file(args.parts)
