@@ -59,7 +59,8 @@ def test_a_laptop_run_trains_samples_and_loads(tmp_path):
   ("name", "cell"),
   [
     pytest.param(
-      *(name, cell),
+      name,
+      cell,
       marks=pytest.mark.slow if (name, cell) not in FIRST else (),
     )
     for name in ("digits", "table1")
