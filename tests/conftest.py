@@ -5,7 +5,8 @@
    Processes that tests start inherit both through the environment.
 3. Full float32 matmuls, on accelerators too: tolerances assume them.
 4. Programs compiled fast rather than to be fast: they are small. With
-   JAX_DISABLE_MOST_OPTIMIZATIONS=0 they are what users run.
+   JAX_DISABLE_MOST_OPTIMIZATIONS=0 they are what users run. And garbage is
+   looked for less often: tracing makes many small objects, and they stay.
 5. The jaxtyping signatures of `marjax` are checked; outside of tests they cost
    nothing. MARJAX_CHECK_TYPES=0 leaves them alone.
 6. Parsed absl flags, which grain's worker processes read.
@@ -22,6 +23,7 @@ import ctypes
 import gc
 import os
 import pathlib
+from importlib import metadata
 
 import pytest
 
@@ -41,10 +43,19 @@ ENVIRONMENT = {
 }
 
 
+# XLA's older emitters compile a third faster. By version, because XLA ends a
+# process that gives it a flag which it does not know.
+QUICK_TO_COMPILE = {"0.10": "--xla_cpu_use_fusion_emitters=false"}
+
+
 def _prepare():
   """A variable set by the caller wins."""
   for name, value in ENVIRONMENT.items():
     os.environ.setdefault(name, value)
+  version = ".".join(metadata.version("jaxlib").split(".")[:2])
+  if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0":
+    os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE.get(version, ""))
+  gc.set_threshold(50_000, 20)
   from absl import flags
   from jaxtyping import install_import_hook
 

@@ -5,6 +5,7 @@ paths count. The scale keeps a reverse process bounded.
 """
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -110,7 +111,13 @@ def plan(length, steps, buckets=None, num_buffer=64, row_cost=1.0, **head):
 
 
 def params(scale: float = 0.1, model: ModelConfig = MODEL):
-  """Initial parameters plus noise."""
+  """Initial parameters plus noise; new arrays, for a step may take them."""
+  return jax.tree.map(jnp.array, _params(scale, model))
+
+
+@functools.cache
+def _params(scale: float, model: ModelConfig):
+  """The same, on the host: tracing is what takes long."""
 
   def make():
     fresh = nn.unbox(init_params(model, jax.random.key(0)))
@@ -123,7 +130,7 @@ def params(scale: float = 0.1, model: ModelConfig = MODEL):
     ]
     return jax.tree.unflatten(structure, noisy)
 
-  return jax.jit(make)()
+  return jax.device_get(jax.jit(make)())
 
 
 def images(count: int):

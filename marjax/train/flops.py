@@ -11,6 +11,7 @@
 XLA's own count takes a scan's body once, however long the scan is.
 """
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -33,6 +34,7 @@ def count(function: Callable, *args) -> int:
   return by_scope(function, *args).total()
 
 
+@functools.lru_cache(maxsize=8)
 def training_flops(config: ModelConfig) -> float:
   """Matrix-product FLOPs of one training image, forward and backward.
 

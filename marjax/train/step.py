@@ -21,7 +21,7 @@ from marjax import keys
 from marjax.backbone.embeddings import CODE_VECTORS
 from marjax.experiment import Experiment, TrainingConfig
 from marjax.layers import lora
-from marjax.model import TrainingDraws, init_params
+from marjax.model import TrainingDraws, init_params, param_shapes
 from marjax.parallel import rules
 from marjax.parallel.compiler import compiler_options
 from marjax.train.gradients import (
@@ -78,21 +78,24 @@ def make_train_program(
   schedule = learning_rate(training, num_examples)
   optimizer = make_optimizer(training, schedule)
 
-  def boxed_params():
-    root = keys.root(experiment.seed)
-    boxed = init_params(experiment.model, keys.stream(root, "parameters"))
+  root = keys.root(experiment.seed)
+
+  def with_factors(boxed: PyTree) -> PyTree:
     return lora.added(boxed, training.lora, keys.stream(root, "lora"))
 
-  def init() -> TrainState:
-    fresh = nn.unbox(boxed_params())
+  def first_state(fresh: PyTree) -> TrainState:
     params = with_code_vectors(experiment, fresh, codec_params)
     return _first_state(training, params, optimizer)
 
-  params_placed = rules.shardings(jax.eval_shape(boxed_params), mesh)
+  def init() -> TrainState:
+    boxed = init_params(experiment.model, keys.stream(root, "parameters"))
+    return first_state(nn.unbox(with_factors(boxed)))
+
+  boxed = jax.eval_shape(with_factors, param_shapes(experiment.model))
+  abstract = jax.eval_shape(first_state, nn.unbox(boxed))
+  params_placed = rules.shardings(boxed, mesh)
   trained_placed = split(training, params_placed)[0]
-  placed = _like_params(
-    jax.eval_shape(init), (params_placed, trained_placed), mesh
-  )
+  placed = _like_params(abstract, (params_placed, trained_placed), mesh)
   batches = rules.batch_sharding(mesh)
 
   def step(state: TrainState, batch: Batch):
@@ -109,7 +112,7 @@ def make_train_program(
 
   return TrainProgram(
     mesh=mesh,
-    abstract_state=rules.placed(jax.eval_shape(init), placed),
+    abstract_state=rules.placed(abstract, placed),
     abstract_batch=rules.placed(batch_shapes(experiment), batches),
     init=_within(mesh, jax.jit(init, out_shardings=placed)),
     step=_within(

@@ -58,6 +58,7 @@ def done(static, batch):
   return generation.count_flops(static, inputs)
 
 
+@pytest.mark.slow
 @BOTH
 def test_exact_lengths_do_what_is_needed(backbone):
   exact = static_of(backbone, num_buckets=LENGTH)
@@ -67,6 +68,7 @@ def test_exact_lengths_do_what_is_needed(backbone):
   assert done(padded, 2) > 1.01 * done(exact, 2)
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_step_grows_linearly(backbone):
   static = static_of(backbone)
@@ -96,6 +98,7 @@ def test_training_needs_a_triangle():
   assert head == 3 * 4 * needed._head_loss(model, LENGTH)
 
 
+@pytest.mark.slow
 @BOTH
 def test_training_does_little_more_than_is_needed(backbone):
   model = ModelConfig(backbone, small.MODEL.head)
@@ -164,6 +167,7 @@ def test_reads_add_up_beside_arithmetic(monkeypatch):
 PARAMETERS = {"causal_large": 404.6e6, "guided_large": 373.7e6}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", PARAMETERS)
 def test_cached_sizes_have_the_parameters_of_their_shape(size):
   config = sizes.experiment(size).model

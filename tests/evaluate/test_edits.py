@@ -88,6 +88,7 @@ def test_what_the_classifier_sees_is_what_is_counted(pipe, real):
   assert row["share_drawn"] == 0.5
 
 
+@pytest.mark.slow
 def test_a_kept_latent_that_changes_stops_the_experiment(pipe, real):
   images = real.test.images[:2]
   before = pipe.encode(images)

@@ -1,6 +1,7 @@
 """Backbones with a cache: it changes nothing, and nobody sees ahead."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,16 @@ SAMPLING = Settings(
 )
 
 
-@pytest.fixture(scope="module", params=BACKBONES)
+SLOW = ("raster, no targets", "middle")
+
+
+@pytest.fixture(
+  scope="module",
+  params=[
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+    for name in BACKBONES
+  ],
+)
 def model(request):
   return ModelConfig(BACKBONES[request.param], small.MODEL.head)
 
@@ -63,7 +73,8 @@ def batch_of(model, count=3):
   return small.params(model=model), tokens, draws
 
 
-def taught(model, params, x, draws, method="training_z"):
+@functools.partial(jax.jit, static_argnums=0)
+def taught(model, params, x, draws):
   return model.build().apply(
     {"params": params},
     x,
@@ -74,6 +85,7 @@ def taught(model, params, x, draws, method="training_z"):
   )
 
 
+@functools.partial(jax.jit, static_argnums=(0, 4))
 def stepped(model, params, x, draws, counts, prefilled=None):
   """z of all tokens by steps that know so many, and the final state."""
   module, variables = model.build(), {"params": params}

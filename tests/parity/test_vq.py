@@ -26,7 +26,16 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
+SLOW = ("ldm, wide", "ldm, without attention")
+
+
+@pytest.fixture(
+  scope="module",
+  params=[
+    pytest.param(case, marks=pytest.mark.slow if case in SLOW else ())
+    for case in CASES
+  ],
+)
 def both(request):
   """The twin, our configuration, the converted parameters."""
   twin = vq_twins.Twin(*CASES[request.param])
@@ -63,10 +72,9 @@ def test_what_the_shapes_say(both):
   )
 
 
-@pytest.mark.parametrize("size", [16, 24])
-def test_z_and_ids(both, size):
+def test_z_and_ids(both):
   twin, config, params = both
-  images = images_of(size)
+  images = images_of(24)
   z = theirs(twin.z, images)
   ours = jax.jit(config.features)(params, images)
   assert_close(ours, z, 2e-5)
@@ -75,15 +83,15 @@ def test_z_and_ids(both, size):
   assert len(np.unique(ids)) > 10
 
 
-@pytest.mark.parametrize("size", [8, 12])
-def test_images(both, size):
+def test_images(both):
   twin, config, params = both
-  ids = np.random.default_rng(2).integers(0, 40, (2, size, size))
+  ids = np.random.default_rng(2).integers(0, 40, (2, 12, 12))
   ours = jax.jit(config.decode)(params, np.int32(ids))
   assert_close(ours, theirs(twin.decode, ids), 2e-5)
 
 
 def test_continuous_latents_decode_as_their_ids(both):
+  """Of another size of images than above."""
   twin, config, params = both
   scaled = dataclasses.replace(config, continuous=True, latent_scale=0.3)
   images = images_of(16)

@@ -58,12 +58,19 @@ def two_steps(name, kind="masked"):
   return metrics, jax.tree.map(np.asarray, state.params), state
 
 
+def slow(*values):
+  return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
   ("name", "kind"),
   [
-    *((name, "masked") for name in list(MESHES)[1:]),
-    ("2 data, 2 fsdp, 2 tensor", "raster"),
-    ("2 data, 2 fsdp, 2 tensor", "guided, codes"),
+    slow("dp", "masked"),
+    slow("fsdp", "masked"),
+    ("fsdp+tensor", "masked"),
+    ("2 data, 2 fsdp, 2 tensor", "masked"),
+    slow("2 data, 2 fsdp, 2 tensor", "raster"),
+    slow("2 data, 2 fsdp, 2 tensor", "guided, codes"),
   ],
 )
 def test_training_is_the_same_on_every_mesh(name, kind):
@@ -125,8 +132,10 @@ def ten_images(kind, mesh_name):
   return pipe.decode(latents), latents
 
 
-@pytest.mark.parametrize("name", ["fsdp", "2 data, 2 fsdp, 2 tensor"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["fsdp", slow("2 data, 2 fsdp, 2 tensor")])
+@pytest.mark.parametrize(
+  "kind", ["masked", slow("raster"), slow("random, codes"), "guided, codes"]
+)
 def test_generation_is_the_same_on_every_mesh(kind, name):
   images, latents = ten_images(kind, name)
   expected, codes = ten_images(kind, "1 device")

@@ -1,5 +1,7 @@
 """What every backbone must hold to."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,7 @@ def model(request):
   return config, noisy(params), tokens, draws
 
 
+@functools.partial(jax.jit, static_argnums=(0, 4))
 def training_z(config, params, tokens, draws, deterministic=True):
   x = to_order_space(tokens, draws.backbone.order)
   return config.build().apply(
@@ -46,6 +49,7 @@ def training_z(config, params, tokens, draws, deterministic=True):
   )
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def steps(config, params, x, order, condition):
   """z of the next tokens at each of several steps, up to 4 known tokens."""
   module, variables = config.build(), {"params": params}

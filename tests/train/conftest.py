@@ -1,4 +1,4 @@
-"""What the tests of whole runs of tests/train/tiny.py share."""
+"""What tests of whole runs share, most of them of tests/train/tiny.py."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,8 @@ import pytest
 from marjax.train import loop, samples
 
 
-@pytest.fixture(scope="module")
-def quick():
-  """Runs share one program and draw black: tracing is most of a run."""
+def share_program(patch):
+  """Runs share the first one's program: tracing is most of a run."""
   programs, make = [], loop.make_train_program
 
   def make_once(*args):
@@ -16,10 +15,23 @@ def quick():
       programs.append(make(*args))
     return programs[0]
 
+  patch.setattr(loop, "make_train_program", make_once)
+
+
+@pytest.fixture(scope="module")
+def quick():
+  """Runs of a file share one program and draw black."""
+
   def draw(self, labels):
     return np.zeros((len(labels), 4, 4, 1), np.uint8)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(loop, "make_train_program", make_once)
+    share_program(patch)
     patch.setattr(samples.Pipeline, "generate", draw)
     yield
+
+
+@pytest.fixture
+def one_program(monkeypatch):
+  """Runs of a test share one program; they are of one codec's weights."""
+  share_program(monkeypatch)

@@ -94,7 +94,7 @@ def one_device():
 
 
 @pytest.mark.slow
-def test_a_run_from_the_first_step_to_export(tmp_path):
+def test_a_run_from_the_first_step_to_export(one_program, tmp_path):
   folder, workdir = saved(tmp_path / "codec"), tmp_path / "run"
   experiment = experiment_of(folder, sample_every=4)
   whole = loop.train(experiment, workdir)

@@ -62,6 +62,7 @@ def wait_for(process, words):
   return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_interrupted_run_ends_in_one_sentence(tmp_path, times):
   with start(tmp_path) as process:

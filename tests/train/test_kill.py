@@ -1,6 +1,6 @@
 """Killed at any moment, told to go, moved elsewhere: the same run in the end.
 
-Two processes of four devices each share one state, split over the devices of
+Two processes of two devices each share one state, split over the devices of
 both.
 """
 
@@ -21,12 +21,17 @@ from marjax.parallel.rules import global_batch
 from marjax.train.checkpoint import Checkpointer
 from marjax.train.step import make_train_program
 
-NUM_KILLS = 10
-NUM_STEPS = 44
-MOVED_AT = 12
+# Which processes are killed, and whether late; the other follows.
+KILLS = [
+  (victims, is_late)
+  for victims in ((0,), (1,), (0, 1))
+  for is_late in (False, True)
+]
+NUM_STEPS = 30
+MOVED_AT = 10
 OVERRIDES = [
   "config.mesh.data=2",
-  "config.mesh.fsdp=4",
+  "config.mesh.fsdp=2",
   f"config.training.num_steps={NUM_STEPS}",
   "config.training.log_every=1",
   "config.training.checkpoint_every=2",
@@ -35,13 +40,13 @@ OVERRIDES = [
 ]
 
 
-def pair(workdir, logs):
-  flags = [f"--{override}" for override in OVERRIDES]
-  return together.Pair(workdir, logs, *flags, devices=4)
+def pair(workdir, logs, *others):
+  flags = [f"--{override}" for override in (*OVERRIDES, *others)]
+  return together.Pair(workdir, logs, *flags, devices=2)
 
 
-def run(workdir, logs):
-  with pair(workdir, logs) as run:
+def run(workdir, logs, *others):
+  with pair(workdir, logs, *others) as run:
     assert run.wait() == [0, 0], run.said()
 
 
@@ -51,8 +56,8 @@ def newest(workdir):
   return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
-def kill(workdir, logs, chance, is_late):
-  """Starts the run and kills one process of it, or both, and then the other.
+def kill(workdir, logs, chance, victims, is_late):
+  """Starts the run and kills these processes of it, and then the other.
 
   A late kill comes when a checkpoint was saved.
   """
@@ -64,7 +69,6 @@ def kill(workdir, logs, chance, is_late):
     # Any phase of a step or of a save may be hit.
     time.sleep(chance.uniform(0, 0.1))
     assert [p.poll() for p in run.processes] == [None, None], run.said()
-    victims = chance.choice([(0,), (1,), (0, 1)])
     for victim in victims:
       run.processes[victim].kill()
     if len(victims) == 1:
@@ -96,19 +100,20 @@ def assert_same_run(found, expected):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-  """A run that nothing happened to."""
+  """A run that nothing happened to; it saves seldom, which takes long."""
   folder = tmp_path_factory.mktemp("straight")
-  run(folder / "workdir", folder / "logs")
+  seldom = f"config.training.checkpoint_every={MOVED_AT}"
+  run(folder / "workdir", folder / "logs", seldom)
   return folder / "workdir"
 
 
 @pytest.mark.slow
-def test_ten_kills_and_a_preemption_change_no_bit(straight, tmp_path):
+def test_kills_and_a_preemption_change_no_bit(straight, tmp_path):
   workdir, chance, resumed = tmp_path / "workdir", random.Random(0), []
-  for i in range(NUM_KILLS):
-    kill(workdir, tmp_path / f"kill_{i}", chance, is_late=i % 3 == 0)
+  for i, (victims, is_late) in enumerate(KILLS):
+    kill(workdir, tmp_path / f"kill_{i}", chance, victims, is_late)
     resumed.append(newest(workdir))
-    if i == NUM_KILLS // 2:
+    if i == len(KILLS) // 2:
       preempt(workdir, tmp_path / "preempted", told=1)
       assert newest(workdir) >= resumed[-1] + 3
   run(workdir, tmp_path / "last")

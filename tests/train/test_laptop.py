@@ -15,6 +15,7 @@ from marjax.train.step import make_train_program
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 NAMES = ("mar_b", "mar_l", "mar_h", "mar_l_default")
+FIRST = (("digits", "mar"), ("digits", "ar_random_ce"), ("table1", "guided_ce"))
 CELLS = ("ar_raster", "ar_random", "mar_one", "mar", "guided")
 
 
@@ -54,8 +55,18 @@ def test_a_laptop_run_trains_samples_and_loads(tmp_path):
   assert images.dtype == np.uint8
 
 
-@pytest.mark.parametrize("name", ["digits", "table1"])
-@pytest.mark.parametrize("cell", [*CELLS, *(f"{name}_ce" for name in CELLS)])
+@pytest.mark.parametrize(
+  ("name", "cell"),
+  [
+    pytest.param(
+      name,
+      cell,
+      marks=pytest.mark.slow if (name, cell) not in FIRST else (),
+    )
+    for name in ("digits", "table1")
+    for cell in (*CELLS, *(f"{cell}_ce" for cell in CELLS))
+  ],
+)
 def test_every_cell_made_small_is_a_program(name, cell):
   experiment = configs.load(f"{CONFIGS}/{name}.py:{cell},laptop")
   mesh = make_mesh(devices=jax.devices()[:1])

@@ -17,6 +17,8 @@ from marjax.train.checkpoint import Checkpointer
 
 CONFIG = str(pathlib.Path(__file__).with_name("tiny.py"))
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 
 def tiny():
   return configs.load(CONFIG, ["config.training.log_ids=true"])
