@@ -38,7 +38,9 @@ def run(args: argparse.Namespace) -> None:
   """Config file and overrides → Experiment → train."""
   from marjax.cli import configs
 
-  experiment = configs.load(args.config, args.overrides)
+  mapping = configs.read(args.config, args.overrides)
+  # What needs no device is refused before the processes meet.
+  experiment = None if configs.is_open(mapping) else configs.build(mapping)
 
   from marjax.parallel import hosts
   from marjax.train import loop, profile
@@ -47,4 +49,5 @@ def run(args: argparse.Namespace) -> None:
 
   peers = (args.coordinator_address, args.num_processes, args.process_id)
   with hosts.joined(*peers):
+    experiment = experiment or configs.build(mapping, args.workdir)
     loop.train(experiment, args.workdir, profile_steps)

@@ -73,6 +73,7 @@ class Contents:
     num_frames: with several frames. num_turned: turned as their EXIF says.
     unreadable: name → why.
     skipped: kind → files that are no images and were passed over.
+    skipped_names: kind → a few of their names.
   """
 
   fingerprint: str
@@ -88,6 +89,7 @@ class Contents:
   num_turned: int = 0
   unreadable: dict[str, str] = field(default_factory=dict)
   skipped: dict[str, int] = field(default_factory=dict)
+  skipped_names: dict[str, str] = field(default_factory=dict)
 
   def __str__(self) -> str:
     """A few lines for people."""
@@ -113,8 +115,12 @@ class Contents:
       lines += _line("sizes", self.sizes)
       lines += _line("modes", self.modes)
       lines += _line("unreadable", list(self.unreadable.values()))
-    lines += _line("passed over", self.skipped)
+    lines += _line("passed over", [*map(self._passed_over, self.skipped)])
     return "\n".join(lines)
+
+  def _passed_over(self, kind: str) -> str:
+    names = self.skipped_names.get(kind)
+    return f"{self.skipped[kind]} {kind}" + (f" ({names})" if names else "")
 
 
 def of_source(source: Source, count: int | None = None) -> Contents:
@@ -159,6 +165,7 @@ def of_source(source: Source, count: int | None = None) -> Contents:
     num_turned=sum(x.is_turned for x in headers),
     unreadable=dict(sorted(unreadable.items())),
     skipped=source.skipped,
+    skipped_names=source.skipped_names,
   )
 
 

@@ -16,11 +16,12 @@ in $MARJAX_DATA, else in ~/.cache/marjax/datasets.
 import hashlib
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from marjax import outputs
-from marjax.data import decoding
+from marjax.data import decoding, folders, trees
 from marjax.data.folders import FolderSource
 from marjax.data.synthetic import SyntheticSource
 from marjax.experiment import DataConfig
@@ -40,6 +41,7 @@ class TfdsSource:
   """
 
   skipped: ClassVar[dict[str, int]] = {}
+  skipped_names: ClassVar[dict[str, str]] = {}
 
   def __init__(
     self,
@@ -198,6 +200,33 @@ def open_source(config: DataConfig, split: str) -> Source:
     f"data.source is {config.source!r}; expected one of digits, tfds, folder,"
     " synthetic."
   )
+
+
+class Place(NamedTuple):
+  """What pictures there are at a path, before a config says how to read them.
+
+  Attributes:
+    root: the split that is all of it. splits: names that may be splits.
+    classes: split → names of its classes.
+    can_share: whether a part of a split can be another.
+  """
+
+  root: str
+  splits: list[str]
+  classes: Callable[[str], list[str]]
+  can_share: bool
+
+
+def look(data_dir: str) -> Place:
+  """What there is at a path; errors as in `open_source`."""
+  path = outputs.local(data_dir)
+  if not path.exists():
+    raise FileNotFoundError(
+      f"data.data_dir is {shown(path)}, and there is nothing; expected your"
+      " folder of pictures, or a .zip, .tar or .parquet file."
+    )
+  tree = trees.open_tree(path)
+  return Place(*folders.layout(tree, path.stem), can_share=True)
 
 
 def dataset_dir(data_dir: str) -> Path:
