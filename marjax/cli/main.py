@@ -24,6 +24,7 @@ from marjax.cli import (
   cache_latents,
   configs,
   convert,
+  data,
   edit,
   evaluate,
   export,
@@ -38,6 +39,7 @@ from marjax.cli.programs import keep_programs
 from marjax.version import __version__
 
 VERBS = {
+  "data": data,
   "cache-latents": cache_latents,
   "fit-codebook": fit_codebook,
   "preflight": preflight,
@@ -68,6 +70,7 @@ EXTRAS = {
   "libtpu": "tpu",
   "jax_cuda12_plugin": "cuda",
   "matplotlib": "demo",
+  "pyarrow": "parquet",
   "tensorflow": "tensorflow",
   "torch": "convert",
   "requests": "convert",

@@ -149,6 +149,11 @@ def of_source(source: Source, count: int | None = None) -> Contents:
       ]
       marks = list(pool.map(source.mark, looked_at))
       identity |= {"images": str(count), CONTENT: _hash([names, marks])}
+    elif hasattr(source, "counts") and count == len(source):
+      classes = [
+        ClassPart(part.name, number)
+        for part, number in zip(classes, source.counts(), strict=False)
+      ]
   sizes = Counter(f"{x.width}×{x.height}" for x in headers)
   identity["classes"] = _hash([to_dict(part) for part in classes])
   return Contents(

@@ -100,6 +100,11 @@ class FolderSource:
       image = decoding.decode(self._tree.file(place), self._mode)
     return {"image": image, "label": label, "id": index}
 
+  @property
+  def labels(self) -> list[int]:
+    """Class of each image."""
+    return [label for _, label in self._files]
+
   def header(self, index: int) -> decoding.Header:
     """Of the file; errors as in `decoding.read`."""
     place, _ = self._files[index]
@@ -147,9 +152,9 @@ class FolderSource:
     if config.num_classes == 0:
       _check_flat(tree.shown(place), whole)
       return [], {"": Listing(whole.images, whole.folders, {})}, skipped
-    own = _in_order(whole.folders)
+    own = in_order(whole.folders)
     is_train = not tree.is_folder(train) or tree.is_same(train, place)
-    names = own if is_train else _in_order(tree.listed(train).folders)
+    names = own if is_train else in_order(tree.listed(train).folders)
     classes = {name: tree.listed(posixpath.join(place, name)) for name in own}
     _check_classes(tree.shown(place), whole, classes, names, config.num_classes)
     skipped["images outside of a class folder"] += whole.images
@@ -162,7 +167,7 @@ class FolderSource:
       return images
     if self._split not in (config.train_split, config.test_split):
       return images
-    shares = {name: _share(name) for name in images}
+    shares = {name: share_of(name) for name in images}
     last = max(shares, key=shares.get, default="")
     test = {x for x in images if shares[x] < config.test_share and x != last}
     return [name for name in images if (name in test) == self._is_held_out]
@@ -203,7 +208,7 @@ def layout(tree: Tree, stem: str) -> tuple[str, list[str], Callable]:
       return []
     names = tree.listed(place).folders
     parts = [tree.listed(posixpath.join(place, name)) for name in names]
-    return _in_order(names) if any(part.images for part in parts) else []
+    return in_order(names) if any(part.images for part in parts) else []
 
   splits = [posixpath.join(root, name) for name in whole.folders]
   is_class = any(name.lower() not in TRAIN + TEST for name in whole.folders)
@@ -216,13 +221,13 @@ def layout(tree: Tree, stem: str) -> tuple[str, list[str], Callable]:
   return root or ".", splits, classes
 
 
-def _share(name: str) -> float:
+def share_of(name: str) -> float:
   """A number from 0 to 1 that a name alone determines."""
   digest = hashlib.sha256(os.fsencode(name)).digest()
   return int.from_bytes(digest[:7]) / 2**56
 
 
-def _in_order(names: Sequence[str]) -> list[str]:
+def in_order(names: Sequence[str]) -> list[str]:
   """As numbers if all are, else as text."""
   if all(name.isascii() and name.isdecimal() for name in names):
     return sorted(names, key=lambda name: (int(name), name))

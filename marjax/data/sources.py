@@ -3,7 +3,9 @@
     kind        data_dir    what is there
     digits      datasets    scikit-learn's digits, prepared when missing
     tfds        datasets    any TFDS dataset in array_record files, by name
-    folder      ROOT        ROOT/SPLIT/CLASS/*.png, jpg, ... (`folders`)
+    folder      ROOT        ROOT/SPLIT/CLASS/*.png, jpg, ... (`folders`), also
+                            in a .zip or .tar; parquet files (`parquet`); one
+                            version of a TFDS dataset
     synthetic   unused      nothing: images are computed
 
 Every source has a length, and source[i] is {"image": uint8 [H, W, C],
@@ -21,8 +23,9 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from marjax import outputs
-from marjax.data import decoding, folders, trees
+from marjax.data import decoding, folders, parquet, trees
 from marjax.data.folders import FolderSource
+from marjax.data.parquet import ParquetSource
 from marjax.data.synthetic import SyntheticSource
 from marjax.experiment import DataConfig
 from marjax.outputs import shown
@@ -168,7 +171,7 @@ class TfdsSource:
     return f"tfds {dataset} {self._split}: {len(self)} images"
 
 
-Source = TfdsSource | FolderSource | SyntheticSource
+Source = TfdsSource | FolderSource | ParquetSource | SyntheticSource
 
 
 def open_source(config: DataConfig, split: str) -> Source:
@@ -193,7 +196,7 @@ def open_source(config: DataConfig, split: str) -> Source:
     case "tfds":
       return _open_tfds(config, split)
     case "folder":
-      return FolderSource(config, split)
+      return _open_pictures(config, split)
     case "synthetic":
       return SyntheticSource(config, split)
   raise ValueError(
@@ -225,8 +228,49 @@ def look(data_dir: str) -> Place:
       f"data.data_dir is {shown(path)}, and there is nothing; expected your"
       " folder of pictures, or a .zip, .tar or .parquet file."
     )
+  if _is_dataset(path):
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(path)
+    label = builder.info.features.get("label")
+    names = [*getattr(label, "names", [])]
+    return Place("train", [*builder.info.splits], lambda split: names, False)
+  if _is_parquet(path):
+    splits = [*parquet.splits_of(path)]
+
+    def classes(split: str) -> list[str]:
+      return parquet.class_names(path, split) if split in splits else []
+
+    return Place(splits[0], splits, classes, can_share=True)
   tree = trees.open_tree(path)
   return Place(*folders.layout(tree, path.stem), can_share=True)
+
+
+def _open_pictures(config: DataConfig, split: str) -> Source:
+  """Of what lies at data.data_dir: array_record, parquet, or picture files."""
+  if config.data_dir and not outputs.is_remote(
+    outputs.path_of(config.data_dir)
+  ):
+    path = outputs.local(config.data_dir)
+    if _is_dataset(path):
+      cure = "prepare or copy it again"
+      return TfdsSource(path, split, config.num_classes, cure)
+    if _is_parquet(path):
+      return ParquetSource(config, split)
+  return FolderSource(config, split)
+
+
+def _is_dataset(path: Path) -> bool:
+  """Whether it is one version of a prepared TFDS dataset."""
+  return (path / "dataset_info.json").is_file()
+
+
+def _is_parquet(path: Path) -> bool:
+  """Whether it is a .parquet file, or a folder with some but no pictures."""
+  if path.is_file():
+    return path.name.lower().endswith(parquet.SUFFIX)
+  places = [path / name for name in ("", "data", *folders.TRAIN)]
+  return any(any(place.glob(f"*{parquet.SUFFIX}")) for place in places)
 
 
 def dataset_dir(data_dir: str) -> Path:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from marjax import outputs
-from marjax.data import decoding, sources
+from marjax.data import contents, decoding, sources
 from marjax.data.examples import Examples
 from marjax.data.folders import TEST, TRAIN
 from marjax.experiment import DataConfig
@@ -31,8 +31,11 @@ TEST_SHARE, FEWEST_TO_SHARE = 0.1, 50
 LOOKED_AT, MEASURED = 1000, 500
 """Pictures whose header is read, and those whose pixels are."""
 
-LARGEST = 64
-"""Pixels of a side where nobody says how many."""
+SIZES = (64, 32, 16, 8)
+"""Pixels of a side where nobody says how many: the first that fits."""
+
+ROWS, COLUMNS = 16, 10
+"""Of the page."""
 
 NUM_THREADS = 8
 SILENCE = 4.0
@@ -83,11 +86,15 @@ def complete(asked: Mapping[str, Any]) -> tuple[DataConfig, dict[str, Found]]:
   draft = from_dict(DataConfig, base | {"channels": 3}, "config.data")
   source = sources.open_source(draft, train)
   headers = look_at(source)
+  if source.identity["kind"] == "tfds":
+    fill("channels", source[0]["image"].shape[-1], "as the data set has it")
   is_grey = all(header.mode in GREY for header in headers)
   how = "every picture is grey" if is_grey else "there are coloured pictures"
   fill("channels", 1 if is_grey else 3, how)
-  fill("image_size", *_size(headers))
-  _check_sizes(headers, fields["image_size"], fields["data_dir"])
+  sides = [min(header.width, header.height) for header in headers]
+  sides = sides or [min(source[0]["image"].shape[:2])]
+  fill("image_size", *_size(sides))
+  _check_sizes(sides, fields["image_size"], fields["data_dir"])
   if test or "test_split" in fields or not place.can_share:
     fill("test_split", test or train, "a split of that name")
     fill("test_share", 0.0, "there is a test split")
@@ -188,21 +195,77 @@ def _classes(names: list[str]) -> Found:
   return Found(len(names), ", ".join(map(outputs.shown, names))[:60])
 
 
-def _size(headers: list[decoding.Header]) -> Found:
-  if not headers:
-    return Found(LARGEST, "as usual")
-  middle = int(np.median([min(x.width, x.height) for x in headers]))
-  size = next((n for n in (64, 32, 16, 8) if n <= middle), max(1, middle))
+def _size(sides: list[int]) -> Found:
+  middle = int(np.median(sides))
+  size = next((n for n in SIZES if n <= middle), max(1, middle))
   return Found(size, f"half of the pictures have {middle} pixels or more")
 
 
-def _check_sizes(headers: list, size: int, where: str) -> None:
+def _check_sizes(sides: list[int], size: int, where: str) -> None:
   """Refuses to enlarge all of them: there is nothing in it to learn."""
-  largest = max((min(x.width, x.height) for x in headers), default=size)
+  largest = max(sides)
   check(
     largest >= size,
-    f"every picture in {outputs.shown(where)} is smaller than the"
-    f" {size} pixels of image_size, the largest has {largest} on its shorter"
-    f" side; expected some at least that large: set"
-    f" --config.image_size={largest} or less.",
+    f"every picture in {outputs.shown(where)} is smaller than the {size} pixels"
+    f" of image_size, the largest has {largest} on its shorter side; expected"
+    f" some at least that large: set --config.image_size={largest} or less.",
   )
+
+
+def report(config: DataConfig, split: str) -> contents.Contents:
+  """What is in a split, for people; errors as in `sources.open_source`."""
+  return contents.of_source(sources.open_source(config, split))
+
+
+def has_split(config: DataConfig, split: str) -> bool:
+  """Whether a split has pictures."""
+  if config.test_share and split == config.test_split:
+    return True
+  return split in sources.look(config.data_dir).splits
+
+
+def sheet(config: DataConfig) -> np.ndarray:
+  """A page of what training sees, uint8 [height, width, 3].
+
+  A row for each of the first ROWS classes, pictures evenly chosen; every second
+  one mirrored if training mirrors.
+  """
+  from marjax.requests import pictures
+
+  examples = Examples(config, config.train_split)
+  names, labels = examples.source.class_names, labels_of(examples.source)
+  rows, captions = [], []
+  for label in range(min(ROWS, max(1, len(names)))):
+    own = np.flatnonzero(labels == label)
+    rows.append(own[evenly(len(own), COLUMNS if names else 4 * COLUMNS)])
+    captions.append(names[label] if names else "")
+  chosen = np.concatenate(rows)
+  with ThreadPoolExecutor(NUM_THREADS) as pool:
+    every = pool.map(lambda i: examples.gather(np.array([i])).images[0], chosen)
+    images = np.stack([*told(every, len(chosen), "drew")])
+  columns = np.concatenate([np.arange(len(row)) for row in rows])
+  if config.flip:
+    images[columns % 2 == 1] = images[columns % 2 == 1, :, ::-1]
+  blank = np.full(images.shape[1:], 255, np.uint8)
+  width = COLUMNS if names else min(COLUMNS, len(chosen))
+  cells, start = [], 0
+  for row in rows:
+    cells += [*images[start : start + len(row)]]
+    cells += [blank] * (-len(row) % width)
+    start += len(row)
+  title = "every second picture is mirrored" if config.flip else None
+  return pictures.grid(
+    np.stack(cells),
+    width,
+    scale=max(1, 64 // config.image_size),
+    row_labels=captions if names else None,
+    title=title,
+  )
+
+
+def labels_of(source: sources.Source) -> np.ndarray:
+  """Class of each picture, int [N], without decoding where that is known."""
+  if hasattr(source, "labels"):
+    return np.asarray(source.labels)
+  every = (source[i]["label"] for i in range(len(source)))
+  return np.array([*told(every, len(source), "read")])

@@ -84,6 +84,8 @@ def fill(mapping: Mapping[str, Any], workdir: str = "") -> Experiment:
   _fill_training(draft, name, data, speed)
   experiment = draft.experiment()
   log.info("not typed, so derived:\n%s", "\n".join(draft.lines))
+  if survey.has_split(data, data.test_split):
+    log.info("%s", survey.report(data, data.test_split))
   _tell_time(experiment, data, speed)
   return experiment
 
