@@ -30,6 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.data = {"source": "folder", "data_dir": "", "flip": True}
   config.data.update(image_size=None, channels=None, num_classes=None)
   config.data.update(train_split=None, test_split=None, test_share=None)
+  config.data.skip_unreadable = True
   config.codec = {"image_size": None, "channels": None, "patch": None}
   config.codec.update(kind="pixels", mean=None, std=None)
   config.model = {"backbone": {"num_tokens": None, "token_dim": None}}

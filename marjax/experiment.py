@@ -37,6 +37,8 @@ class DataConfig:
       resume names it. See `marjax.data.contents`.
     test_share: of the train split's images that are `test_split` instead, where
       a folder has no split of that name; which they are, their names tell.
+    skip_unreadable: train without the files of a folder that are no pictures,
+      whatever their names say, instead of refusing them.
   """
 
   source: Literal["digits", "tfds", "folder", "synthetic", "latents"]
@@ -54,6 +56,7 @@ class DataConfig:
   autoencoder: str = ""
   accept: str = ""
   test_share: Share = 0.0
+  skip_unreadable: bool = False
 
   def __post_init__(self):
     check(

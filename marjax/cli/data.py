@@ -38,15 +38,17 @@ def run(args: argparse.Namespace) -> None:
   out = outputs.path_of(args.out)
   outputs.check_free([out], args.overwrite)
   asked = {"data_dir": args.pictures, "image_size": args.image_size}
-  config, _ = survey.complete(asked | {"flip": True})
-  print(survey.report(config, config.train_split), flush=True)
+  asked |= {"flip": True, "skip_unreadable": True}
+  config, _ = survey.complete(asked)
+  names = survey.names_of(config)
+  print(survey.report(config, config.train_split, names), flush=True)
   if survey.has_split(config, config.test_split):
     print(survey.report(config, config.test_split), flush=True)
-  mean, deviation = survey.statistics(config)
+  mean, deviation = survey.statistics(config, names)
   size, channels = config.image_size, config.channels
   print(
     f"training sees {size}×{size} pixels of {channels}; mean {mean:g},"
     f" deviation {deviation:g} in [-1, 1]"
   )
-  pictures.save_png(out, survey.sheet(config), args.overwrite)
+  pictures.save_png(out, survey.sheet(config, names), args.overwrite)
   print(f"a page of them: {outputs.shown(str(out))}")

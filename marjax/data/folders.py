@@ -47,9 +47,21 @@ class FolderSource:
   """Image files in class folders; see the module's docstring.
 
   Images are read as grey or RGB, as config.channels says.
+
+  Args:
+    config: a DataConfig. split: a folder, or the part that is held out.
+    names: those of the images to read; None for all.
+
+  Attributes:
+    added: names of images that are there and not among `names`.
   """
 
-  def __init__(self, config: DataConfig, split: str):
+  def __init__(
+    self,
+    config: DataConfig,
+    split: str,
+    names: frozenset[str] | None = None,
+  ):
     check(
       config.channels in (1, 3),
       f"data.channels is {config.channels}; expected 1 (grey) or 3 (RGB) for an"
@@ -72,13 +84,15 @@ class FolderSource:
     place = normal(config.train_split if self._is_held_out else split)
     if not self._tree.is_folder(place):
       raise FileNotFoundError(_no_split(self._tree, place))
+    self._only, self.added = names, []
     names, classes, skipped = self._classes(place)
     self._files: list[tuple[str, int]] = []
     for label, name in enumerate(names or [""]):
       images, folders, others = classes.get(name, nothing())
       here = posixpath.join(place, name)
       self._files += [
-        (posixpath.join(here, image), label) for image in self._part(images)
+        (posixpath.join(here, image), label)
+        for image in self._part(here, images)
       ]
       within = {"folders inside of class folders": folders}
       for kind, left in (others | within).items():
@@ -99,6 +113,11 @@ class FolderSource:
     with decoding.naming(self._tree.shown(place)):
       image = decoding.decode(self._tree.file(place), self._mode)
     return {"image": image, "label": label, "id": index}
+
+  @property
+  def names(self) -> list[str]:
+    """Path of each image, relative to ROOT."""
+    return [place for place, _ in self._files]
 
   @property
   def labels(self) -> list[int]:
@@ -152,16 +171,39 @@ class FolderSource:
     if config.num_classes == 0:
       _check_flat(tree.shown(place), whole)
       return [], {"": Listing(whole.images, whole.folders, {})}, skipped
-    own = in_order(whole.folders)
+    own = in_order(self._begun(place, whole.folders))
     is_train = not tree.is_folder(train) or tree.is_same(train, place)
-    names = own if is_train else in_order(tree.listed(train).folders)
+    folders = [] if is_train else tree.listed(train).folders
+    names = own if is_train else in_order(self._begun(train, folders))
     classes = {name: tree.listed(posixpath.join(place, name)) for name in own}
     _check_classes(tree.shown(place), whole, classes, names, config.num_classes)
     skipped["images outside of a class folder"] += whole.images
     return names, classes, skipped
 
-  def _part(self, images: list[str]) -> list[str]:
+  def _begun(self, place: str, folders: list[str]) -> list[str]:
+    """Of class folders those that hold an image that is asked for."""
+    if self._only is None:
+      return folders
+    asked = {posixpath.dirname(name) for name in self._only}
+    here = {name: posixpath.join(place, name) for name in folders}
+    new = [path for path in here.values() if path not in asked]
+    self.added += [
+      posixpath.join(path, image)
+      for path in new
+      for image in self._tree.listed(path).images
+    ]
+    return [name for name, path in here.items() if path in asked]
+
+  def _part(self, here: str, images: list[str]) -> list[str]:
     """Of a class's images those of this split; see the module, step 6."""
+    images = self._split_part(images)
+    if self._only is None:
+      return images
+    is_asked = {x: posixpath.join(here, x) in self._only for x in images}
+    self.added += [posixpath.join(here, x) for x in images if not is_asked[x]]
+    return [name for name in images if is_asked[name]]
+
+  def _split_part(self, images: list[str]) -> list[str]:
     config = self._config
     if config.test_share == 0:
       return images

@@ -174,13 +174,16 @@ class TfdsSource:
 Source = TfdsSource | FolderSource | ParquetSource | SyntheticSource
 
 
-def open_source(config: DataConfig, split: str) -> Source:
+def open_source(
+  config: DataConfig, split: str, names: frozenset[str] | None = None
+) -> Source:
   """The images of one split, as the module's docstring describes them.
 
   Args:
     config: a DataConfig.
     split: a name the source knows, e.g. config.train_split; TFDS slices such
       as "train[:90%]" work for digits and tfds.
+    names: of a folder's images, those to read; None for all.
 
   Raises:
     ValueError: the source does not fit the config, or is damaged.
@@ -196,7 +199,7 @@ def open_source(config: DataConfig, split: str) -> Source:
     case "tfds":
       return _open_tfds(config, split)
     case "folder":
-      return _open_pictures(config, split)
+      return _open_pictures(config, split, names)
     case "synthetic":
       return SyntheticSource(config, split)
   raise ValueError(
@@ -246,7 +249,9 @@ def look(data_dir: str) -> Place:
   return Place(*folders.layout(tree, path.stem), can_share=True)
 
 
-def _open_pictures(config: DataConfig, split: str) -> Source:
+def _open_pictures(
+  config: DataConfig, split: str, names: frozenset[str] | None
+) -> Source:
   """Of what lies at data.data_dir: array_record, parquet, or picture files."""
   if config.data_dir and not outputs.is_remote(
     outputs.path_of(config.data_dir)
@@ -257,7 +262,7 @@ def _open_pictures(config: DataConfig, split: str) -> Source:
       return TfdsSource(path, split, config.num_classes, cure)
     if _is_parquet(path):
       return ParquetSource(config, split)
-  return FolderSource(config, split)
+  return FolderSource(config, split, names)
 
 
 def _is_dataset(path: Path) -> bool:

@@ -10,11 +10,9 @@
    MEASURED pictures, evenly chosen.
 """
 
-import logging
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,14 +36,7 @@ ROWS, COLUMNS = 16, 10
 """Of the page."""
 
 NUM_THREADS = 8
-SILENCE = 4.0
-"""Seconds after which a long look says how far it is."""
-
 GREY = {"1", "L", "LA", "La", *decoding.GREY}
-
-log = logging.getLogger("marjax.data")
-
-T = TypeVar("T")
 
 
 class Found(NamedTuple):
@@ -136,7 +127,7 @@ def look_at(source: sources.Source) -> list[decoding.Header]:
   with ThreadPoolExecutor(NUM_THREADS) as pool:
     chosen = evenly(len(source), LOOKED_AT)
     every = pool.map(header, chosen)
-    headers = list(filter(None, told(every, len(chosen), "looked at")))
+    headers = list(filter(None, contents.told(every, len(chosen), "looked at")))
   if not headers and errors:
     raise ValueError(
       f"none of {len(source)} pictures can be read; the first:"
@@ -145,17 +136,19 @@ def look_at(source: sources.Source) -> list[decoding.Header]:
   return headers
 
 
-def statistics(config: DataConfig) -> tuple[float, float]:
+def statistics(
+  config: DataConfig, names: frozenset[str] | None = None
+) -> tuple[float, float]:
   """Mean and deviation of the train split's pixels, in [-1, 1].
 
   Raises:
-    ValueError: all pixels have one value.
+    ValueError: all pixels have one value, or a picture cannot be read.
   """
-  examples = Examples(config, config.train_split)
+  examples = Examples(config, config.train_split, names)
   chosen = evenly(len(examples), MEASURED)
   with ThreadPoolExecutor(NUM_THREADS) as pool:
     every = pool.map(lambda i: examples.gather(np.array([i])).images, chosen)
-    images = np.concatenate([*told(every, len(chosen), "measured")])
+    images = np.concatenate([*contents.told(every, len(chosen), "measured")])
   pixels = images.astype(np.float64) / 127.5 - 1
   mean, deviation = float(pixels.mean()), float(pixels.std())
   check(
@@ -166,27 +159,17 @@ def statistics(config: DataConfig) -> tuple[float, float]:
   return round(mean, 3), max(0.001, round(deviation, 3))
 
 
-def count(config: DataConfig, split: str) -> int:
-  """Pictures in a split."""
-  return len(sources.open_source(config, split))
+def names_of(config: DataConfig) -> frozenset[str] | None:
+  """Names of the training pictures that can be read; None for all."""
+  if not config.skip_unreadable:
+    return None
+  return contents.readable(sources.open_source(config, config.train_split))
 
 
 def evenly(count: int, most: int) -> list[int]:
   """At most so many of 0 .. count - 1, evenly spread."""
   chosen = np.linspace(0, count - 1, min(count, most))
   return np.rint(chosen).astype(int).tolist()
-
-
-def told(things: Iterable[T], total: int, verb: str) -> Iterator[T]:
-  """The things; says every few seconds how far it is."""
-  start = last = time.monotonic()
-  for count, thing in enumerate(things, start=1):
-    now = time.monotonic()
-    if now - last > SILENCE:
-      left = (now - start) / count * (total - count)
-      log.info("%s %d of %d pictures, %.0f s left", verb, count, total, left)
-      last = now
-    yield thing
 
 
 def _classes(names: list[str]) -> Found:
@@ -212,9 +195,11 @@ def _check_sizes(sides: list[int], size: int, where: str) -> None:
   )
 
 
-def report(config: DataConfig, split: str) -> contents.Contents:
+def report(
+  config: DataConfig, split: str, names: frozenset[str] | None = None
+) -> contents.Contents:
   """What is in a split, for people; errors as in `sources.open_source`."""
-  return contents.of_source(sources.open_source(config, split))
+  return contents.of_source(sources.open_source(config, split, names))
 
 
 def has_split(config: DataConfig, split: str) -> bool:
@@ -224,7 +209,9 @@ def has_split(config: DataConfig, split: str) -> bool:
   return split in sources.look(config.data_dir).splits
 
 
-def sheet(config: DataConfig) -> np.ndarray:
+def sheet(
+  config: DataConfig, names: frozenset[str] | None = None
+) -> np.ndarray:
   """A page of what training sees, uint8 [height, width, 3].
 
   A row for each of the first ROWS classes, pictures evenly chosen; every second
@@ -232,7 +219,7 @@ def sheet(config: DataConfig) -> np.ndarray:
   """
   from marjax.requests import pictures
 
-  examples = Examples(config, config.train_split)
+  examples = Examples(config, config.train_split, names)
   names, labels = examples.source.class_names, labels_of(examples.source)
   rows, captions = [], []
   for label in range(min(ROWS, max(1, len(names)))):
@@ -242,7 +229,7 @@ def sheet(config: DataConfig) -> np.ndarray:
   chosen = np.concatenate(rows)
   with ThreadPoolExecutor(NUM_THREADS) as pool:
     every = pool.map(lambda i: examples.gather(np.array([i])).images[0], chosen)
-    images = np.stack([*told(every, len(chosen), "drew")])
+    images = np.stack([*contents.told(every, len(chosen), "drew")])
   columns = np.concatenate([np.arange(len(row)) for row in rows])
   if config.flip:
     images[columns % 2 == 1] = images[columns % 2 == 1, :, ::-1]
@@ -268,4 +255,4 @@ def labels_of(source: sources.Source) -> np.ndarray:
   if hasattr(source, "labels"):
     return np.asarray(source.labels)
   every = (source[i]["label"] for i in range(len(source)))
-  return np.array([*told(every, len(source), "read")])
+  return np.array([*contents.told(every, len(source), "read")])

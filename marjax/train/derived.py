@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from marjax import outputs
-from marjax.data import survey
+from marjax.data import sources, survey
 from marjax.experiment import DataConfig, Experiment
 from marjax.parallel import hosts
 from marjax.release import workdir as workdirs
@@ -77,16 +77,16 @@ def fill(mapping: Mapping[str, Any], workdir: str = "") -> Experiment:
       outputs.shown(workdir),
     )
     return draft.experiment()
-  data = fill_data(draft)
+  data, count = fill_data(draft)
   name = jax.default_backend()
   _fill_model(draft, name)
   speed = _flops_per_second()
-  _fill_training(draft, name, data, speed)
+  _fill_training(draft, name, count, speed)
   experiment = draft.experiment()
   log.info("not typed, so derived:\n%s", "\n".join(draft.lines))
   if survey.has_split(data, data.test_split):
     log.info("%s", survey.report(data, data.test_split))
-  _tell_time(experiment, data, speed)
+  _tell_time(experiment, count, speed)
   return experiment
 
 
@@ -144,18 +144,20 @@ class Draft:
     return from_dict(Experiment, self.nested(), "config")
 
 
-def fill_data(draft: Draft) -> DataConfig:
-  """Fills `data` and what the codec must know of it."""
+def fill_data(draft: Draft) -> tuple[DataConfig, int]:
+  """Fills `data` and what the codec must know of it; how many to train on."""
   data, found = survey.complete(draft.part("data"))
   for name, (value, why) in found.items():
     draft.fill(f"data.{name}", value, why)
   for name in ("image_size", "channels"):
     draft.fill(f"codec.{name}", getattr(data, name), "as data has it")
+  names = survey.names_of(data)
+  count = len(sources.open_source(data, data.train_split, names))
   if draft.is_open("codec.mean") or draft.is_open("codec.std"):
-    mean, deviation = survey.statistics(data)
+    mean, deviation = survey.statistics(data, names)
     draft.fill("codec.mean", mean, "of the pixels, in [-1, 1]")
     draft.fill("codec.std", deviation, "their deviation")
-  return data
+  return data, count
 
 
 def patch_of(size: int, across: int) -> int:
@@ -218,18 +220,16 @@ def _fill_model(draft: Draft, name: str) -> None:
   draft.fill("sampling.guidance_scale", 1.5 if has_classes else 1.0, why)
 
 
-def _fill_training(
-  draft: Draft, name: str, data: DataConfig, speed: float
-) -> None:
-  count = survey.count(data, data.train_split)
+def _fill_training(draft: Draft, name: str, count: int, speed: float) -> None:
   strata = draft.part("model.backbone").get("masking.num_strata", 1)
   parts = strata * jax.device_count()
   parts *= draft.part("training").get("num_microbatches", 1)
   most = min(count, BATCH.get(name, OTHERS["batch"]))
+  where = outputs.shown(draft["data.data_dir"])
   check(
     not draft.is_open("training.batch_size") or most >= parts,
-    f"{outputs.shown(data.data_dir)} has {count} pictures to train on; expected"
-    f" at least {parts}, one batch on this machine: add pictures.",
+    f"{where} has {count} pictures to train on; expected at least {parts}, one"
+    " batch on this machine: add pictures.",
   )
   size = most // parts * parts
   draft.fill("training.batch_size", size, f"for {name} and {count} pictures")
@@ -259,8 +259,8 @@ def _seconds(draft: Draft, speed: float) -> float:
   return training_flops(experiment.model) * size / speed
 
 
-def _tell_time(experiment: Experiment, data: DataConfig, speed: float) -> None:
-  training, count = experiment.training, survey.count(data, data.train_split)
+def _tell_time(experiment: Experiment, count: int, speed: float) -> None:
+  training = experiment.training
   steps, size = training.steps(count), training.batch_size
   seconds = steps * size * training_flops(experiment.model) / speed
   log.info(

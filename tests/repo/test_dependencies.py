@@ -60,6 +60,7 @@ def test_the_package_declares_what_it_imports():
   required = groups[""] - INDIRECT
   assert required <= wanted
   extras = groups["demo"] | groups["convert"] | groups["gcs"]
+  extras |= groups["parquet"]
   assert wanted - {"tensorflow"} == required | extras
 
 
@@ -70,7 +71,7 @@ def test_the_tests_declare_what_they_import():
 
 
 def test_there_are_no_other_extras():
-  extras = {"", "convert", "demo", "docs", "gcs", "test"}
+  extras = {"", "convert", "demo", "docs", "gcs", "parquet", "test"}
   assert set(declared()) == extras | OPTIONAL
 
 
