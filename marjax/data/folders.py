@@ -87,9 +87,11 @@ class FolderSource:
     self._only, self.added = names, []
     names, classes, skipped = self._classes(place)
     self._files: list[tuple[str, int]] = []
+    self._num_other = 0
     for label, name in enumerate(names or [""]):
       images, folders, others = classes.get(name, nothing())
       here = posixpath.join(place, name)
+      self._num_other += len(images) - len(self._split_part(images))
       self._files += [
         (posixpath.join(here, image), label)
         for image in self._part(here, images)
@@ -151,7 +153,7 @@ class FolderSource:
     counts, config, tree = {}, self._config, self._tree
     if config.test_share:
       other = {config.train_split, config.test_split} - {self._split}
-      return {name: len(FolderSource(config, name)) for name in sorted(other)}
+      return dict.fromkeys(sorted(other), self._num_other)
     for split in (config.train_split, config.test_split):
       place = normal(split)
       if split != self._split and tree.is_folder(place):
@@ -190,7 +192,7 @@ class FolderSource:
     self.added += [
       posixpath.join(path, image)
       for path in new
-      for image in self._tree.listed(path).images
+      for image in self._split_part(self._tree.listed(path).images)
     ]
     return [name for name, path in here.items() if path in asked]
 

@@ -102,6 +102,7 @@ def comparison(
   *,
   scale: int | None = None,
   titles: tuple[str, str] = ("generated", "real"),
+  names: Captions | None = None,
 ) -> np.ndarray:
   """Generated images (left) beside real ones (right), one class per row.
 
@@ -111,6 +112,7 @@ def comparison(
     labels: class of each pair, N of them, in any order; sorted for the rows.
     scale: enlargement; by default an image is about 48 pixels high.
     titles: what stands above each half.
+    names: of the classes, class i is names[i]; None for their numbers.
 
   Raises:
     ValueError: shapes differ, or classes have different numbers of images.
@@ -130,12 +132,13 @@ def comparison(
     )
   order = np.argsort(labels, kind="stable")
   scale = scale or max(1, round(48 / generated.shape[1]))
+  rows = classes.tolist()
   halves = [
     grid(
       images[order],
       int(counts[0]),
       scale=scale,
-      row_labels=classes.tolist(),
+      row_labels=[label if names is None else names[label] for label in rows],
       title=title,
     )
     for images, title in zip((generated, real), titles, strict=True)

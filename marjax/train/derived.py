@@ -166,7 +166,7 @@ def patch_of(size: int, across: int) -> int:
   return min(divisors, key=lambda n: (abs(math.log(size / n / across)), n))
 
 
-def rounded(number: float) -> int:
+def rounded(number: int | float) -> int:
   """The number with two digits that are not 0, and at least 1."""
   digits = max(0, math.floor(math.log10(max(1.0, number))) - 1)
   return max(1, int(number / 10**digits) * 10**digits)

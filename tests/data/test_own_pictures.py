@@ -263,6 +263,17 @@ def test_a_run_goes_on_with_the_pictures_it_began_with(tmp_path, caplog):
     run_with(root, tmp_path, is_new=False, num_classes=2)
 
 
+def test_a_new_class_does_not_disturb_a_run_with_a_share(tmp_path):
+  files = {f"{name}/{i}.png": png(i) for name in "ab" for i in range(30)}
+  root = spread(tmp_path / "p", files)
+  before = run_with(root, tmp_path, is_new=True)
+  assert before.source.other_splits() == {"test": 60 - before.num_examples}
+  spread(root, {"aa/1.png": png(78)})
+  after = run_with(root, tmp_path, is_new=False, num_classes=2)
+  assert after.source.added == ["aa/1.png"]
+  assert after.source.names == before.source.names
+
+
 def test_what_is_no_picture_is_skipped_by_name_and_reason(tmp_path, caplog):
   caplog.set_level("INFO", "marjax")
   files = PICTURES | {"sea/bad.png": b"nothing", "sea/notes.txt": b"x"}
@@ -284,7 +295,7 @@ def test_the_verb_prints_and_draws(tmp_path, monkeypatch, capsys):
   assert "0 golden hour (3), 1 sea (4)" in said
   assert "sizes: 7 16×16" in said
   assert "training sees 8×8 pixels of 1; mean" in said
-  page = np.asarray(Image.open("pictures.png"))
-  assert page.std() > 0
+  with Image.open("pictures.png") as page:
+    assert np.asarray(page).std() > 0
   assert main.main(["data", "photos"]) == 2
   assert "pictures.png" in capsys.readouterr().err
