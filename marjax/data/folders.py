@@ -91,10 +91,10 @@ class FolderSource:
     for label, name in enumerate(names or [""]):
       images, folders, others = classes.get(name, nothing())
       here = posixpath.join(place, name)
-      self._num_other += len(images) - len(self._split_part(images))
+      self._num_other += len(images) - len(self._split_part(name, images))
       self._files += [
         (posixpath.join(here, image), label)
-        for image in self._part(here, images)
+        for image in self._part(name, place, images)
       ]
       within = {"folders inside of class folders": folders}
       for kind, left in (others | within).items():
@@ -188,33 +188,35 @@ class FolderSource:
       return folders
     asked = {posixpath.dirname(name) for name in self._only}
     here = {name: posixpath.join(place, name) for name in folders}
-    new = [path for path in here.values() if path not in asked]
     self.added += [
       posixpath.join(path, image)
-      for path in new
-      for image in self._split_part(self._tree.listed(path).images)
+      for name, path in here.items()
+      if path not in asked
+      for image in self._split_part(name, self._tree.listed(path).images)
     ]
     return [name for name, path in here.items() if path in asked]
 
-  def _part(self, here: str, images: list[str]) -> list[str]:
-    """Of a class's images those of this split; see the module, step 6."""
-    images = self._split_part(images)
+  def _part(self, name: str, place: str, images: list[str]) -> list[str]:
+    """Of a class's images those of this split that are asked for."""
+    images = self._split_part(name, images)
     if self._only is None:
       return images
+    here = posixpath.join(place, name)
     is_asked = {x: posixpath.join(here, x) in self._only for x in images}
     self.added += [posixpath.join(here, x) for x in images if not is_asked[x]]
     return [name for name in images if is_asked[name]]
 
-  def _split_part(self, images: list[str]) -> list[str]:
+  def _split_part(self, name: str, images: list[str]) -> list[str]:
+    """Of a class's images those of this split; see the module, step 6."""
     config = self._config
     if config.test_share == 0:
       return images
     if self._split not in (config.train_split, config.test_split):
       return images
-    shares = {name: share_of(name) for name in images}
+    shares = {x: share_of(f"{name}/{x}") for x in images}
     last = max(shares, key=shares.get, default="")
     test = {x for x in images if shares[x] < config.test_share and x != last}
-    return [name for name in images if (name in test) == self._is_held_out]
+    return [x for x in images if (x in test) == self._is_held_out]
 
   @property
   def identity(self) -> dict[str, str]:
