@@ -235,8 +235,9 @@ def look(data_dir: str) -> Place:
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(path)
-    label = builder.info.features.get("label")
-    names = [*getattr(label, "names", [])]
+    features = builder.info.features
+    known = "label" in features and getattr(features["label"], "names", None)
+    names = [*(known or [])]
     return Place("train", [*builder.info.splits], lambda split: names, False)
   if _is_parquet(path):
     splits = [*parquet.splits_of(path)]

@@ -203,9 +203,11 @@ def report(
 
 
 def has_split(config: DataConfig, split: str) -> bool:
-  """Whether a split has pictures."""
+  """Whether a split is there, and another one than the train split."""
   if config.test_share and split == config.test_split:
     return True
+  if split == config.train_split:
+    return False
   return split in sources.look(config.data_dir).splits
 
 

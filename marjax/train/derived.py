@@ -95,9 +95,14 @@ class Draft:
 
   def __init__(self, mapping: Mapping[str, Any]):
     self._values = flatten_dict(dict(mapping), sep=".")
-    self.image_size = self._values.pop("image_size")
-    if self._values.get("data.image_size") is None and self.image_size:
-      self._values["data.image_size"] = self.image_size
+    size, own = self._values.pop("image_size"), "data.image_size"
+    check(
+      None in (size, self._values.get(own)) or size == self._values[own],
+      f"image_size is {size} and data.image_size {self._values.get(own)};"
+      " expected one of them: leave the other out.",
+    )
+    if size is not None:
+      self._values[own] = size
     self.lines: list[str] = []
 
   def __getitem__(self, key: str) -> Any:

@@ -143,6 +143,15 @@ def test_what_is_asked_for_is_not_derived(tmp_path):
   assert not {"channels", "image_size"} & found.keys()
 
 
+def test_a_prepared_data_set_is_read_as_it_is(tfds_dir):
+  config = complete(tfds_dir / "tiny" / "2.0.0")
+  sizes = config.num_classes, config.channels, config.image_size
+  assert sizes == (4, 3, 8)
+  assert (config.train_split, config.test_split) == ("train", "train")
+  assert len(Batches(config, "train", 4)[0]["label"]) == 4
+  assert not survey.has_split(config, config.test_split)
+
+
 def test_one_coloured_picture_makes_three_channels(tmp_path):
   spread(tmp_path, {"1.png": png(1, mode="L"), "2.png": png(2, mode="1")})
   assert complete(tmp_path).channels == 1

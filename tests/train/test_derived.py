@@ -103,6 +103,14 @@ def test_steps_follow_the_speed(photos, monkeypatch):
   assert views <= 1.2 * derived.VIEWS
 
 
+def test_the_size_is_said_once_and_is_a_size(photos):
+  with pytest.raises(ValueError, match="expected one of them"):
+    configs.load(CONFIG, [*TYPED, "config.data.image_size=16"])
+  for wrong in ("0", "big", "1.5"):
+    with pytest.raises(ValueError, match=r"image_size is .*; expected"):
+      configs.load(CONFIG, [TYPED[0], f"config.image_size={wrong}"])
+
+
 def test_too_few_pictures_are_refused(photos, tmp_path):
   add(tmp_path / "one", "class", 1)
   with pytest.raises(ValueError, match="has 1 pictures to train on; expected"):
