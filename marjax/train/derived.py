@@ -16,6 +16,7 @@ config.json, whatever the pictures or the machine are now.
 
 import logging
 import math
+import os
 import shlex
 import time
 from collections.abc import Mapping
@@ -50,7 +51,7 @@ VIEWS = 1000
 
 FEWEST_STEPS = 200
 
-EFFICIENCY = 0.2
+EFFICIENCY = 0.25
 """Of a step's arithmetic, against that of a large product alone."""
 
 REPORT_SECONDS = 5.0
@@ -269,8 +270,8 @@ def _tell_time(experiment: Experiment, count: int, speed: float) -> None:
   steps, size = training.steps(count), training.batch_size
   seconds = steps * size * training_flops(experiment.model) / speed
   log.info(
-    "about %s of training: %d steps of %d pictures, each seen %.0f times; the"
-    " log will say how much is left",
+    "about %s of training if nothing else runs here: %d steps of %d pictures,"
+    " each seen %.0f times; the log will say how much is left",
     _duration(seconds),
     steps,
     size,
@@ -285,18 +286,26 @@ def _duration(seconds: float) -> str:
 
 
 def _flops_per_second() -> float:
-  """What a step may have of all devices, guessed by a product on one."""
+  """What a step may have of all devices, guessed by a product on one.
+
+  A CPU's is by the time of its cores, so that what else runs does not count.
+  """
   is_cpu = jax.default_backend() == "cpu"
+  clock = time.process_time if is_cpu else time.perf_counter
   side, dtype = (768, "float32") if is_cpu else (4096, "bfloat16")
   square = jnp.ones((side, side), dtype)
   product = jax.jit(lambda x: x @ x)
   product(square).block_until_ready()
-  start, times = time.perf_counter(), 0
-  while time.perf_counter() - start < 0.5:
+  start, times = clock(), 0
+  while clock() - start < 0.5:
     product(square).block_until_ready()
     times += 1
-  speed = 2 * side**3 * times / (time.perf_counter() - start)
+  speed = 2 * side**3 * times / (clock() - start)
   if jax.process_count() > 1:
     speed = float(hosts.gathered(speed).min())
-  # The devices of a CPU that jax was told to pretend share its cores.
-  return EFFICIENCY * speed * (1 if is_cpu else jax.device_count())
+  # Devices of a CPU that jax was told to pretend share its cores.
+  cores = os.cpu_count() or 1
+  if hasattr(os, "sched_getaffinity"):  # of which this process may use fewer
+    cores = len(os.sched_getaffinity(0))
+  parts = cores if is_cpu else jax.device_count()
+  return EFFICIENCY * speed * parts
