@@ -7,7 +7,7 @@ Command   marjax train --config configs/folder.py \
             --config.data.data_dir=photos --config.image_size=64 \
             --workdir out/mine
           marjax data photos --image_size=64    to look at them before
-Cost      about 20 minutes on a CPU, an hour on other devices
+Cost      about 20 minutes on an idle CPU, an hour on other devices
 Expected  docs/own_pictures.md has a run, its time and its samples
 Variants  :laptop      a few seconds, to see that everything runs
 

@@ -33,6 +33,8 @@ _PAPER = (255, 255, 255)
 _INK = (38, 38, 38)
 _HATCH = np.array([[232] * 3, [205] * 3], np.uint8)
 _MARGIN = 12
+_SMALLEST = 9
+"""Of fonts that can be read."""
 
 
 def grid(
@@ -66,7 +68,11 @@ def grid(
   _check_count("row_labels", row_labels, rows)
   columns = min(columns, num_images)
   gap = max(2, min(height, width) // 12)
-  font = ImageFont.load_default(max(11, min(18, width // 3)))
+  largest = max(11, min(18, width // 3))
+  below_each = [
+    outputs.shown(str(x)) for x in ([] if labels is None else labels)
+  ]
+  font, below_each = _fitting(below_each, width + gap - 2, largest)
   beside = [
     outputs.shown(str(x)) for x in ([] if row_labels is None else row_labels)
   ]
@@ -88,7 +94,7 @@ def grid(
     page.paste(Image.fromarray(cell), (x, y))
     if labels is not None:
       below = (x + width / 2, y + height + 2)
-      draw.text(below, outputs.shown(str(labels[i])), _INK, font, anchor="ma")
+      draw.text(below, captions[i], _INK, font, anchor="ma")
   for row, text in enumerate(beside):
     place = (left - 10, top + row * step_y + height / 2)
     draw.text(place, text, _INK, font, anchor="rm")
@@ -301,6 +307,22 @@ def _enlarged(images: np.ndarray, scale: int) -> np.ndarray:
     )
   colour = np.broadcast_to(images, (*shape[:3], 3))
   return np.repeat(np.repeat(colour, scale, axis=1), scale, axis=2)
+
+
+def _fitting(texts: list[str], width: int, largest: int):
+  """The largest font in which all fit, and the texts, cut in the smallest."""
+  for size in range(largest, _SMALLEST - 1, -1):
+    font = ImageFont.load_default(size)
+    if all(font.getlength(text) <= width for text in texts):
+      return font, texts
+  cut = []
+  for text in texts:
+    short = text
+    while short and font.getlength(short + "…") > width:
+      short = short[:-1]
+    fits = font.getlength(text) <= width
+    cut.append(text if fits else short + "…")
+  return font, cut
 
 
 def _check_count(name: str, captions: Captions | None, count: int) -> None:
