@@ -69,10 +69,7 @@ def grid(
   columns = min(columns, num_images)
   gap = max(2, min(height, width) // 12)
   largest = max(11, min(18, width // 3))
-  below_each = [
-    outputs.shown(str(x)) for x in ([] if labels is None else labels)
-  ]
-  font, below_each = _fitting(below_each, width + gap - 2, largest)
+  font, captions = _fitting(labels, width + gap - 2, largest)
   beside = [
     outputs.shown(str(x)) for x in ([] if row_labels is None else row_labels)
   ]
@@ -309,8 +306,9 @@ def _enlarged(images: np.ndarray, scale: int) -> np.ndarray:
   return np.repeat(np.repeat(colour, scale, axis=1), scale, axis=2)
 
 
-def _fitting(texts: list[str], width: int, largest: int):
+def _fitting(labels: Captions | None, width: int, largest: int):
   """The largest font in which all fit, and the texts, cut in the smallest."""
+  texts = [outputs.shown(str(x)) for x in ([] if labels is None else labels)]
   for size in range(largest, _SMALLEST - 1, -1):
     font = ImageFont.load_default(size)
     if all(font.getlength(text) <= width for text in texts):
