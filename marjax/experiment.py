@@ -36,6 +36,10 @@ class DataConfig:
     num_threads: that prepare batches.
     accept: fingerprint of changed data with which a run may go on; a refusal to
       resume names it. See `marjax.data.contents`.
+    test_share: of the train split's images that are `test_split` instead, where
+      a folder has no split of that name; which they are, their names tell.
+    skip_unreadable: train without the files of a folder that are no pictures,
+      whatever their names say, instead of refusing them.
   """
 
   source: Literal["digits", "tfds", "folder", "synthetic", "latents"]
@@ -52,6 +56,21 @@ class DataConfig:
   num_threads: Annotated[int, Range(0, 1024)] = 2
   autoencoder: str = ""
   accept: str = ""
+  test_share: Share = 0.0
+  skip_unreadable: bool = False
+
+  def __post_init__(self):
+    check(
+      self.test_share == 0 or self.source == "folder",
+      f"data.test_share is {self.test_share:g} and data.source"
+      f" {self.source!r}; expected 0, or the source 'folder': others have a"
+      " test split of their own.",
+    )
+    check(
+      self.test_share == 0 or self.train_split != self.test_split,
+      f"data.train_split and data.test_split are both {self.train_split!r};"
+      " expected another name for the share that is not trained on.",
+    )
 
   @property
   def is_cached(self) -> bool:

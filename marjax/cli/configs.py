@@ -10,7 +10,8 @@ configs/NAME.py.
 3. Each override sets one field, once. A field of text keeps the value as it is;
    any other is read as a Python literal, and `true`, `false` and `none` are
    accepted in any case.
-4. `schema.from_dict` checks every key and type.
+4. `schema.from_dict` checks every key and type. A config of one's own pictures
+   leaves values open, which `train.derived` fills in before.
 """
 
 import ast
@@ -45,21 +46,43 @@ LONGEST_REASON = 300
 """Characters of what a config file raises."""
 
 
-def load(address: str, overrides: Sequence[str] = ()) -> Experiment:
+def load(
+  address: str, overrides: Sequence[str] = (), workdir: str = ""
+) -> Experiment:
   """The experiment that a config file describes.
 
   Args:
     address: path of a config file, perhaps with ":VARIANT" after it.
     overrides: "config.KEY=VALUE" with dots between nested keys.
+    workdir: of a run, whose values a config that leaves some open takes.
 
   Raises:
     ValueError: a file that fails, an unknown variant or key, or a value of the
-      wrong type.
+      wrong type; pictures that do not do for a config that leaves values open.
     FileNotFoundError: no such file.
   """
+  return build(read(address, overrides), workdir)
+
+
+def read(address: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+  """The nested mapping of a config file; see `load`."""
   mapping = _read(*_split(address))
   for override in overrides:
     _set(mapping, override)
+  return mapping
+
+
+def is_open(mapping: Mapping[str, Any]) -> bool:
+  """Whether devices are needed to know the experiment: see `train.derived`."""
+  return "image_size" in mapping
+
+
+def build(mapping: Mapping[str, Any], workdir: str = "") -> Experiment:
+  """The experiment of a nested mapping; see `load`."""
+  if is_open(mapping):
+    from marjax.train import derived
+
+    return derived.fill(mapping, workdir)
   return schema.from_dict(Experiment, mapping, where="config")
 
 

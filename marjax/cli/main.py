@@ -25,6 +25,7 @@ from marjax.cli import (
   cache_latents,
   configs,
   convert,
+  data,
   edit,
   evaluate,
   export,
@@ -39,6 +40,7 @@ from marjax.cli import (
 from marjax.version import __version__
 
 VERBS = {
+  "data": data,
   "cache-latents": cache_latents,
   "fit-codebook": fit_codebook,
   "preflight": preflight,
@@ -70,6 +72,7 @@ EXTRAS = {
   "libtpu": "tpu",
   "jax_cuda12_plugin": "cuda",
   "matplotlib": "demo",
+  "pyarrow": "parquet",
   "tensorflow": "tensorflow",
   "torch": "convert",
   "requests": "convert",

@@ -45,7 +45,9 @@ def run(args: argparse.Namespace) -> None:
   overrides = args.overrides
   if args.init is not None:
     overrides = [*overrides, f"config.training.init_from={args.init}"]
-  experiment = configs.load(args.config, overrides)
+  mapping = configs.read(args.config, overrides)
+  # What needs no device is refused before the processes meet.
+  experiment = None if configs.is_open(mapping) else configs.build(mapping)
 
   from marjax.parallel import hosts
   from marjax.train import loop, profile
@@ -54,4 +56,5 @@ def run(args: argparse.Namespace) -> None:
 
   peers = (args.coordinator_address, args.num_processes, args.process_id)
   with hosts.joined(*peers):
+    experiment = experiment or configs.build(mapping, args.workdir)
     loop.train(experiment, args.workdir, profile_steps)

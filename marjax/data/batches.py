@@ -46,6 +46,7 @@ class Batches:
     shuffle: False takes the examples in the source's order, never mirrored.
     rows: those of each batch that are wanted, 0 .. batch_size - 1; None for
       all of them.
+    names: of a folder's images, those to read; None for all.
 
   Attributes:
     num_examples: of the split: one epoch.
@@ -64,6 +65,7 @@ class Batches:
     batch_size: int,
     shuffle: bool = True,
     rows: Int[np.ndarray, " N"] | None = None,
+    names: frozenset[str] | None = None,
   ):
     rows = np.arange(batch_size) if rows is None else rows
     if not rows.size or rows.min() < 0 or rows.max() >= batch_size:
@@ -75,7 +77,7 @@ class Batches:
     if config.is_cached:
       self._examples = self.cache = latent_cache.CachedLatents(config)
     else:
-      self._examples = examples.Examples(config, split)
+      self._examples = examples.Examples(config, split, names)
       self.source = self._examples.source
     self.num_examples = len(self._examples)
     if self.num_examples < batch_size:

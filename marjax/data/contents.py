@@ -9,24 +9,33 @@
    dataset's version and files; or a cache's shards; never where the data lies.
 4. `keep` writes WORKDIR/data.json. A run that goes on compares: if its data has
    changed, it says how, and goes on only if data.accept is the new fingerprint.
+5. Of a folder with at most MOST_NAMES images it writes WORKDIR/names.json, too.
+   `chosen` is what a run that goes on reads: images added since do not count,
+   and are told. For a new run with data.skip_unreadable it leaves out what has
+   no header that can be read.
 """
 
 import hashlib
 import itertools
 import json
 import logging
+import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import jax
 import numpy as np
 
 from marjax import outputs
+from marjax.data import sources
 from marjax.data.batches import Batches
 from marjax.data.folders import some
 from marjax.data.latent_cache import CachedLatents
 from marjax.data.sources import Source
+from marjax.experiment import DataConfig
 from marjax.outputs import AnyPath
 from marjax.parallel import hosts
 from marjax.release import workdir as workdirs
@@ -42,7 +51,15 @@ CONTENT = "content of images"
 
 NUM_THREADS = 8
 
+SILENCE = 4.0
+"""Seconds after which a long look says how far it is."""
+
+NAMES, MOST_NAMES = "names.json", 200_000
+"""File of the names of a folder's images, of at most so many."""
+
 logger = logging.getLogger("marjax.data")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,6 +90,7 @@ class Contents:
     num_frames: with several frames. num_turned: turned as their EXIF says.
     unreadable: name → why.
     skipped: kind → files that are no images and were passed over.
+    skipped_names: kind → a few of their names.
   """
 
   fingerprint: str
@@ -88,6 +106,7 @@ class Contents:
   num_turned: int = 0
   unreadable: dict[str, str] = field(default_factory=dict)
   skipped: dict[str, int] = field(default_factory=dict)
+  skipped_names: dict[str, str] = field(default_factory=dict)
 
   @property
   def class_names(self) -> tuple[str, ...]:
@@ -118,8 +137,12 @@ class Contents:
       lines += _line("sizes", self.sizes)
       lines += _line("modes", self.modes)
       lines += _line("unreadable", list(self.unreadable.values()))
-    lines += _line("passed over", self.skipped)
+    lines += _line("passed over", [*map(self._passed_over, self.skipped)])
     return "\n".join(lines)
+
+  def _passed_over(self, kind: str) -> str:
+    names = self.skipped_names.get(kind)
+    return f"{self.skipped[kind]} {kind}" + (f" ({names})" if names else "")
 
 
 def of_source(source: Source, count: int | None = None) -> Contents:
@@ -138,7 +161,8 @@ def of_source(source: Source, count: int | None = None) -> Contents:
       unreadable[source.name(index)] = outputs.shown(str(error))
 
   with ThreadPoolExecutor(NUM_THREADS) as pool:
-    headers = list(filter(None, pool.map(header, looked_at)))
+    every = told(pool.map(header, looked_at), len(looked_at), "looked at")
+    headers = list(filter(None, every))
     if source.identity["kind"] == "folder":
       hashes = source.hashes(count)
       names = "" if classes else f"{hashes} "
@@ -148,6 +172,11 @@ def of_source(source: Source, count: int | None = None) -> Contents:
       ]
       marks = list(pool.map(source.mark, looked_at))
       identity |= {"images": str(count), CONTENT: _hash([names, marks])}
+    elif hasattr(source, "counts") and count == len(source):
+      classes = [
+        ClassPart(part.name, number)
+        for part, number in zip(classes, source.counts(), strict=False)
+      ]
   sizes = Counter(f"{x.width}×{x.height}" for x in headers)
   identity["classes"] = _hash([to_dict(part) for part in classes])
   return Contents(
@@ -164,6 +193,7 @@ def of_source(source: Source, count: int | None = None) -> Contents:
     num_turned=sum(x.is_turned for x in headers),
     unreadable=dict(sorted(unreadable.items())),
     skipped=source.skipped,
+    skipped_names=source.skipped_names,
   )
 
 
@@ -210,6 +240,69 @@ def write(path: AnyPath, contents: Contents) -> None:
   outputs.write(path, write_json(to_dict(contents)), overwrite=True)
 
 
+def chosen(
+  workdir: AnyPath, config: DataConfig, is_new: bool
+) -> frozenset[str] | None:
+  """Names of the training images that a run reads; None for all there are."""
+  path = workdir / NAMES
+  if not is_new:
+    if config.accept or not workdirs.is_file(path):
+      return None
+    return frozenset(map(str, read_json(path.read_bytes(), str(path))["names"]))
+  if not (config.skip_unreadable and config.source == "folder"):
+    return None
+  return readable(sources.open_source(config, config.train_split))
+
+
+def readable(source: Source) -> frozenset[str] | None:
+  """Names of a folder's images whose header can be read; None for all.
+
+  Says of the others why. All of more than MOST_NAMES are taken.
+  """
+  if not hasattr(source, "names") or len(source) > MOST_NAMES:
+    return None
+
+  def reason(index: int) -> str:
+    try:
+      source.header(index)
+    except (ValueError, OSError) as error:
+      return outputs.shown(str(error))
+    return ""
+
+  with ThreadPoolExecutor(NUM_THREADS) as pool:
+    every = pool.map(reason, range(len(source)))
+    reasons = [*told(every, len(source), "looked at")]
+  wrong = [reason for reason in reasons if reason]
+  if not wrong:
+    return None
+  check(
+    len(wrong) < len(reasons),
+    f"none of {len(wrong)} pictures can be read; the first: {wrong[0]}",
+  )
+  labels = zip(source.labels, reasons, strict=True)
+  lost = {*source.labels} - {label for label, reason in labels if not reason}
+  check(
+    not lost or not source.class_names,
+    f"no picture of {some([source.class_names[i] for i in sorted(lost)])} can"
+    f" be read; the first: {wrong[0]}",
+  )
+  logger.info("%d pictures are skipped: %s", len(wrong), some(wrong, " "))
+  pairs = zip(source.names, reasons, strict=True)
+  return frozenset(name for name, reason in pairs if not reason)
+
+
+def told(things: Iterable[T], total: int, verb: str) -> Iterator[T]:
+  """The things; says every few seconds how far it is."""
+  start = last = time.monotonic()
+  for count, thing in enumerate(things, start=1):
+    now = time.monotonic()
+    if now - last > SILENCE:
+      left = (now - start) / count * (total - count)
+      logger.info("%s %d of %d pictures, %.0f s left", verb, count, total, left)
+      last = now
+    yield thing
+
+
 def keep(
   batches: Batches, workdir: AnyPath, accept: str, is_new: bool
 ) -> Contents:
@@ -233,6 +326,7 @@ def keep(
     raise ValueError(why)
   path = workdir / DATA
   before = read(path) if workdirs.is_file(path) else None
+  changed = []
   if not is_new:
     # Latents of another autoencoder mean something else.
     made_by = [
@@ -253,6 +347,7 @@ def keep(
     )
     if changed:
       logger.info("changed data is accepted: %s", some(changed, "; "))
+  _keep_names(batches.source, workdir, is_new or bool(changed))
   is_same = before and before.fingerprint == contents.fingerprint
   if is_same and not contents.classes:
     # The names in a run's record outlive those beside its cache.
@@ -260,6 +355,24 @@ def keep(
   if before != contents and jax.process_index() == 0:
     write(path, contents)
   return contents
+
+
+def _keep_names(source: Source, workdir: AnyPath, is_changed: bool) -> None:
+  """Writes the names of a folder's images; says which were added since."""
+  if not hasattr(source, "names") or len(source) > MOST_NAMES:
+    return
+  if source.added and not is_changed:
+    logger.info(
+      "%d pictures were added since %s began (%s), and it goes on with the %d"
+      " that it began with: name another --workdir to train on all.",
+      len(source.added),
+      workdir,
+      some(source.added),
+      len(source),
+    )
+  if is_changed and jax.process_index() == 0:
+    content = write_json({"names": source.names})
+    outputs.write(workdir / NAMES, content, overwrite=True)
 
 
 def changes(before: Contents | None, now: Contents) -> list[str]:

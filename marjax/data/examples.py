@@ -34,9 +34,11 @@ class Examples:
     source: where they are read.
   """
 
-  def __init__(self, config: DataConfig, split: str):
+  def __init__(
+    self, config: DataConfig, split: str, names: frozenset[str] | None = None
+  ):
     self._config, self._split = config, split
-    self.source = sources.open_source(config, split)
+    self.source = sources.open_source(config, split, names)
     size, count = config.image_size, len(self.source)
     shape = (count, size, size, config.channels)
     self._kept = None

@@ -3,7 +3,9 @@
     kind        data_dir    what is there
     digits      datasets    scikit-learn's digits, prepared when missing
     tfds        datasets    any TFDS dataset in array_record files, by name
-    folder      ROOT        ROOT/SPLIT/CLASS/*.png, jpg, ... (`folders`)
+    folder      ROOT        ROOT/SPLIT/CLASS/*.png, jpg, ... (`folders`), also
+                            in a .zip or .tar; parquet files (`parquet`); one
+                            version of a TFDS dataset
     synthetic   unused      nothing: images are computed
 
 Every source has a length, and source[i] is {"image": uint8 [H, W, C],
@@ -16,12 +18,14 @@ in $MARJAX_DATA, else in ~/.cache/marjax/datasets.
 import hashlib
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from marjax import outputs
-from marjax.data import decoding
+from marjax.data import decoding, folders, parquet, trees
 from marjax.data.folders import FolderSource
+from marjax.data.parquet import ParquetSource
 from marjax.data.synthetic import SyntheticSource
 from marjax.experiment import DataConfig
 from marjax.outputs import shown
@@ -40,6 +44,7 @@ class TfdsSource:
   """
 
   skipped: ClassVar[dict[str, int]] = {}
+  skipped_names: ClassVar[dict[str, str]] = {}
 
   def __init__(
     self,
@@ -166,16 +171,19 @@ class TfdsSource:
     return f"tfds {dataset} {self._split}: {len(self)} images"
 
 
-Source = TfdsSource | FolderSource | SyntheticSource
+Source = TfdsSource | FolderSource | ParquetSource | SyntheticSource
 
 
-def open_source(config: DataConfig, split: str) -> Source:
+def open_source(
+  config: DataConfig, split: str, names: frozenset[str] | None = None
+) -> Source:
   """The images of one split, as the module's docstring describes them.
 
   Args:
     config: a DataConfig.
     split: a name the source knows, e.g. config.train_split; TFDS slices such
       as "train[:90%]" work for digits and tfds.
+    names: of a folder's images, those to read; None for all.
 
   Raises:
     ValueError: the source does not fit the config, or is damaged.
@@ -191,13 +199,84 @@ def open_source(config: DataConfig, split: str) -> Source:
     case "tfds":
       return _open_tfds(config, split)
     case "folder":
-      return FolderSource(config, split)
+      return _open_pictures(config, split, names)
     case "synthetic":
       return SyntheticSource(config, split)
   raise ValueError(
     f"data.source is {config.source!r}; expected one of digits, tfds, folder,"
     " synthetic."
   )
+
+
+class Place(NamedTuple):
+  """What pictures there are at a path, before a config says how to read them.
+
+  Attributes:
+    root: the split that is all of it. splits: names that may be splits.
+    classes: split → names of its classes.
+    can_share: whether a part of a split can be another.
+  """
+
+  root: str
+  splits: list[str]
+  classes: Callable[[str], list[str]]
+  can_share: bool
+
+
+def look(data_dir: str) -> Place:
+  """What there is at a path; errors as in `open_source`."""
+  path = outputs.local(data_dir)
+  if not path.exists():
+    raise FileNotFoundError(
+      f"data.data_dir is {shown(path)}, and there is nothing; expected your"
+      " folder of pictures, or a .zip, .tar or .parquet file."
+    )
+  if _is_dataset(path):
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(path)
+    features = builder.info.features
+    known = "label" in features and getattr(features["label"], "names", None)
+    names = [*(known or [])]
+    return Place("train", [*builder.info.splits], lambda split: names, False)
+  if _is_parquet(path):
+    splits = [*parquet.splits_of(path)]
+
+    def classes(split: str) -> list[str]:
+      return parquet.class_names(path, split) if split in splits else []
+
+    return Place(splits[0], splits, classes, can_share=True)
+  tree = trees.open_tree(path)
+  return Place(*folders.layout(tree, path.stem), can_share=True)
+
+
+def _open_pictures(
+  config: DataConfig, split: str, names: frozenset[str] | None
+) -> Source:
+  """Of what lies at data.data_dir: array_record, parquet, or picture files."""
+  if config.data_dir and not outputs.is_remote(
+    outputs.path_of(config.data_dir)
+  ):
+    path = outputs.local(config.data_dir)
+    if _is_dataset(path):
+      cure = "prepare or copy it again"
+      return TfdsSource(path, split, config.num_classes, cure)
+    if _is_parquet(path):
+      return ParquetSource(config, split)
+  return FolderSource(config, split, names)
+
+
+def _is_dataset(path: Path) -> bool:
+  """Whether it is one version of a prepared TFDS dataset."""
+  return (path / "dataset_info.json").is_file()
+
+
+def _is_parquet(path: Path) -> bool:
+  """Whether it is a .parquet file, or a folder with some but no pictures."""
+  if path.is_file():
+    return path.name.lower().endswith(parquet.SUFFIX)
+  places = [path / name for name in ("", "data", *folders.TRAIN)]
+  return any(any(place.glob(f"*{parquet.SUFFIX}")) for place in places)
 
 
 def dataset_dir(data_dir: str) -> Path:

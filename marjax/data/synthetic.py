@@ -27,6 +27,7 @@ class SyntheticSource:
 
   class_names = ()
   skipped: ClassVar[dict[str, int]] = {}
+  skipped_names: ClassVar[dict[str, str]] = {}
 
   def __init__(self, config: DataConfig, split: str):
     self._shape = (config.image_size, config.image_size, config.channels)

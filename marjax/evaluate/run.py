@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from marjax import outputs
+from marjax.backbone.classes import name_of
 from marjax.data import batches, sources
 from marjax.evaluate import environment, scores
 from marjax.experiment import DataConfig
@@ -145,7 +146,9 @@ def evaluate(
       "generation_seconds": seconds,
       "images_per_second": num_images / seconds,
     }
-    samples = _samples(images, labels, real)
+    known = pipe.card.class_names
+    names = [name_of(label, known) for label in range(data.num_classes)]
+    samples = _samples(images, labels, real, names)
     pictures.save_png(paths["samples"], samples, overwrite)
     pictures.save_png(paths["reveal"], _reveal(*shown), overwrite)
     if "loss" in paths:
@@ -349,7 +352,9 @@ def _reveal(trajectory: Trajectory, image: int) -> np.ndarray:
   )
 
 
-def _samples(images: np.ndarray, labels: np.ndarray, real: Real) -> np.ndarray:
+def _samples(
+  images: np.ndarray, labels: np.ndarray, real: Real, names: list[str]
+) -> np.ndarray:
   """The first images of each class beside the first real test ones."""
   classes = np.intersect1d(labels, real.test.labels)[:ROW]
   made, found = (
@@ -362,5 +367,5 @@ def _samples(images: np.ndarray, labels: np.ndarray, real: Real) -> np.ndarray:
     for by_class in (made, found)
   )
   return pictures.comparison(
-    images[made], real.test.images[found], labels[made]
+    images[made], real.test.images[found], labels[made], names=names
   )

@@ -33,6 +33,8 @@ _PAPER = (255, 255, 255)
 _INK = (38, 38, 38)
 _HATCH = np.array([[232] * 3, [205] * 3], np.uint8)
 _MARGIN = 12
+_SMALLEST = 9
+"""Of fonts that can be read."""
 
 
 def grid(
@@ -66,7 +68,8 @@ def grid(
   _check_count("row_labels", row_labels, rows)
   columns = min(columns, num_images)
   gap = max(2, min(height, width) // 12)
-  font = ImageFont.load_default(max(11, min(18, width // 3)))
+  largest = max(11, min(18, width // 3))
+  font, captions = _fitting(labels, width + gap - 2, largest)
   beside = [
     outputs.shown(str(x)) for x in ([] if row_labels is None else row_labels)
   ]
@@ -88,7 +91,7 @@ def grid(
     page.paste(Image.fromarray(cell), (x, y))
     if labels is not None:
       below = (x + width / 2, y + height + 2)
-      draw.text(below, outputs.shown(str(labels[i])), _INK, font, anchor="ma")
+      draw.text(below, captions[i], _INK, font, anchor="ma")
   for row, text in enumerate(beside):
     place = (left - 10, top + row * step_y + height / 2)
     draw.text(place, text, _INK, font, anchor="rm")
@@ -102,6 +105,7 @@ def comparison(
   *,
   scale: int | None = None,
   titles: tuple[str, str] = ("generated", "real"),
+  names: Captions | None = None,
 ) -> np.ndarray:
   """Generated images (left) beside real ones (right), one class per row.
 
@@ -111,6 +115,7 @@ def comparison(
     labels: class of each pair, N of them, in any order; sorted for the rows.
     scale: enlargement; by default an image is about 48 pixels high.
     titles: what stands above each half.
+    names: of the classes, class i is names[i]; None for their numbers.
 
   Raises:
     ValueError: shapes differ, or classes have different numbers of images.
@@ -130,12 +135,13 @@ def comparison(
     )
   order = np.argsort(labels, kind="stable")
   scale = scale or max(1, round(48 / generated.shape[1]))
+  rows = classes.tolist()
   halves = [
     grid(
       images[order],
       int(counts[0]),
       scale=scale,
-      row_labels=classes.tolist(),
+      row_labels=[label if names is None else names[label] for label in rows],
       title=title,
     )
     for images, title in zip((generated, real), titles, strict=True)
@@ -298,6 +304,23 @@ def _enlarged(images: np.ndarray, scale: int) -> np.ndarray:
     )
   colour = np.broadcast_to(images, (*shape[:3], 3))
   return np.repeat(np.repeat(colour, scale, axis=1), scale, axis=2)
+
+
+def _fitting(labels: Captions | None, width: int, largest: int):
+  """The largest font in which all fit, and the texts, cut in the smallest."""
+  texts = [outputs.shown(str(x)) for x in ([] if labels is None else labels)]
+  for size in range(largest, _SMALLEST - 1, -1):
+    font = ImageFont.load_default(size)
+    if all(font.getlength(text) <= width for text in texts):
+      return font, texts
+  cut = []
+  for text in texts:
+    short = text
+    while short and font.getlength(short + "…") > width:
+      short = short[:-1]
+    fits = font.getlength(text) <= width
+    cut.append(text if fits else short + "…")
+  return font, cut
 
 
 def _check_count(name: str, captions: Captions | None, count: int) -> None:

@@ -98,9 +98,10 @@ def train(
     mesh = mesh_for(experiment)
     rows = local_rows(mesh, training.batch_size)
     data, size = experiment.data, training.batch_size
-    batches = Batches(data, data.train_split, size, rows=rows)
     is_new = checkpoints.latest_step() is None
-    read = contents.keep(batches, workdir, experiment.data.accept, is_new)
+    names = contents.chosen(workdir, data, is_new)
+    batches = Batches(data, data.train_split, size, rows=rows, names=names)
+    read = contents.keep(batches, workdir, data.accept, is_new)
     num_steps = training.steps(batches.num_examples)
     codec = autoencoder.of_run(
       experiment.codec,

@@ -1,6 +1,7 @@
 """Samples while training: one picture per look, always of the same draws.
 
-1. Twenty images, ten across, of classes spread over all there are.
+1. Twenty images, ten across, of classes spread over all there are, with their
+   names below if the data has names.
 2. The averaged parameters and the run's own sampling settings draw them, with
    one seed, so that pictures of two steps differ by the training in between.
 3. With several processes all generate, each on its devices; the first writes.
@@ -18,11 +19,13 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from marjax import outputs
+from marjax.backbone.classes import name_of
 from marjax.experiment import Experiment
 from marjax.layers.lora import merged
 from marjax.parallel import hosts
 from marjax.pipeline import Pipeline
 from marjax.release import loading
+from marjax.release import workdir as workdirs
 from marjax.requests.compiled import Programs
 from marjax.train.writers import Writer
 
@@ -52,7 +55,7 @@ class Sampler:
     """Generates and writes; blocks until both are done, or have failed."""
     failure = None
     try:
-      images = self._generate(step, ema_params)
+      images, captions = self._generate(step, ema_params)
     except Exception as error:
       failure = error
     # Whether it failed in some processes and went well in others.
@@ -64,7 +67,7 @@ class Sampler:
       if failure:
         raise failure
       if jax.process_index() == 0:
-        self._write(step, images)
+        self._write(step, images, captions)
     except Exception as error:
       log.warning(
         "no picture of step %d (%s); training goes on",
@@ -72,7 +75,9 @@ class Sampler:
         outputs.reason(error),
       )
 
-  def _generate(self, step: int, ema_params: PyTree) -> np.ndarray:
+  def _generate(
+    self, step: int, ema_params: PyTree
+  ) -> tuple[np.ndarray, list[str] | None]:
     if self._codec_params is None:
       path, params = self._autoencoder(), {}
       if path:
@@ -87,12 +92,23 @@ class Sampler:
     pipe = dataclasses.replace(pipe, programs=self._programs)
     # Moving labels and images is the purpose here, not an accident.
     with jax.transfer_guard("allow"):
-      return pipe.generate(sample_labels(pipe.card.num_classes))
+      labels = sample_labels(pipe.card.num_classes)
+      return pipe.generate(labels), self._captions(labels)
 
-  def _write(self, step: int, images: np.ndarray) -> None:
+  def _captions(self, labels: list[int]) -> list[str] | None:
+    """Names of the classes; none where they are numbers alone."""
+    names = workdirs.class_names(self._folder.parent)
+    if max(labels) < 0 or names == tuple(map(str, range(len(names)))):
+      return None
+    return [name_of(label, names) for label in labels]
+
+  def _write(
+    self, step: int, images: np.ndarray, captions: list[str] | None
+  ) -> None:
     from marjax.requests import pictures
 
-    page = pictures.grid(images, COLUMNS, scale=max(1, 48 // images.shape[1]))
+    scale = max(1, (96 if captions else 48) // images.shape[1])
+    page = pictures.grid(images, COLUMNS, scale=scale, labels=captions)
     path = self._folder / f"step_{step:08}.png"
     pictures.save_png(path, page, overwrite=True)
     self._writer.write_images(step, {"samples": page[None]})

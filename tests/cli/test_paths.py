@@ -47,6 +47,7 @@ FLAGS = {
   ("convert", "class_names"): ["x.pth", "--out", "o", "--class_names", "PATH"],
   ("convert", "autoencoder"): ["i.png", "--out", "o", "--autoencoder", "PATH"],
   ("export", "checkpoint"): ["--checkpoint", "PATH", "--out", "o"],
+  ("data", "out"): ["x", "--out", "PATH"],
   ("export", "out"): ["--checkpoint", "x", "--out", "PATH"],
   ("cache-latents", "out"): ["--verify", "--out", "PATH"],
 }

@@ -56,7 +56,8 @@ def test_what_systems_leave_behind_is_ignored_and_counted(tmp_path):
     "pipes, devices or links to nothing": 2,
   }
   said = str(contents.of_source(source))
-  assert "passed over: 1 .heic files, 1 files without a suffix" in said
+  heic = "1 .heic files (cat/2.heic)"
+  assert f"passed over: {heic}, 1 files without a suffix (dog/notes)" in said
   assert "3 images, 2 classes with names" in said
   assert "classes: 0 cat (2), 1 dog (1)" in said
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
 from marjax.cli import configs
 from marjax.model import param_shapes
@@ -18,6 +20,17 @@ CONFIGS = [
   for path in sorted((ROOT / "configs").glob("*.py"))
   if "def get_config(" in path.read_text()  # others are what configs share
 ]
+
+
+@pytest.fixture
+def overrides(tmp_path):
+  """By a config's name what must be said besides: where pictures are."""
+  for name in "ab":
+    (tmp_path / name).mkdir()
+    for i in range(20):
+      pixels = np.full((16, 16, 3), 10 * i, np.uint8)
+      Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+  return {"folder": [f"config.data.data_dir={tmp_path}"]}
 
 
 def variants(path: Path) -> list[str]:
@@ -35,9 +48,10 @@ def test_config_says_what_it_is(path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_and_its_variants_build(path):
+def test_config_and_its_variants_build(path, overrides):
+  said = overrides.get(path.stem, [])
   experiments = {
-    variant: configs.load(f"{path}:{variant}")
+    variant: configs.load(f"{path}:{variant}", said)
     for variant in ["", *variants(path)]
   }
   assert experiments[""].name == path.stem
