@@ -86,8 +86,7 @@ def centre_square(
   """The middle of each image, as wide as its shorter side."""
   height, width = images.shape[1:3]
   side = min(height, width)
-  # As torchvision crops: half to even where the rest is odd.
-  top, left = (round((length - side) / 2) for length in (height, width))
+  top, left = (height - side) // 2, (width - side) // 2
   return images[:, top : top + side, left : left + side]
 
 
