@@ -20,7 +20,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, UInt8
+from jaxtyping import Array, Float32, Shaped, UInt8
 
 from marjax.evaluate.networks.layers import HIGHEST
 from marjax.schema import check
@@ -32,8 +32,13 @@ Pixels = Float32[Array, "B rows columns C"]
 _BITS = 22  # of a weight in Pillow's integers
 
 
-def rgb(images: Pictures) -> UInt8[AnyArray, "B H W 3"]:
-  """Grey images three times; ValueError for another number of channels."""
+def rgb(images: Shaped[AnyArray, "B H W C"]) -> UInt8[AnyArray, "B H W 3"]:
+  """Grey images three times; ValueError for other channels or numbers."""
+  check(
+    images.dtype == jnp.uint8,
+    f"images are {images.dtype}; expected uint8 of 0 to 255, as they are saved:"
+    " round them first.",
+  )
   channels = images.shape[-1]
   check(
     channels in (1, 3),
