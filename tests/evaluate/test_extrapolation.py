@@ -59,11 +59,19 @@ def test_an_interval_is_as_wide_as_samples_differ():
   real = moments.of_rows(rows(0, 2000))
   sets = [rows(10 + seed, 300, 0.5) for seed in range(30)]
   values = [frechet.distance(moments.of_rows(each), real) for each in sets]
-  found = bootstrap.of_frechet(values[0], sets[0], real, 60)
-  assert found.low < values[0] < found.high
-  width = (found.high - found.low) / (2 * 1.96)
+  ends = bootstrap.of_frechet(values[0], sets[0], real, 60)
+  assert ends.low < values[0] < ends.high
+  width = (ends.high - ends.low) / (2 * 1.96)
   assert width == pytest.approx(np.std(values), rel=0.5)
-  assert found == bootstrap.of_frechet(values[0], sets[0], real, 60)
+  assert ends == bootstrap.of_frechet(values[0], sets[0], real, 60)
+
+
+def test_an_interval_is_around_its_value_though_repeats_are_farther():
+  # Of one distribution, where nearly all of a distance is that of few images.
+  real, few = moments.of_rows(rows(0, 2000)), rows(50, 300)
+  value = frechet.distance(moments.of_rows(few), real)
+  ends = bootstrap.of_frechet(value, few, real, 40)
+  assert ends.low < value < ends.high
 
 
 def test_the_interval_of_a_share_is_binomial():
