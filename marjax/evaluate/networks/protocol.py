@@ -35,9 +35,13 @@ class Network(Protocol):
     name: as flags and files of statistics say it: inception, mobilenet, ...
     distance: what the Fréchet distance of its features is called. Only that of
       the Inception network of 2015 is "fid"; others are "fd_" and the name.
-    class_score: what the Inception Score's formula is called with its logits.
+    class_score: what the Inception Score's formula is called with its logits;
+      "" where there are none.
     num_features, num_places, num_logits: of `Features`; 0 where there are none.
     is_spread: whether it takes images of any size, which it resizes itself.
+    source: what its weights are made of, for the message that they are missing:
+      "the file X of Y".
+    command: that makes them, up to the path of the file to make.
   """
 
   name: str
@@ -47,6 +51,8 @@ class Network(Protocol):
   num_places: int
   num_logits: int
   is_spread: bool
+  source: str
+  command: str
 
   def shapes(self) -> PyTree:
     """Shapes and dtypes of the parameters, which a file must have."""
