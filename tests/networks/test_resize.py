@@ -51,7 +51,7 @@ def test_the_rule_of_tensorflow(shape):
 
 @pytest.mark.parametrize("size", [(32, 32), (256, 256), (500, 375)])
 def test_the_resizing_of_torch_fidelity(size):
-  """Their reference of TensorFlow 1, which it is to the bit."""
+  """Their reference of TensorFlow 1."""
   torch = pytest.importorskip("torch")
   module = peer("torch_fidelity.interpolate_compat_tensorflow")
   checkers = np.indices(size).sum(0) % 2 * 255
