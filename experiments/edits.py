@@ -32,7 +32,8 @@ import numpy as np
 
 from experiments import rows, samplers
 from marjax import outputs, regions
-from marjax.evaluate import environment, run, scores
+from marjax.evaluate import environment, run
+from marjax.evaluate.scores import pixels
 from marjax.generate.settings import Settings
 from marjax.pipeline import Pipeline, load
 from marjax.requests import pictures
@@ -177,7 +178,7 @@ def measure(
   grey = np.where(edited.mask[..., None], mean, images)
 
   def accuracy(shown, labels):
-    return scores.label_accuracy(real.classifier, shown, labels)
+    return pixels.label_accuracy(real.classifier, shown, labels)
 
   return {
     "asked_label_accuracy": (

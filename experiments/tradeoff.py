@@ -44,7 +44,8 @@ from experiments.tradeoff_settings import (
   pace_of,
 )
 from marjax import keys
-from marjax.evaluate import environment, run, scores
+from marjax.evaluate import environment, run
+from marjax.evaluate.scores import pixels
 from marjax.generate import reveal
 from marjax.generate.draws import draw_batch
 from marjax.generate.settings import Settings
@@ -118,10 +119,10 @@ def measure_real(
   asked = {"kind": "real", "num_images": num_images}
   if rows.find(rows.read(out), **asked) is None:
     labels = run.balanced_labels(num_images, pipe.card.data.num_classes)
-    mean, spread = scores.repeated_ratio(
+    mean, spread = pixels.repeated_ratio(
       real.train.images, real.train.labels, real.test.images, labels
     )
-    accuracy = scores.label_accuracy(
+    accuracy = pixels.label_accuracy(
       real.classifier, real.test.images, real.test.labels
     )
     rows.append(

@@ -6,7 +6,8 @@
 3. Generate the same number of images of every class, with one seed and one set
    of settings for all scores. They are in OUT/images.npz until all is written,
    so a failing score does not lose them.
-4. Score them (see `marjax.evaluate.scores`), draw them, write report.json.
+4. Score them (see `marjax.evaluate.scores.pixels`), draw them, write
+   report.json.
 
     OUT/samples.png   generated digits beside real ones, a class per row
     OUT/reveal.png    one image, token by token
@@ -28,7 +29,8 @@ import numpy as np
 
 from marjax import outputs
 from marjax.data import batches, sources
-from marjax.evaluate import environment, scores
+from marjax.evaluate import environment
+from marjax.evaluate.scores import pixels
 from marjax.experiment import DataConfig
 from marjax.outputs import AnyPath
 from marjax.pipeline import Pipeline, load
@@ -67,10 +69,10 @@ def load_real(config: DataConfig) -> Real:
   splits = config.train_split, config.test_split
   train, test = (batches.load_all(config, split) for split in splits)
   for split, part in zip(splits, (train, test), strict=True):
-    scores.check_real(part.images, part.labels, config.num_classes, split)
-  scores.frechet_ratio(test.images, train.images, test.images)
+    pixels.check_real(part.images, part.labels, config.num_classes, split)
+  pixels.frechet_ratio(test.images, train.images, test.images)
   try:
-    classifier = scores.fit_classifier(train.images, train.labels)
+    classifier = pixels.fit_classifier(train.images, train.labels)
   except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
       "scikit-learn is not installed, and the classifier that scores images is"
@@ -81,17 +83,17 @@ def load_real(config: DataConfig) -> Real:
 
 def score(images: np.ndarray, labels: np.ndarray, real: Real) -> dict[str, Any]:
   """All scores of generated images uint8 [N, H, W, C] with labels [N]."""
-  ratio = scores.frechet_ratio(images, real.train.images, real.test.images)
+  ratio = pixels.frechet_ratio(images, real.train.images, real.test.images)
   return {
-    "label_accuracy": scores.label_accuracy(real.classifier, images, labels),
-    "real_test_accuracy": scores.label_accuracy(
+    "label_accuracy": pixels.label_accuracy(real.classifier, images, labels),
+    "real_test_accuracy": pixels.label_accuracy(
       real.classifier, real.test.images, real.test.labels
     ),
     "frechet_ratio": ratio.ratio,
-    "near_copy_rate": scores.near_copy_rate(
+    "near_copy_rate": pixels.near_copy_rate(
       images, real.train.images, real.test.images
     ),
-    "label_accuracy_by_class": scores.accuracy_by_class(
+    "label_accuracy_by_class": pixels.accuracy_by_class(
       real.classifier, images, labels
     ),
     "frechet": ratio._asdict(),
@@ -130,7 +132,7 @@ def evaluate(
   pipe = load(checkpoint)
   data = known_data(pipe, split, data_dir)
   labels = balanced_labels(num_images, data.num_classes)
-  scores.check_count(num_images, "num_images")
+  pixels.check_count(num_images, "num_images")
   _check_names(pipe, data)
   real = load_real(data)
   start = time.perf_counter()
@@ -266,7 +268,7 @@ def _context(
   pipe: Pipeline, checkpoint: AnyPath, real: Real, labels: np.ndarray
 ) -> dict[str, Any]:
   """What the scores have to be read with."""
-  mean, spread = scores.repeated_ratio(
+  mean, spread = pixels.repeated_ratio(
     real.train.images, real.train.labels, real.test.images, labels
   )
   return {

@@ -1,0 +1,75 @@
+"""Moments that are summed batch by batch are those of all rows at once."""
+
+import jax
+import numpy as np
+import pytest
+
+from marjax.evaluate.scores import frechet, moments
+
+
+def rows_far_from_zero(count=700, size=24):
+  """Rows whose spread is a thousandth of their distance from 0."""
+  rng = np.random.default_rng(0)
+  mixed = rng.normal(size=(count, size)) @ rng.normal(size=(size, size))
+  return (mixed / 1000 + rng.uniform(1, 3, size)).astype(np.float32)
+
+
+def summed(rows, batch=64):
+  """Moments through the device, the last batch filled up with NaN."""
+  program = jax.jit(moments.batch_sums)
+  total = moments.empty(rows.shape[1])
+  for start in range(0, len(rows), batch):
+    part = rows[start : start + batch]
+    padded = np.full((batch, rows.shape[1]), np.nan, np.float32)
+    padded[: len(part)] = part
+    total = moments.add(total, program(padded, np.arange(batch) < len(part)))
+  return total
+
+
+def close(one, other, relative):
+  scale = np.abs(other.scatter).max()
+  assert one.count == other.count
+  np.testing.assert_allclose(one.mean, other.mean, rtol=relative)
+  np.testing.assert_allclose(
+    one.scatter, other.scatter, rtol=0, atol=relative * scale
+  )
+
+
+def test_sums_of_batches_are_the_moments_of_all_rows():
+  rows = rows_far_from_zero()
+  expected = moments.of_rows(rows)
+  close(summed(rows), expected, 1e-6)
+  close(summed(rows, 37), expected, 1e-6)
+  wide = rows.astype(np.float64)
+  np.testing.assert_allclose(
+    expected.covariance, np.cov(wide, rowvar=False), rtol=1e-9
+  )
+
+
+def test_covariances_in_float32_are_seen_to_be_wrong():
+  # What sums of rows and of their products, in float32, would have given: the
+  # reason for shifting, and for adding in float64.
+  rows = rows_far_from_zero()
+  expected = moments.of_rows(rows).covariance
+  second = np.einsum("nd,ne->de", rows, rows, dtype=np.float32) / len(rows)
+  mean = rows.mean(0, dtype=np.float32)
+  wrong = np.abs(second - np.outer(mean, mean) - expected).max()
+  right = np.abs(summed(rows).covariance - expected).max()
+  assert right < 1e-6 * np.abs(expected).max()
+  assert wrong > 1e-2 * np.abs(expected).max()
+
+
+def test_merging_is_the_moments_of_both_and_empty_ones_change_nothing():
+  rows = rows_far_from_zero()
+  parts = [moments.of_rows(part) for part in (rows[:9], rows[9:])]
+  close(moments.merge(*parts), moments.of_rows(rows), 1e-9)
+  nothing = moments.empty(rows.shape[1])
+  for one, other in ((parts[0], nothing), (nothing, parts[0])):
+    close(moments.merge(one, other), parts[0], 1e-12)
+  assert moments.merge(nothing, nothing).count == 0
+
+
+def test_one_image_has_no_covariance():
+  one = moments.of_rows(np.ones((1, 3)))
+  with pytest.raises(ValueError, match="moments of 1 images; expected two"):
+    frechet.distance(one, one)
