@@ -69,7 +69,7 @@ class Writer:
 
     Args:
       index: of each image in the set; those of a shard must come in order.
-      images: of the shape that was settled. labels: their classes, 0 where
+      images: of the shape that was settled. labels: their classes, -1 where
         there are none.
 
     Raises:

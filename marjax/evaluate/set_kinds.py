@@ -148,7 +148,11 @@ class SavedImages:
       ]
     )
     self.shape = settings.shape
-    self.description = f"saved {outputs.shown(folder.name)}: {len(self)} images as {settings.kind}"
+    self.has_labels = bool(self._labels.min() >= 0)
+    self.description = (
+      f"saved {outputs.shown(folder.name)}: {len(self)} images as"
+      f" {settings.kind}"
+    )
 
   def __len__(self) -> int:
     return self._saved.num_images
