@@ -1,0 +1,19 @@
+"""The networks there are, by name: a new one is a file and one line here."""
+
+from marjax.evaluate.networks.mobilenet import MobileNet
+from marjax.evaluate.networks.protocol import Network
+from marjax.schema import check
+
+NETWORKS: dict[str, Network] = {
+  "mobilenet": MobileNet(),
+}
+
+
+def network(name: str) -> Network:
+  """The network of that name; ValueError if there is none."""
+  check(
+    name in NETWORKS,
+    f"{name!r} is no network; expected one of {', '.join(NETWORKS)}: choose one"
+    " of them.",
+  )
+  return NETWORKS[name]
