@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, PyTree, UInt8
+from jaxtyping import Array, Float32, PyTree
 
 from marjax import schema
 from marjax.evaluate.networks import layers, resize
@@ -181,14 +181,12 @@ class Inception:
       "fc": {"kernel": matrix, "bias": layers.float32(NUM_LOGITS)}
     }
 
-  def __call__(self, params: PyTree, images: UInt8[Array, "..."]) -> Features:
+  def __call__(self, params: PyTree, images: resize.Pictures) -> Features:
     resized = resize.tf1(resize.rgb(images), SIZE)
     maps = stages(params, (resized - 128) / 128)
     pooled = maps["pooled"]
-    # The first channels of the block are those of its first branch.
-    spatial = maps["Mixed_6d"][..., :SPATIAL_CHANNELS]
     logits = layers.dense(params["fc"]["kernel"], pooled)
-    return Features(pooled, spatial.reshape(len(pooled), -1), logits)
+    return Features(pooled, spatial(maps), logits)
 
 
 def convolutions() -> Iterable[tuple[str, Conv, int]]:
@@ -222,6 +220,12 @@ def stages(
     parts = [_branch(params, f"{name}.", branch, x) for branch in branches]
     maps[name] = x = jnp.concatenate(parts, axis=-1)
   return maps | {"pooled": layers.mean_over_map(x)}
+
+
+def spatial(maps: dict) -> Float32[Array, "B places"]:
+  """What sFID compares, of `stages`: the start of 6d's first branch."""
+  places = maps["Mixed_6d"][..., :SPATIAL_CHANNELS]
+  return places.reshape(len(places), -1)
 
 
 def _branch(
