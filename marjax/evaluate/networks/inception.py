@@ -185,10 +185,8 @@ class Inception:
     resized = resize.tf1(resize.rgb(images), SIZE)
     maps = stages(params, (resized - 128) / 128)
     pooled = maps["pooled"]
-    # The first channels of the block are those of its first branch.
-    spatial = maps["Mixed_6d"][..., :SPATIAL_CHANNELS]
     logits = layers.dense(params["fc"]["kernel"], pooled)
-    return Features(pooled, spatial.reshape(len(pooled), -1), logits)
+    return Features(pooled, spatial(maps), logits)
 
 
 def convolutions() -> Iterable[tuple[str, Conv, int]]:
@@ -222,6 +220,12 @@ def stages(
     parts = [_branch(params, f"{name}.", branch, x) for branch in branches]
     maps[name] = x = jnp.concatenate(parts, axis=-1)
   return maps | {"pooled": layers.mean_over_map(x)}
+
+
+def spatial(maps: dict) -> Float32[Array, "B places"]:
+  """What sFID compares, of `stages`: the start of 6d's first branch."""
+  places = maps["Mixed_6d"][..., :SPATIAL_CHANNELS]
+  return places.reshape(len(places), -1)
 
 
 def _branch(

@@ -114,7 +114,7 @@ def _without_norms(tree: PyTree) -> PyTree:
       for key in ("kernel", "scale", "offset", "mean", "variance")
     )
     check(
-      (variance >= 0).all(),
+      bool((variance >= 0).all()),
       "a batch norm has a negative variance; expected a trained network's: take"
       " another copy of the file.",
     )
