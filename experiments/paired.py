@@ -15,8 +15,8 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 MARGINS = {"frechet_ratio": 0.3, "label_accuracy": 0.01}
-"""The ratio's is what `marjax.evaluate.scores.pixels` calls noise; the accuracy's is
-the difference between real test digits and good generated ones."""
+"""The ratio's is what `marjax.evaluate.scores.pixels` calls noise; the
+accuracy's is the difference of real test digits and good generated ones."""
 
 LOWER_IS_BETTER = {"frechet_ratio": True, "label_accuracy": False}
 

@@ -4,6 +4,10 @@ SOURCE is one of the names mar-base, mar-large, mar-huge and kl16, fetched from
 where their authors published them; an http address; a .pth, .ckpt or
 .safetensors file; or a work directory of marjax train. PyTorch files are read
 with PyTorch's restricted reader: nothing in them is run. A report is printed.
+
+SOURCE may also be a network that scores are computed with, inception, mobilenet
+or squeezenet, and FILE a published file of its weights or its address: --out is
+then the .safetensors file to make. Without FILE it is told where to get it.
 """
 
 import argparse
@@ -13,7 +17,10 @@ from marjax.cli import flags
 
 FLAGS = """
 --out FOLDER
-  the release to make; may be left out for a name, which then is found by it
+  the release to make; may be left out for a name, which then is found by it;
+  for a network the file to make
+--sha256 HEX
+  of a network's FILE: another one is refused
 --weights ema|raw
   the averaged or the raw weights of a training file (default: the averaged
   ones where there are some)
@@ -38,6 +45,8 @@ FLAGS = """
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Declares the flags of `marjax convert`."""
   parser.add_argument("source", metavar="SOURCE", help="what to convert")
+  words = "a network's weights, a path or an address"
+  parser.add_argument("file", metavar="FILE", nargs="?", help=words)
   flags.add(parser, FLAGS)
 
 
@@ -45,7 +54,16 @@ def run(args: argparse.Namespace) -> None:
   """Flags → Choices → convert → the report."""
   from marjax.convert import fetching
   from marjax.convert.run import Choices
+  from marjax.evaluate.networks import conversion
 
+  chosen = [n for n in schema.hints(Choices) if getattr(args, n) is not None]
+  if conversion.is_name(args.source):
+    _refuse(chosen, f"{args.source} is a network, which has no such choice")
+    name, file, out = args.source, args.file, args.out
+    print(conversion.convert(name, file, out, args.sha256))
+    return
+  others = [n for n in ("file", "sha256") if getattr(args, n) is not None]
+  _refuse(others, f"{args.source} is none of the networks of scores")
   choices = {name: getattr(args, name) for name in schema.hints(Choices)}
   choices = Choices(**choices | {"class_names": read_names(args.class_names)})
   if args.out is None and not fetching.is_name(args.source):
@@ -53,6 +71,12 @@ def run(args: argparse.Namespace) -> None:
       "--out is missing; name the folder of the release to make."
     )
   print(fetching.convert(args.source, args.out, choices))
+
+
+def _refuse(names: list[str], why: str) -> None:
+  """ValueError if there are any: flags, or FILE, that do not belong here."""
+  shown = ", ".join("FILE" if n == "file" else f"--{n}" for n in names)
+  schema.check(not names, f"{why}; expected no {shown}: leave it out.")
 
 
 def read_names(file: str | None) -> tuple[str, ...] | None:

@@ -41,7 +41,9 @@ from marjax.release import files
 from marjax.schema import check, printable
 
 _ZIP = b"PK\x03\x04"
-_LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+"""The first bytes of PyTorch's format before 1.6."""
+
 _PAGES = (b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<!--")
 _MAX_HEADER = 100_000_000  # bytes, the safetensors format's own limit
 
@@ -169,7 +171,7 @@ def _kind(path: Path) -> str:
     start = file.read(1024)
   if start.startswith(_ZIP):
     return "zip"
-  if start.startswith(_LEGACY):
+  if start.startswith(LEGACY):
     return "legacy"
   header = int.from_bytes(start[:8], "little")
   if start[8:9] == b"{" and header <= _MAX_HEADER:

@@ -22,7 +22,8 @@ class Projection:
   num_places: int = 12
   num_logits: int = 10
   is_spread: bool = False
-  source: str = "nothing"
+  source: str = "random numbers"
+  command: str = ""
 
   def shapes(self):
     """Shapes of the three matrices."""

@@ -1,11 +1,15 @@
 """The networks there are, by name: a new one is a file and one line here."""
 
+from marjax.evaluate.networks.inception import Inception
 from marjax.evaluate.networks.mobilenet import MobileNet
 from marjax.evaluate.networks.protocol import Network
+from marjax.evaluate.networks.squeezenet import SqueezeNet
 from marjax.schema import check
 
 NETWORKS: dict[str, Network] = {
+  "inception": Inception(),
   "mobilenet": MobileNet(),
+  "squeezenet": SqueezeNet(),
 }
 
 

@@ -1,4 +1,4 @@
-"""MobileNetV2 1.0 at 224²: a stand-in for the FID network, with weights at hand.
+"""MobileNetV2 1.0 at 224²: a stand-in for the FID network.
 
 1. Images are resized smoothly to 224², and scaled to -1 ... 1.
 2. 53 convolutions in the order in which they run, 00 ... 52; between the first
@@ -55,6 +55,7 @@ class MobileNet:
     " (tf2_mobilenet_v2_1.0_224_ptq.tflite, Apache-2.0), its arrays saved as"
     " .npz: NN_weight int8, NN_scale and NN_bias for NN = 00 ... 52"
   )
+  command = "marjax convert mobilenet FILE --out"
 
   def shapes(self) -> PyTree:
     """{"conv_NN": kernel and bias}, depthwise kernels [3, 3, 1, C]."""

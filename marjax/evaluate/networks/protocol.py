@@ -38,8 +38,9 @@ class Network(Protocol):
     class_score: what the Inception Score's formula is called with its logits.
     num_features, num_places, num_logits: of `Features`; 0 where there are none.
     is_spread: whether it takes images of any size, which it resizes itself.
-    source: where its weights come from, for the message that they are missing:
-      "the file X of Y". Weights then come by `marjax convert NAME FILE`.
+    source: what its weights are made of, for the message that they are missing:
+      "the file X of Y".
+    command: that makes them, up to the path of the file to make.
   """
 
   name: str
@@ -50,6 +51,7 @@ class Network(Protocol):
   num_logits: int
   is_spread: bool
   source: str
+  command: str
 
   def shapes(self) -> PyTree:
     """Shapes and dtypes of the parameters, which a file must have."""

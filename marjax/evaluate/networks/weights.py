@@ -82,14 +82,21 @@ def read(path: str | os.PathLike, network: Network) -> tuple[PyTree, str]:
     FileNotFoundError: there is no such file; says where weights come from.
     ValueError: weights of another network, damaged, NaN, infinity.
   """
-  path = _there(path, network.name, network.source)
-  digest = files.sha256(path)
   from safetensors import SafetensorError, safe_open
 
+  path = outputs.local(path)
+  if not path.exists():
+    raise FileNotFoundError(
+      f"{path} does not exist; expected the weights of {network.name}: get"
+      f" {network.source}, and run {command(network, path)}."
+    )
+  files.check_regular(path)
+  digest = files.sha256(path)
   try:
     with safe_open(path, "numpy") as file:
       _check_note(path, _note(path, file.metadata()), network)
-      entries = {name: file.get_slice(name) for name in file.keys()}
+      names = file.keys()
+      entries = {name: file.get_slice(name) for name in names}
       kinds = {
         name: f"{entry.get_dtype()} {tuple(entry.get_shape())}"
         for name, entry in entries.items()
@@ -113,7 +120,12 @@ def note(path: str | os.PathLike) -> dict[str, Any]:
   """
   from safetensors import SafetensorError, safe_open
 
-  path = _there(path, "NETWORK", "those that its name alone tells of")
+  path = outputs.local(path)
+  if not path.exists():
+    raise FileNotFoundError(
+      f"{path} does not exist; expected a file of a network's weights: check"
+      " the path."
+    )
   try:
     with safe_open(path, "numpy") as file:
       return _note(path, file.metadata())
@@ -121,20 +133,9 @@ def note(path: str | os.PathLike) -> dict[str, Any]:
     raise _unreadable(path, outputs.reason(error)) from None
 
 
-def command(name: str, path: str | os.PathLike) -> str:
+def command(network: Network, path: str | os.PathLike) -> str:
   """The command that makes a file of a network's weights."""
-  return f"marjax convert {name} FILE --out {shlex.quote(str(path))}"
-
-
-def _there(path: str | os.PathLike, name: str, source: str) -> Path:
-  path = outputs.local(path)
-  if not path.exists():
-    raise FileNotFoundError(
-      f"{path} does not exist; expected the weights of {name}. They are made of"
-      f" {source}: {command(name, path)}."
-    )
-  files.check_regular(path)
-  return path
+  return f"{network.command} {shlex.quote(str(path))}"
 
 
 def _settings(network: Network) -> dict[str, Any]:
@@ -150,7 +151,8 @@ def _note(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
   check(
     isinstance(content, dict) and {"name", "settings", "origin"} <= {*content},
     f"{path} does not say which network's weights it holds; expected a file"
-    f" that marjax made: {command('NETWORK', 'F.safetensors')}.",
+    " that marjax made, as with marjax convert NETWORK FILE --out PATH: convert"
+    " yours so.",
   )
   return content
 
@@ -179,8 +181,9 @@ def _compare(theirs: Mapping[str, str], network: Network, where: str) -> None:
   for name in sorted(ours.keys() | theirs.keys()):
     check(
       ours.get(name) == theirs.get(name),
-      f"{where} has {name} {theirs.get(name, 'absent')}; {network.name} expected"
-      f" it {ours.get(name, 'absent')}: convert its weights again.",
+      f"{where} has {name} {theirs.get(name, 'absent')}; expected"
+      f" {ours.get(name, 'absent')}, as {network.name} has it: convert its"
+      " weights again.",
     )
 
 

@@ -324,11 +324,11 @@ class Gatherer:
       ValueError: some are missing.
     """
     missing = self.missing()
-    check(
-      not len(missing),
-      f"{len(missing)} of {self.plan.num_images} images were not seen, the"
-      f" first {missing.min(initial=self.plan.num_images)}; expected all of them.",
-    )
+    if len(missing):
+      raise ValueError(
+        f"{len(missing)} of {self.plan.num_images} images were not seen, the"
+        f" first {missing[0]}; expected all of them."
+      )
     parts = {name: self._state.get(name) for name in NEEDS}
     return Gathered(self.plan.network, **parts)
 

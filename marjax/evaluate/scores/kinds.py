@@ -3,20 +3,50 @@
 1. A score says what has to be gathered of generated and of real images.
 2. Its numbers carry the network's own name: only the Fréchet distance of the
    Inception network of 2015 is "fid"; the same formula with other features has
-   that network's name behind it.
-3. A new score is a file of its own and one line in SCORES.
+   that network's name behind it, as have other distances.
+3. A distance of two finite sets is not 0 even for real images. `compare` scores
+   other real images as if they were generated, with everything else equal:
+   those numbers belong beside the scores.
+4. A new score is a function and one line in SCORES.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from marjax.evaluate.networks.protocol import Network
-from marjax.evaluate.scores import class_score, frechet
+from marjax.evaluate.scores import (
+  bootstrap,
+  class_score,
+  cmmd,
+  extrapolation,
+  frechet,
+  kid,
+  neighbours,
+)
 from marjax.evaluate.scores.gathered import Gathered
 from marjax.evaluate.scores.options import DEFAULTS, Options
 from marjax.schema import check
 
 Numbers = dict[str, float]
+
+
+class Sets(NamedTuple):
+  """What was gathered of the images that are compared.
+
+  Attributes:
+    generated: by the model; or real ones, to see what they score.
+    real: images, or statistics of them; None where no score needs them.
+    unseen: other real images, which no model was trained on, or None.
+    options: of the scores.
+  """
+
+  generated: Gathered
+  real: Gathered | None
+  unseen: Gathered | None
+  options: Options
 
 
 @dataclass(frozen=True)
@@ -25,35 +55,46 @@ class Score:
 
   Attributes:
     needs: what must be gathered of the generated images.
-    of_real: what must be gathered of the real ones; nothing: it needs none.
-    compute: (generated, real, options) → its numbers by name.
-    is_distance: whether real images against real ones belong beside it.
+    of_real: the same of the real ones; none of it: they are not needed.
+    compute: its numbers by name.
+    needs_unseen: whether other real images are needed, as the generated ones.
   """
 
   needs: frozenset[str]
   of_real: frozenset[str]
-  compute: Callable[[Gathered, Gathered | None, Options], Numbers]
-  is_distance: bool
+  compute: Callable[[Sets], Numbers]
+  needs_unseen: bool = False
 
 
 def named(network: Network, name: str) -> str:
-  """A score's name with a network: plain for Inception's, "fid"."""
+  """A distance's name: alone for the network of the FID, else with its own."""
   return name if network.distance == "fid" else f"{name}_{network.name}"
 
 
-def _fid(generated: Gathered, real: Gathered, options: Options) -> Numbers:
-  value = frechet.distance(generated.moments, real.moments)
-  return {generated.network.distance: value}
+def _fid(sets: Sets) -> Numbers:
+  generated, real, _, options = sets
+  name = generated.network.distance
+  numbers = {name: frechet.distance(generated.moments, real.moments)}
+  if options.num_draws:
+    ends = bootstrap.of_frechet(
+      numbers[name],
+      generated.features,
+      real.moments,
+      options.num_draws,
+      options.seed,
+    )
+    numbers |= _ends(name, ends)
+  return numbers
 
 
-def _sfid(generated: Gathered, real: Gathered, options: Options) -> Numbers:
-  value = frechet.distance(generated.spatial, real.spatial)
-  return {named(generated.network, "sfid"): value}
+def _sfid(sets: Sets) -> Numbers:
+  value = frechet.distance(sets.generated.spatial, sets.real.spatial)
+  return {named(sets.generated.network, "sfid"): value}
 
 
-def _is(generated: Gathered, real: Gathered | None, options: Options):
-  score = class_score.class_score(generated.classes)
-  name = generated.network.class_score
+def _is(sets: Sets) -> Numbers:
+  score = class_score.class_score(sets.generated.classes)
+  name = sets.generated.network.class_score
   return {
     name: score.mean,
     f"{name}_deviation": score.deviation,
@@ -61,16 +102,99 @@ def _is(generated: Gathered, real: Gathered | None, options: Options):
   }
 
 
-def _score(needs: str, of_real: str, compute, is_distance=True) -> Score:
+def _pr(sets: Sets) -> Numbers:
+  shares = neighbours.precision_recall(
+    generated=sets.generated.features,
+    real=sets.real.features,
+    num_neighbours=sets.options.num_neighbours,
+  )
+  return {
+    **_share("precision", shares.is_precise, sets.options),
+    **_share("recall", shares.is_recalled, sets.options),
+  }
+
+
+def _kid(sets: Sets) -> Numbers:
+  options = sets.options
+  distance = kid.kernel_distance(
+    generated=sets.generated.features,
+    real=sets.real.features,
+    num_subsets=options.num_subsets,
+    subset_size=options.subset_size,
+    seed=options.seed,
+  )
+  name = named(sets.generated.network, "kid")
+  return {name: distance.mean, f"{name}_deviation": distance.deviation}
+
+
+def _fd_infinity(sets: Sets) -> Numbers:
+  real = sets.real
+  line = extrapolation.extrapolate(
+    sets.generated.features,
+    real.moments if real.features is None else real.features,
+    sets.options.num_sizes,
+    sets.options.seed,
+  )
+  return {f"{sets.generated.network.distance}_infinity": line.infinity}
+
+
+def _cmmd(sets: Sets) -> Numbers:
+  network = sets.generated.network
+  value = cmmd.cmmd(generated=sets.generated.features, real=sets.real.features)
+  return {"cmmd" if network.name == "clip" else f"cmmd_{network.name}": value}
+
+
+def _accuracy(sets: Sets) -> Numbers:
+  right, all_of = sets.generated.hits.T
+  labelled = int(all_of.sum())
+  check(
+    labelled == sets.generated.count,
+    f"{sets.generated.count - labelled} images have no label that the network"
+    f" {sets.generated.network.name} knows; expected one of its"
+    f" {len(all_of)} classes for each image.",
+  )
+  is_right = np.arange(labelled) < right.sum()
+  return _share("label_accuracy", is_right, sets.options)
+
+
+def _copies(sets: Sets) -> Numbers:
+  is_copy = neighbours.is_near_copy(
+    generated=sets.generated.features,
+    train=sets.real.features,
+    unseen=sets.unseen.features,
+  )
+  return _share("near_copy_rate", is_copy, sets.options)
+
+
+def _share(name: str, is_so: np.ndarray, options: Options) -> Numbers:
+  """A share of images, with its interval if that is asked for."""
+  numbers = {name: float(is_so.mean())}
+  if options.num_draws:
+    ends = bootstrap.of_share(is_so, options.num_draws, options.seed)
+    numbers |= _ends(name, ends)
+  return numbers
+
+
+def _ends(name: str, ends: bootstrap.Interval) -> Numbers:
+  return {f"{name}_low": ends.low, f"{name}_high": ends.high}
+
+
+def _score(needs: str, of_real: str, compute, needs_unseen=False) -> Score:
   return Score(
-    frozenset(needs.split()), frozenset(of_real.split()), compute, is_distance
+    frozenset(needs.split()), frozenset(of_real.split()), compute, needs_unseen
   )
 
 
 SCORES = {
   "fid": _score("moments", "moments", _fid),
   "sfid": _score("spatial", "spatial", _sfid),
-  "is": _score("classes", "", _is, is_distance=False),
+  "is": _score("classes", "", _is),
+  "pr": _score("features", "features", _pr),
+  "kid": _score("features", "features", _kid),
+  "fd_infinity": _score("features", "moments", _fd_infinity),
+  "cmmd": _score("features", "features", _cmmd),
+  "accuracy": _score("hits", "", _accuracy),
+  "copies": _score("features", "features", _copies, needs_unseen=True),
 }
 
 
@@ -95,6 +219,142 @@ def parse(names: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def needs(names: Iterable[str], options: Options = DEFAULTS) -> frozenset[str]:
-  """What must be gathered of generated images for these scores."""
-  wanted = [SCORES[name].needs for name in names]
-  return frozenset({"moments"}).union(*wanted)
+  """What must be gathered of generated and of unseen images."""
+  wanted = frozenset({"moments"}).union(*[SCORES[name].needs for name in names])
+  if options.num_draws and "fid" in names:
+    wanted |= {"features"}
+  return wanted
+
+
+def needs_of_real(names: Iterable[str]) -> frozenset[str]:
+  """What must be gathered of real images; nothing: there need be none.
+
+  Where it is features, statistics of real images are not enough. Gather them
+  for fd_infinity too where there are images: it then extrapolates both sides.
+  """
+  return frozenset().union(*[SCORES[name].of_real for name in names])
+
+
+def check_scores(
+  names: Iterable[str],
+  network: Network,
+  num_images: int,
+  options: Options = DEFAULTS,
+  num_classes: int = 0,
+) -> None:
+  """Refuses, before long work, scores that could not be computed.
+
+  Args:
+    num_images: of the generated and of every real set of images, the fewest.
+    num_classes: of the labels; 0 where there are none.
+
+  Raises:
+    ValueError: says what is missing.
+  """
+  for name in parse(names):
+    score = SCORES[name]
+    if name in ("fid", "sfid"):
+      size = network.num_features if name == "fid" else network.num_places
+      check(
+        num_images > size or options.allow_few,
+        f"there are {num_images} images for {name}, a distance of"
+        f" {size} features of the network {network.name}; expected more images"
+        " than features, below which it mostly says how few they are: take more"
+        " images, or set allow_few.",
+      )
+    if "hits" in score.needs:
+      check(
+        network.num_logits == num_classes,
+        f"the network {network.name} tells {network.num_logits} classes"
+        f" apart, and the images have {num_classes}; expected a classifier of"
+        " the images' own classes, as marjax fit-classifier makes, or other"
+        " scores.",
+      )
+    if name == "kid":
+      check(
+        num_images >= options.subset_size,
+        f"there are {num_images} images for kid, whose subsets have"
+        f" {options.subset_size}; expected as many images or more: take more"
+        " images or a smaller subset_size.",
+      )
+
+
+class Comparison(NamedTuple):
+  """Scores, and what real images score in their place.
+
+  Attributes:
+    scores: of the generated images, by name.
+    real: of other real images against the same real ones, by the same names;
+      nothing where there are none.
+    num_generated, num_real, num_unseen: images of each set, 0 for unknown or
+      none. The numbers of `real` are to be read beside those of `scores` only
+      where num_unseen is near num_generated.
+  """
+
+  scores: Numbers
+  real: Numbers
+  num_generated: int
+  num_real: int
+  num_unseen: int
+
+
+def compare(
+  names: str | Iterable[str],
+  generated: Gathered,
+  real: Gathered | None = None,
+  unseen: Gathered | None = None,
+  options: Options = DEFAULTS,
+) -> Comparison:
+  """All scores of generated images, and of real ones in their place.
+
+  Args:
+    real: see `needs_of_real`.
+    unseen: other real images, best as many as generated ones, of which the same
+      was gathered.
+
+  Raises:
+    ValueError: something is missing, or was gathered with another network.
+  """
+  names = parse(names)
+  for name in names:
+    _check_sets(name, Sets(generated, real, unseen, options))
+  scores, others = {}, {}
+  for name in names:
+    compute = SCORES[name].compute
+    scores |= compute(Sets(generated, real, unseen, options))
+    if unseen is not None:
+      others |= compute(Sets(unseen, real, unseen, options))
+  counts = (0 if part is None else part.count for part in (real, unseen))
+  return Comparison(scores, others, generated.count, *counts)
+
+
+def _check_sets(name: str, sets: Sets) -> None:
+  """Refuses sets of which a score's parts were not gathered."""
+  score, (generated, real, unseen, options) = SCORES[name], sets
+  wanted = {
+    "generated": (generated, needs([name], options)),
+    "real": (real, score.of_real),
+    "unseen real": (unseen, needs([name], options)),
+  }
+  for which, (part, parts) in wanted.items():
+    if part is None:
+      is_needed = bool(parts) if which == "real" else score.needs_unseen
+      check(
+        not is_needed,
+        f"the score {name} needs {which} images, and there are none; expected"
+        " some to compare with, or other scores.",
+      )
+      continue
+    missing = [need for need in sorted(parts) if getattr(part, need) is None]
+    check(
+      not missing,
+      f"of the {which} images {', '.join(missing)} are missing, which the score"
+      f" {name} needs; expected them, or other scores: statistics of a file"
+      " hold moments only, so name the images themselves.",
+    )
+    check(
+      part.network == generated.network,
+      f"the {which} images were seen by the network {part.network.name}, and"
+      f" the generated ones by {generated.network.name}; expected the same"
+      " network.",
+    )

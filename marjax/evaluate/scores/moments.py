@@ -24,6 +24,9 @@ from jaxtyping import Array, Bool, Float, Float32, Float64
 
 from marjax.schema import check
 
+BATCH = 1024
+"""Rows summed at once where all of them are at hand."""
+
 
 class Sums(NamedTuple):
   """What a batch of rows adds to moments; arrays of the device.
@@ -54,6 +57,9 @@ def batch_sums(
   return Sums(count, shift, shifted.sum(0), second)
 
 
+_batch_sums = jax.jit(batch_sums)
+
+
 class Moments(NamedTuple):
   """Count, mean and scatter of rows.
 
@@ -82,6 +88,20 @@ class Moments(NamedTuple):
     return self.scatter / (self.count - 1)
 
 
+class Known(NamedTuple):
+  """Moments that were read, of a number of images that may be unknown.
+
+  Attributes:
+    count: of images, 0 where that is unknown.
+    mean: of their features.
+    covariance: the unbiased one.
+  """
+
+  count: int
+  mean: Float64[np.ndarray, " features"]
+  covariance: Float64[np.ndarray, "features features"]
+
+
 def empty(num_features: int) -> Moments:
   """Moments of no rows."""
   return Moments(
@@ -95,6 +115,17 @@ def of_rows(rows: Float[np.ndarray, "count features"]) -> Moments:
   mean = rows.mean(0)
   centred = rows - mean
   return Moments(len(rows), mean, centred.T @ centred)
+
+
+def of_features(rows: Float32[np.ndarray, "count features"]) -> Moments:
+  """Moments of features that were kept, summed on the device like others."""
+  total = empty(rows.shape[1])
+  for start in range(0, len(rows), BATCH):
+    part = rows[start : start + BATCH]
+    padded = np.zeros((BATCH, rows.shape[1]), np.float32)
+    padded[: len(part)] = part
+    total = add(total, _batch_sums(padded, np.arange(BATCH) < len(part)))
+  return total
 
 
 def merge(one: Moments, other: Moments) -> Moments:
