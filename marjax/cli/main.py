@@ -32,6 +32,8 @@ from marjax.cli import (
   generate,
   interrupts,
   preflight,
+  score,
+  statistics,
   train,
 )
 from marjax.cli.programs import keep_programs
@@ -45,6 +47,8 @@ VERBS = {
   "generate": generate,
   "edit": edit,
   "evaluate": evaluate,
+  "score": score,
+  "statistics": statistics,
   "convert": convert,
   "export": export,
 }
@@ -54,6 +58,7 @@ CONFIGURED = ("train", "preflight", "fit-codebook")
 
 # Those whose compiling is worth keeping.
 COMPILING = ("train", "generate", "edit", "evaluate")
+COMPILING += ("score", "statistics")
 
 SMALLER = (
   "expected a smaller batch: lower --batch_size, or of a training"

@@ -53,8 +53,7 @@ class Pictures:
   ):
     self._source, self._size = source, image_size
     self.description = description or source.description
-    self.class_names = source.class_names
-    self.has_labels = bool(self.class_names)
+    self.num_classes = len(source.class_names)
     if image_size is None:
       self.crop = AS_THEY_ARE
       height, width, _ = source[0]["image"].shape
@@ -100,12 +99,12 @@ class ArchiveImages:
   """The images of an .npz file; errors as of `archives.Archive`."""
 
   crop = AS_THEY_ARE
-  class_names: tuple[str, ...] = ()
 
   def __init__(self, path: Path):
     self._archive = archives.Archive(path)
     self.shape = self._archive.shape
-    self.has_labels = self._archive.labels is not None
+    labels = self._archive.labels
+    self.num_classes = 0 if labels is None else int(labels.max()) + 1
     self.description = f"npz {outputs.shown(path.name)}: {len(self)} images"
 
   def __len__(self) -> int:
@@ -127,7 +126,6 @@ class SavedImages:
   """
 
   crop = AS_THEY_ARE
-  class_names: tuple[str, ...] = ()
 
   def __init__(self, folder: Path):
     self._folder, self._saved = folder, saved.read_settings(folder)
@@ -148,7 +146,7 @@ class SavedImages:
       ]
     )
     self.shape = settings.shape
-    self.has_labels = bool(self._labels.min() >= 0)
+    self.num_classes = int(self._labels.max()) + 1
     self.description = (
       f"saved {outputs.shown(folder.name)}: {len(self)} images as"
       f" {settings.kind}"

@@ -63,15 +63,14 @@ class ImageSet(Protocol):
   Attributes:
     description: kind, place and number, for people and files of statistics.
     crop: what was done to bring them to their size.
-    shape: (H, W, C). has_labels: whether they have classes.
-    class_names: entry i names class i; () where nothing does.
+    shape: (H, W, C).
+    num_classes: 0 where they have none, or it is not known of which.
   """
 
   description: str
   crop: str
   shape: tuple[int, int, int]
-  has_labels: bool
-  class_names: tuple[str, ...]
+  num_classes: int
 
   def __len__(self) -> int: ...
 
@@ -172,7 +171,7 @@ def batches(
     )
     for row, (image, label) in enumerate(itertools.islice(rows, count)):
       batch.images[row] = image
-      if images.has_labels:
+      if images.num_classes:
         batch.labels[row] = label
     yield batch
 

@@ -118,9 +118,7 @@ class Stream:
   seed: int
   batch_size: int
 
-  def labels(
-    self, index: Int32[np.ndarray, " N"]
-  ) -> Int32[np.ndarray, " N"]:
+  def labels(self, index: Int32[np.ndarray, " N"]) -> Int32[np.ndarray, " N"]:
     """Classes of images, -1 where the model has none."""
     num_classes = self.pipe.card.num_classes
     if not num_classes:
