@@ -20,8 +20,9 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -204,7 +205,7 @@ def write(
     archive.comment = comment
 
 
-def _new(archive: zipfile.ZipFile, name: str, shape, dtype) -> IO[bytes]:
+def _new(archive: zipfile.ZipFile, name: str, shape, dtype) -> BufferedIOBase:
   """A member with the header of an array, to which its rows are written."""
   file = archive.open(f"{name}.npy", "w", force_zip64=True)
   header = {
@@ -216,7 +217,7 @@ def _new(archive: zipfile.ZipFile, name: str, shape, dtype) -> IO[bytes]:
   return file
 
 
-def _header(file: IO[bytes]) -> Header:
+def _header(file: BufferedIOBase) -> Header:
   """Reads the header of an array; rows in C order come next."""
   version = np.lib.format.read_magic(file)
   check(version in ((1, 0), (2, 0)), f"it has .npy version {version}")
@@ -234,14 +235,14 @@ def _require(condition: bool, message: str) -> None:
     raise Refused(message)
 
 
-def _exactly(file: IO[bytes], count: int) -> bytes:
+def _exactly(file: BufferedIOBase, count: int) -> bytes:
   content = file.read(count)
   if len(content) < count:
     raise EOFError(f"{count - len(content)} bytes are missing")
   return content
 
 
-def _pass_over(file: IO[bytes], count: int) -> None:
+def _pass_over(file: BufferedIOBase, count: int) -> None:
   while count:
     count -= len(_exactly(file, min(count, PIECE)))
 
