@@ -255,7 +255,7 @@ def _through(run: Run, begun: Begun, out: Path) -> report.Whole:
     run.source, wanted, line.params, line.pipe.mesh, begun, bar
   )
   rows = []
-  for number, settings in enumerate(run.settings):
+  for number in range(len(run.settings)):
     name = str(number)
     result = begun.result(name)
     if result is None:
