@@ -91,11 +91,18 @@ def score(
     "images": generated.about,
     "against": real.about | (seen_real.about if seen_real else {}),
     "control": unseen and unseen.about,
+    **_context(eye, taken),
+    "seconds": seconds,
+    "scoring_seconds": time.perf_counter() - start - seconds,
+  }
+
+
+def _context(eye: Eye, taken: Taken) -> dict[str, Any]:
+  """What the numbers of a report depend on, besides the images."""
+  return {
     "network": {"name": eye.network.name, "weights_sha256": eye.digest},
     "options": schema.to_dict(eye.options),
     "draw": taken.draw,
-    "seconds": seconds,
-    "scoring_seconds": time.perf_counter() - start - seconds,
     "device": environment.device(),
     "versions": environment.versions(),
   }
