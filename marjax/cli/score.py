@@ -10,7 +10,7 @@ import argparse
 
 from marjax import outputs
 from marjax.cli import flags, settings
-from marjax.evaluate import score_set
+from marjax.evaluate import score_set, sets
 from marjax.evaluate.scores.options import Options
 from marjax.evaluate.seen import Taken, load_eye
 
@@ -52,18 +52,16 @@ def add_eye_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Flags → score → the table."""
-  out = args.out and outputs.local(args.out)
+  names = (args.images, args.against, args.control)
+  images, against, control = (
+    None if name is None else place(name) for name in names
+  )
+  out = None if args.out is None else outputs.local(args.out)
   if out:
     outputs.check_free([out], args.overwrite)
   eye, taken = eye_and_taken(args)
   report = score_set.score(
-    place(args.images),
-    args.against and place(args.against),
-    eye,
-    args.scores or "",
-    args.control and place(args.control),
-    taken,
-    progress=True,
+    images, against, eye, args.scores or "", control, taken, progress=True
   )
   print(score_set.table(report))
   if out:
@@ -78,9 +76,11 @@ def eye_and_taken(args: argparse.Namespace):
 
 
 def place(name: str):
-  """A path of this machine, or the data of a config."""
+  """A path of this machine that is there, or the data of a config."""
   from marjax.cli import configs
 
   if name.partition(":")[0].endswith(".py"):
     return configs.load(name).data
-  return outputs.local(name)
+  path = outputs.local(name)
+  sets.check_there(path)
+  return path

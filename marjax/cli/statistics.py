@@ -30,11 +30,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Flags → set_statistics.write → a line."""
-  out = outputs.local(args.out)
+  images, out = score.place(args.images), outputs.local(args.out)
   outputs.check_free([out], args.overwrite)
   eye, taken = score.eye_and_taken(args)
   made = set_statistics.write(
-    score.place(args.images),
+    images,
     eye,
     out,
     taken,

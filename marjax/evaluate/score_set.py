@@ -59,12 +59,7 @@ def score(
     FileNotFoundError, ValueError: see the module.
   """
   taken, start = taken or Taken(), time.perf_counter()
-  check(
-    against is None or images != against,
-    f"{_named(images)} is named twice, as the images and as the real ones;"
-    " expected two sets: what real images score in place of others is beside"
-    " all scores anyway.",
-  )
+  _check_places(images, against, control)
   ours = taken.choose(taken.open(images), taken.num_images)
   real = _open_real(against, control, ours, eye, taken)
   names = kinds.parse(names) if names else _suiting(ours, real, eye)
@@ -156,6 +151,26 @@ def write_report(path: Path, report: dict[str, Any], overwrite: bool) -> None:
   outputs.write(path, content.encode(), overwrite)
 
 
+def _check_places(
+  images: Place, against: Place | None, control: Place | None
+) -> None:
+  """Refuses a set that would be compared with itself."""
+  for place, what in ((against, "the real ones"), (control, "the control")):
+    if place is not None and _is_same(images, place):
+      raise ValueError(
+        f"{_named(images)} is named twice, as the images and as {what};"
+        " expected two sets: what real images score in place of others stands"
+        " beside all scores anyway."
+      )
+
+
+def _is_same(one: Place, other: Place) -> bool:
+  """Whether two places are one, however they are written."""
+  if isinstance(one, Path) and isinstance(other, Path):
+    return one.resolve() == other.resolve()
+  return one == other
+
+
 def _open_real(
   against: Place | None,
   control: Place | None,
@@ -191,7 +206,7 @@ def _open_real(
     wanted = taken.num_real or min(count, len(opened))
     chosen = taken.choose(opened, wanted)
   other = None
-  if control is not None and control != against:
+  if control is not None and not (against and _is_same(control, against)):
     other = taken.choose(taken.open(control), count)
   elif opened is not None and len(opened) - len(chosen.indices) >= count:
     left = sets.others(len(opened), chosen.indices, count, taken.draw)
@@ -228,7 +243,8 @@ def _check(names: tuple[str, ...], ours: Chosen, real: Real, eye: Eye) -> None:
       part.images.shape == ours.images.shape,
       f"the images of {part.images.description} are"
       f" {sides(part.images.shape)}, those of {ours.images.description}"
-      f" {sides(ours.images.shape)}; expected one size: pass --image_size.",
+      f" {sides(ours.images.shape)}; expected one size: pass --image_size,"
+      " or --channels.",
     )
   check_shape(ours.images, eye)
   needs = kinds.needs_of_real(names)

@@ -101,11 +101,7 @@ def open_set(
   if isinstance(where, DataConfig):
     source = sources.open_source(where, split or where.train_split)
     return Pictures(source, where.image_size, where.channels)
-  if not where.exists():
-    raise FileNotFoundError(
-      f"{outputs.shown(where)} does not exist; expected a folder of images or"
-      " an .npz file."
-    )
+  check_there(where)
   if where.is_dir() and not saved.is_saved(where):
     source = _open_folder(where, channels)
     return Pictures(source, image_size, channels, _described(where, source))
@@ -122,6 +118,15 @@ def open_set(
     " of a folder or a data set are cropped.",
   )
   return opened
+
+
+def check_there(where: Path) -> None:
+  """Raises FileNotFoundError if nothing is at a place."""
+  if not where.exists():
+    raise FileNotFoundError(
+      f"{outputs.shown(where)} does not exist; expected a folder of images or"
+      " an .npz file."
+    )
 
 
 def choose(

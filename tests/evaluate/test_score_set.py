@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from sentences import refuses
 
 from marjax.cli import main
+from marjax.cli.score import place
 from marjax.evaluate import score_set, set_statistics, sets
 from marjax.evaluate.networks import kinds as networks
 from marjax.evaluate.networks import weights
@@ -206,7 +208,13 @@ def test_what_cannot_be_compared_is_refused(reference, eye, places, tmp_path):
     score("large", real), "cannot take images of 9 × 9|are 8 × 8 in RGB, "
   )
   refuses(score("large", reference), "images of 8 pixels, .* are 9 × 9 in RGB")
-  refuses(score("real", real), "is named twice, .*expected two sets")
+  refuses(score("real", real), "is named twice, .* real ones; expected two")
+  again = real.parent / ".." / real.parent.name / "dark.npz"
+  refuses(score("dark", again), "is named twice")
+  refuses(
+    lambda: score_set.score(places["dark"], real, eye, "fid", control=again),
+    "is named twice, as the images and as the control",
+  )
   refuses(score("dark", real, num_images=15), "15 images for fid, .*of 16 feat")
   refuses(score("dark", real, num_images=51), "51 images .* at most 50: lower")
   refuses(
@@ -271,3 +279,10 @@ def test_commands(file, places, tmp_path, monkeypatch, capsys):
   assert main.main(wrong) == 2
   said = capsys.readouterr().err
   assert "nowhere does not exist; expected the weights of projection" in said
+
+
+def test_a_config_stands_for_its_data():
+  root = Path(__file__).parents[2]
+  data = place(f"{root / 'configs' / 'digits.py'}:laptop")
+  assert data.source == "digits"
+  assert place(str(root / "configs")) == root / "configs"
