@@ -116,7 +116,7 @@ def test_a_folder_scores_as_an_archive_does(report, eye, places, tmp_path):
     eye,
     "fid",
     control=places["more"],
-    taken=Taken(batch_size=16),
+    taken=Taken(batch_size=40),
   )
   one, other = report["images"], again["images"]
   assert one["pixels_sha256"] == other["pixels_sha256"]
