@@ -27,7 +27,6 @@ from tqdm import tqdm
 from marjax import outputs, schema
 from marjax.evaluate import archives, environment, sets
 from marjax.evaluate.networks import kinds as networks
-from marjax.evaluate.networks import weights
 from marjax.evaluate.networks.protocol import Network
 from marjax.evaluate.scores import kinds, statistics
 from marjax.evaluate.scores.gathered import Gathered, Gatherer, Plan
@@ -131,8 +130,7 @@ def load_eye(name: str, file: str, options: Options = DEFAULTS) -> Eye:
     ValueError: no such network, or other weights. FileNotFoundError: there is
       no such file; says how it is made.
   """
-  network = networks.network(name)
-  params, digest = weights.read(file, network)
+  network, params, digest = networks.load(name, file)
   return Eye(network, params, digest, options, make_mesh())
 
 
