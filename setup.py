@@ -69,6 +69,11 @@ setuptools.setup(
       "urllib3>=2.2",  # as in convert
       # As in convert; only there, and pinned, because it is large.
       "torch==2.13.0; python_version < '3.12'",
+      # Networks of scores, whose numbers ours must have; those need torch.
+      "torchvision==0.28.0; python_version < '3.12'",  # MobileNetV2, SqueezeNet
+      "pytorch-fid>=0.3; python_version < '3.12'",  # the FID network
+      "torch-fidelity>=0.4; python_version < '3.12'",  # its resizing and logits
+      "timm>=1.0.20; python_version < '3.12'",  # DINOv2 and CLIP
       "scipy>=1.14",  # the test of whether draws follow a distribution
       "nbclient>=0.10",  # runs the notebooks
       "nbformat>=5.10",  # reads them

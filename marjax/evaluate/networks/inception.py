@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, PyTree, UInt8
+from jaxtyping import Array, Float32, PyTree
 
 from marjax import schema
 from marjax.evaluate.networks import layers, resize
@@ -181,7 +181,7 @@ class Inception:
       "fc": {"kernel": matrix, "bias": layers.float32(NUM_LOGITS)}
     }
 
-  def __call__(self, params: PyTree, images: UInt8[Array, "..."]) -> Features:
+  def __call__(self, params: PyTree, images: resize.Pictures) -> Features:
     resized = resize.tf1(resize.rgb(images), SIZE)
     maps = stages(params, (resized - 128) / 128)
     pooled = maps["pooled"]

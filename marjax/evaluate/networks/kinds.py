@@ -10,6 +10,8 @@ from jaxtyping import PyTree
 
 from marjax import outputs, schema
 from marjax.evaluate.networks import weights
+from marjax.evaluate.networks.clip import Clip
+from marjax.evaluate.networks.dinov2 import DinoV2
 from marjax.evaluate.networks.inception import Inception
 from marjax.evaluate.networks.label import Label
 from marjax.evaluate.networks.mobilenet import MobileNet
@@ -22,6 +24,8 @@ NETWORKS: dict[str, Network] = {
   "mobilenet": MobileNet(),
   "squeezenet": SqueezeNet(),
   "label": Label(),
+  "dinov2": DinoV2(),
+  "clip": Clip(),
 }
 
 

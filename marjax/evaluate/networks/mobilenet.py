@@ -18,7 +18,7 @@ arXiv 1801.04381.
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, PyTree, UInt8
+from jaxtyping import Array, Float32, PyTree
 
 from marjax import schema
 from marjax.evaluate.networks import layers, resize
@@ -71,7 +71,7 @@ class MobileNet:
       f"conv_{i:02d}": layers.conv_shapes(*size) for i, size in enumerate(sizes)
     }
 
-  def __call__(self, params: PyTree, images: UInt8[Array, "..."]) -> Features:
+  def __call__(self, params: PyTree, images: resize.Pictures) -> Features:
     pixels = resize.smooth(resize.rgb(images), SIZE) / 127.5 - 1
     *_, pooled, logits = stages(params, pixels)
     return Features(pooled, logits=logits)

@@ -11,7 +11,8 @@
 2. `smooth` is today's bilinear rule, half-pixel centres and antialiasing when
    shrinking, for networks that no published score hangs on.
 3. `bicubic` is Pillow's on uint8, bit for bit: columns first, then rows, with
-   weights of 22 bits, each result rounded to uint8 as Pillow stores it.
+   weights of 22 bits, each result rounded to uint8 as Pillow stores it. (Since
+   Pillow 13 rows come first where they shrink more than columns do.)
 """
 
 import functools
@@ -19,19 +20,25 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, UInt8
+from jaxtyping import Array, Float32, Shaped, UInt8
 
 from marjax.evaluate.networks.layers import HIGHEST
 from marjax.schema import check
 
-Pictures = UInt8[Array, "B H W C"]
+AnyArray = Array | np.ndarray
+Pictures = UInt8[AnyArray, "B H W C"]
 Pixels = Float32[Array, "B rows columns C"]
 
 _BITS = 22  # of a weight in Pillow's integers
 
 
-def rgb(images: Pictures) -> UInt8[Array, "B H W 3"]:
-  """Grey images three times; ValueError for another number of channels."""
+def rgb(images: Shaped[AnyArray, "B H W C"]) -> UInt8[AnyArray, "B H W 3"]:
+  """Grey images three times; ValueError for other channels or numbers."""
+  check(
+    images.dtype == jnp.uint8,
+    f"images are {images.dtype}; expected uint8 of 0 to 255, as they are saved:"
+    " round them first.",
+  )
   channels = images.shape[-1]
   check(
     channels in (1, 3),
@@ -43,7 +50,7 @@ def rgb(images: Pictures) -> UInt8[Array, "B H W 3"]:
 
 def tf1(images: Pictures, size: int) -> Pixels:
   """[B, size, size, C] of 0 to 255 by the module's first rule."""
-  x = images.astype(jnp.float32)
+  x = jnp.asarray(images, jnp.float32)
   for axis in (2, 1):
     low, high, share = _tf1_grid(x.shape[axis], size)
     before, after = (jnp.take(x, at, axis=axis) for at in (low, high))
@@ -56,7 +63,7 @@ def smooth(images: Pictures, size: int) -> Pixels:
   """[B, size, size, C] of 0 to 255 by the module's second rule."""
   batch, _, _, channels = images.shape
   shape = (batch, size, size, channels)
-  x = images.astype(jnp.float32)
+  x = jnp.asarray(images, jnp.float32)
   return jax.image.resize(x, shape, "bilinear", precision=HIGHEST)
 
 
@@ -64,7 +71,7 @@ def bicubic(
   images: Pictures, rows: int, columns: int
 ) -> UInt8[Array, "B rows columns C"]:
   """[B, rows, columns, C] by the module's third rule."""
-  x = images
+  x = jnp.asarray(images)
   for axis, size in ((2, columns), (1, rows)):
     if x.shape[axis] == size:
       continue
@@ -78,12 +85,13 @@ def bicubic(
   return x
 
 
-def centre_square(images: Pictures) -> UInt8[Array, "B side side C"]:
+def centre_square(
+  images: Pictures,
+) -> UInt8[AnyArray, "B side side C"]:
   """The middle of each image, as wide as its shorter side."""
   height, width = images.shape[1:3]
   side = min(height, width)
-  # As torchvision crops: half to even where the rest is odd.
-  top, left = (round((length - side) / 2) for length in (height, width))
+  top, left = (height - side) // 2, (width - side) // 2
   return images[:, top : top + side, left : left + side]
 
 

@@ -17,7 +17,7 @@ arXiv 1602.07360, with the second version's fewer channels.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, PyTree, UInt8
+from jaxtyping import Array, Float32, PyTree
 
 from marjax import schema
 from marjax.evaluate.networks import layers, resize
@@ -72,7 +72,7 @@ class SqueezeNet:
       width = 2 * half
     return shapes | {"conv10": layers.conv_shapes(1, 1, width, NUM_LOGITS)}
 
-  def __call__(self, params: PyTree, images: UInt8[Array, "..."]) -> Features:
+  def __call__(self, params: PyTree, images: resize.Pictures) -> Features:
     resized = resize.smooth(resize.rgb(images), SIZE)
     maps = stages(params, resized[..., ::-1] - jnp.float32(MEAN_BGR))
     return Features(maps["pooled"], logits=maps["logits"])
