@@ -21,7 +21,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from io import BufferedIOBase
 from pathlib import Path
 from typing import NamedTuple
 
