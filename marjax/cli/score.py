@@ -11,8 +11,8 @@ import argparse
 from marjax import outputs
 from marjax.cli import flags, settings
 from marjax.evaluate import score_set
-from marjax.evaluate.score_set import Taken
 from marjax.evaluate.scores.options import Options
+from marjax.evaluate.seen import Taken, load_eye
 
 PLACES = """
 --network NAME, required
@@ -74,7 +74,7 @@ def eye_and_taken(args: argparse.Namespace):
   """The network of the flags, and which images to show it."""
   taken = settings.from_flags(Taken, args)
   options = settings.from_flags(Options, args)
-  return score_set.load_eye(args.network, args.weights, options), taken
+  return load_eye(args.network, args.weights, options), taken
 
 
 def place(name: str):

@@ -2,8 +2,8 @@
 
 IMAGES is a folder of images (or of class folders), an .npz file with arr_0, a
 folder of saved images, or a config file, PATH.py[:VARIANT], whose data source
-is meant. The .npz has mu and sigma, and mu_s and sigma_s where the network has a
-second map, as other programs read them; and the network, source, crop, count
+is meant. The .npz has mu and sigma, and mu_s and sigma_s where the network has
+a second map, as other programs read them; and the network, source, crop, count
 and hashes.
 """
 
@@ -11,7 +11,7 @@ import argparse
 
 from marjax import outputs
 from marjax.cli import flags, score
-from marjax.evaluate import score_set
+from marjax.evaluate import set_statistics
 
 FLAGS = """
 --out FILE, required
@@ -29,11 +29,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-  """Flags → write_statistics → a line."""
+  """Flags → set_statistics.write → a line."""
   out = outputs.local(args.out)
   outputs.check_free([out], args.overwrite)
   eye, taken = score.eye_and_taken(args)
-  made = score_set.write_statistics(
+  made = set_statistics.write(
     score.place(args.images),
     eye,
     out,

@@ -15,13 +15,14 @@ This is the file of samples that ADM's evaluation defined; others read it.
 """
 
 import contextlib
+import io
 import math
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -145,7 +146,7 @@ class Archive:
         _exactly(file, self._count * dtype.itemsize), dtype
       )
     _require(
-      labels.min() >= 0 and labels.max() < 2**31,
+      bool(labels.min() >= 0 and labels.max() < 2**31),
       f"{_name(self.path)} has labels from {labels.min()} to {labels.max()};"
       " expected 0 or more: leave them out if the images have no classes.",
     )
@@ -204,19 +205,21 @@ def write(
     archive.comment = comment
 
 
-def _new(archive: zipfile.ZipFile, name: str, shape, dtype) -> IO[bytes]:
+def _new(
+  archive: zipfile.ZipFile, name: str, shape, dtype
+) -> io.BufferedIOBase:
   """A member with the header of an array, to which its rows are written."""
-  file = archive.open(f"{name}.npy", "w", force_zip64=True)
   header = {
     "descr": np.lib.format.dtype_to_descr(dtype),
     "fortran_order": False,
     "shape": tuple(shape),
   }
+  file = archive.open(f"{name}.npy", "w", force_zip64=True)
   np.lib.format.write_array_header_1_0(file, header)
   return file
 
 
-def _header(file: IO[bytes]) -> Header:
+def _header(file: io.BufferedIOBase) -> Header:
   """Reads the header of an array; rows in C order come next."""
   version = np.lib.format.read_magic(file)
   check(version in ((1, 0), (2, 0)), f"it has .npy version {version}")
@@ -234,14 +237,14 @@ def _require(condition: bool, message: str) -> None:
     raise Refused(message)
 
 
-def _exactly(file: IO[bytes], count: int) -> bytes:
+def _exactly(file: io.BufferedIOBase, count: int) -> bytes:
   content = file.read(count)
   if len(content) < count:
     raise EOFError(f"{count - len(content)} bytes are missing")
   return content
 
 
-def _pass_over(file: IO[bytes], count: int) -> None:
+def _pass_over(file: io.BufferedIOBase, count: int) -> None:
   while count:
     count -= len(_exactly(file, min(count, PIECE)))
 

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Int64, PyTree
+from jaxtyping import PyTree
 
-from marjax import outputs
-from marjax.evaluate import sets
+from marjax import outputs, schema
+from marjax.evaluate import archives, sets
 from marjax.evaluate.begun import Begun
 from marjax.evaluate.networks.protocol import Network
+from marjax.evaluate.score_set import is_statistics
+from marjax.evaluate.seen import Chosen
 from marjax.evaluate.scores import gathered, kinds, statistics
 from marjax.evaluate.scores.gathered import Gathered, Gatherer
 from marjax.evaluate.scores.options import Options
@@ -66,13 +66,6 @@ class Wanted:
   num_real: int
 
 
-class Chosen(NamedTuple):
-  """Some images of a set."""
-
-  images: sets.ImageSet
-  index: Int64[np.ndarray, " N"]
-
-
 class Source(NamedTuple):
   """Where the real side comes from, opened but not looked at.
 
@@ -103,27 +96,16 @@ def open_source(
   needs = kinds.needs_of_real(wanted.names)
   if not needs:
     return Source(None, None, None, {})
-  if against and _is_statistics(Path(against)):
-    read = statistics.read(against)
-    side = read.gathered(wanted.network, wanted.weights)
-    lacking = [need for need in sorted(needs) if getattr(side, need) is None]
-    check(
-      not lacking,
-      f"{outputs.shown(against)} holds no {', '.join(lacking)} of real images,"
-      f" which one of {', '.join(wanted.names)} needs; expected the images"
-      " themselves, a folder or an .npz, or other scores.",
-    )
-    about = {"statistics": Path(against).name, "count": read.about.count}
-    about |= {"source": read.about.source, "crop": read.about.crop}
-    return Source(side, None, None, about)
+  if against and is_statistics(outputs.local(against)):
+    return _of_statistics(against, codec, wanted, needs)
   if against:
     images = _opened(outputs.local(against), codec)
     real = Chosen(images, sets.choose(len(images), _of(images, wanted)))
-    left = len(images) - len(real.index)
+    left = len(images) - len(real.indices)
     unseen = None
     if left:
       count = min(left, wanted.num_images)
-      index = sets.others(len(images), real.index, count)
+      index = sets.others(len(images), real.indices, count)
       unseen = Chosen(images, index)
   else:
     check(
@@ -140,10 +122,39 @@ def open_source(
   about = {
     "source": images.description,
     "crop": images.crop,
-    "count": len(real.index),
-    "unseen": 0 if unseen is None else len(unseen.index),
+    "count": len(real.indices),
+    "unseen": 0 if unseen is None else len(unseen.indices),
   }
   return Source(None, real, unseen, about)
+
+
+def _of_statistics(
+  against: str, codec: Codec, wanted: Wanted, needs: frozenset[str]
+) -> Source:
+  """Moments of a file and, of ADM's, its images for all else."""
+  path = outputs.local(against)
+  read = statistics.read(path)
+  known = read.gathered(wanted.network, wanted.weights)
+  lacking = [need for need in sorted(needs) if getattr(known, need) is None]
+  real = None
+  if lacking and set(archives.IMAGES) & archives.members(path):
+    images = _opened(path, codec)
+    real = Chosen(images, sets.choose(len(images), _of(images, wanted)))
+  check(
+    not lacking or real is not None,
+    f"{outputs.shown(against)} holds no {', '.join(lacking)} of real images,"
+    f" which one of {', '.join(wanted.names)} needs; expected the images"
+    " themselves, a folder or an .npz, or other scores.",
+  )
+  size = read.about.image_size
+  check(
+    size in (0, codec.image_size),
+    f"{outputs.shown(against)} has statistics of images of {size} pixels, the"
+    f" model's have {codec.image_size}; expected statistics of that size.",
+  )
+  about = schema.to_dict(read.about)
+  about |= {"images": len(real.indices)} if real else {}
+  return Source(known, real, None, about)
 
 
 def look(
@@ -165,6 +176,8 @@ def look(
   unseen = source.unseen and _gathered(
     "unseen", source.unseen, own, wanted, params, mesh, begun, bar
   )
+  if known := source.statistics:
+    real = real._replace(moments=known.moments, spatial=known.spatial)
   return Reference(real, unseen, source.about)
 
 
@@ -179,7 +192,7 @@ def _gathered(
   bar,
 ) -> Gathered:
   """What the network sees of a set, from the folder of the run if there."""
-  count = len(chosen.index)
+  count = len(chosen.indices)
   plan = gathered.Plan(wanted.network, needs, count, wanted.options)
   gatherer = Gatherer(plan, params, mesh)
   if state := begun.restored(name):
@@ -187,7 +200,7 @@ def _gathered(
     return gatherer.gathered()
   size = BATCH * mesh.shape["data"] * mesh.shape["fsdp"]
   with bar(count, f"{name} images") as progress:
-    for batch in sets.batches(chosen.images, chosen.index, size):
+    for batch in sets.batches(chosen.images, chosen.indices, size):
       gatherer.add(gatherer.sums(*batch))
       progress.update(int(batch.is_real.sum()))
   begun.save(name, gatherer.state())
@@ -216,14 +229,3 @@ def _of(images: sets.ImageSet, wanted: Wanted) -> int:
     " asked for; expected that many: lower --num_real, or take more images.",
   )
   return wanted.num_real or min(len(images), wanted.num_images)
-
-
-def _is_statistics(path: Path) -> bool:
-  """Whether a file holds moments rather than images."""
-  if path.suffix != ".npz" or not path.is_file():
-    return path.suffix in (".npz", ".pkl", ".pickle") and not path.exists()
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      return any(set(pair) <= set(file.files) for pair in statistics.NAMES)
-  except (ValueError, OSError):
-    return True  # the reader of statistics says what is wrong

@@ -40,7 +40,7 @@ class Whole(NamedTuple):
   """
 
   report: dict[str, Any]
-  speed: dict[str, float]
+  speed: dict[str, int | float]
   shown: UInt8[np.ndarray, "settings images rows columns channels"]
 
 
@@ -89,7 +89,9 @@ def varied_fields(settings: Sequence[Mapping[str, Any]]) -> list[str]:
   flat = [_flat(each) for each in settings]
   names = dict.fromkeys(key for each in flat for key in each)
   return [
-    key for key in names if any(each.get(key) != flat[0].get(key) for each in flat)
+    key
+    for key in names
+    if any(each.get(key) != flat[0].get(key) for each in flat)
   ]
 
 
@@ -103,7 +105,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def table(report: Mapping[str, Any], speed: Mapping[str, float]) -> str:
+def table(report: Mapping[str, Any], speed: Mapping[str, int | float]) -> str:
   """A row for each of the settings, a column for each number."""
   rows = {
     row["name"] or "generated": row["scores"] for row in report["results"]
@@ -129,7 +131,7 @@ def _number(value: float | None) -> str:
   return "" if value is None else f"{value:.4g}"
 
 
-def _sizes(report: Mapping[str, Any], speed: Mapping[str, float]) -> str:
+def _sizes(report: Mapping[str, Any], speed: Mapping[str, int | float]) -> str:
   """What the numbers are of, and how fast they came, in a line."""
   parts = [f"{report['num_images']} images, seen by {report['network']}"]
   if report["real"]:
@@ -223,7 +225,10 @@ def _abscissa(report: Mapping[str, Any]) -> tuple[list, str]:
 def _curve(ax, x: list, rows: Sequence, name: str, real: float | None) -> None:
   """One score over the settings, with its interval and what real ones score."""
   y = np.array([row["scores"][name] for row in rows])
-  ends = [[row["scores"].get(f"{name}_{end}") for row in rows] for end in ("low", "high")]
+  ends = [
+    [row["scores"].get(f"{name}_{end}") for row in rows]
+    for end in ("low", "high")
+  ]
   ax.plot(x, y, "o-", color="C0")
   if None not in ends[0] + ends[1]:
     ax.fill_between(x, *ends, alpha=0.2, color="C0", linewidth=0)
@@ -241,7 +246,9 @@ def _trade_off(ax, rows: Sequence, classes: str, distance: str) -> None:
   x, y = ([row["scores"][name] for row in rows] for name in (classes, distance))
   ax.plot(x, y, "o-", color="C1")
   for row, *point in zip(rows, x, y, strict=True):
-    text = row["name"].rpartition("=")[2] if "," not in row["name"] else row["name"]
+    text = (
+      row["name"].rpartition("=")[2] if "," not in row["name"] else row["name"]
+    )
     ax.annotate(text, point, (4, 4), textcoords="offset points", fontsize=7)
   ax.set_xlabel(classes.replace("_", " "))
   ax.set_title(f"{distance.replace('_', ' ')}, of less is better", fontsize=9)

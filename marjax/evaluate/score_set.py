@@ -13,105 +13,19 @@
 """
 
 import dataclasses
-import hashlib
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
-
-import jax
-import numpy as np
-from jaxtyping import Int, PyTree
-from tqdm import tqdm
+from typing import Any, NamedTuple
 
 from marjax import outputs, schema
 from marjax.evaluate import archives, environment, sets
-from marjax.evaluate.networks import kinds as networks
-from marjax.evaluate.networks.protocol import Network
 from marjax.evaluate.scores import kinds, statistics
-from marjax.evaluate.scores.gathered import Gathered, Gatherer, Plan
-from marjax.evaluate.scores.options import DEFAULTS, Options
+from marjax.evaluate.scores.gathered import Gathered
+from marjax.evaluate.seen import Chosen, Eye, Place, Taken, check_shape, look
 from marjax.evaluate.set_kinds import sides
-from marjax.evaluate.sets import ImageSet
 from marjax.experiment import DataConfig
-from marjax.parallel.mesh import make_mesh
-from marjax.requests import batching
-from marjax.schema import Positive, Range, Seed, Size, check
-
-LARGEST_BATCH = 64
-"""Images that the network sees at a time, on each device."""
-
-Place = Path | DataConfig
-
-
-@schema.config
-class Taken:
-  """Which images are taken of the sets; each is a flag.
-
-  Attributes:
-    num_images: of the images to be looked at, and of the control (default:
-      all).
-    num_real: of the real images (default: as many as of the others, or all
-      there are if those are fewer).
-    image_size: cut the middle square out of each file of a folder, shrunk to
-      that many pixels as for training (default: all must have one size).
-    channels: 1 or 3, grey or RGB, to which files of a folder are converted.
-    split: of a data source (default: its data.train_split).
-    batch_size: images that the network sees at a time (default: up to 64 on
-      each device).
-    draw: seed by which images are drawn from sets with more than are taken.
-  """
-
-  num_images: Positive | None = None
-  num_real: Positive | None = None
-  image_size: Annotated[int, Range(1, 2**14)] | None = None
-  channels: Literal[1, 3] = 3
-  split: str = ""
-  batch_size: Size | None = None
-  draw: Seed = 0
-
-  def open(self, place: Place) -> ImageSet:
-    """The images of a place; errors as of `sets.open_set`."""
-    return sets.open_set(place, self.image_size, self.channels, self.split)
-
-  def choose(self, images: ImageSet, count: int | None) -> "Chosen":
-    """`count` images of a set; None for all."""
-    if count is not None and count > len(images):
-      raise ValueError(
-        f"{count} images are asked for of {images.description}; expected at"
-        f" most {len(images)}: lower --num_images or --num_real, or add images."
-      )
-    count = len(images) if count is None else count
-    return Chosen(images, sets.choose(len(images), count, self.draw))
-
-
-class Chosen(NamedTuple):
-  """Some images of a set, by ascending indices."""
-
-  images: ImageSet
-  indices: Int[np.ndarray, " N"]
-
-
-class Eye(NamedTuple):
-  """A network that is ready to look.
-
-  Attributes:
-    network: with its parameters. digest: SHA-256 of the file of its weights.
-    options: of scores. mesh: whose devices share a batch.
-  """
-
-  network: Network
-  params: PyTree
-  digest: str
-  options: Options
-  mesh: jax.sharding.Mesh
-
-
-class Seen(NamedTuple):
-  """What an eye saw of some images; `about` them, for a report."""
-
-  gathered: Gathered
-  about: dict[str, Any]
+from marjax.schema import check
 
 
 class Real(NamedTuple):
@@ -121,17 +35,6 @@ class Real(NamedTuple):
   chosen: Chosen | None
   control: Chosen | None
   about: dict[str, Any]
-
-
-def load_eye(name: str, file: str, options: Options = DEFAULTS) -> Eye:
-  """A network by its name, with the weights of a file.
-
-  Raises:
-    ValueError: no such network, or other weights. FileNotFoundError: there is
-      no such file; says how it is made.
-  """
-  network, params, digest = networks.load(name, file)
-  return Eye(network, params, digest, options, make_mesh())
 
 
 def score(
@@ -169,10 +72,10 @@ def score(
   needs = kinds.needs(names, eye.options)
   generated = look(ours, eye, needs, taken, "images", progress)
   side, seen_real = real.known, None
-  if real.chosen is not None:
-    of_real = kinds.needs_of_real(names) | {"moments"}
-    if "fd_infinity" in names:
-      of_real |= {"features"}
+  of_real = kinds.needs_of_real(names)
+  if "fd_infinity" in names and real.known is None:
+    of_real |= {"features"}
+  if real.chosen is not None and _lacking(real.known, of_real):
     seen_real = look(real.chosen, eye, of_real, taken, "real", progress)
     side = _joined(real.known, seen_real.gathered)
   unseen = None
@@ -196,97 +99,6 @@ def score(
     "device": environment.device(),
     "versions": environment.versions(),
   }
-
-
-def look(
-  chosen: Chosen,
-  eye: Eye,
-  needs: frozenset[str],
-  taken: Taken,
-  title: str = "images",
-  progress: bool = False,
-) -> Seen:
-  """Shows images to the network, each once.
-
-  Raises:
-    ValueError: an image cannot be read, or has another size; it is named. What
-      the network sees of one is not finite.
-  """
-  images, indices = chosen
-  plan = Plan(eye.network, needs, len(indices), eye.options)
-  gatherer = Gatherer(plan, eye.params, eye.mesh)
-  size = batching.batch_size(
-    eye.mesh, len(indices), taken.batch_size, LARGEST_BATCH
-  )
-  pixels, waiting = hashlib.sha256(), None
-  with tqdm(
-    total=len(indices), unit="image", desc=title, disable=not progress
-  ) as bar:
-    for batch in sets.batches(images, indices, size):
-      sums = gatherer.sums(*batch)
-      count = int(batch.is_real.sum())
-      pixels.update(batch.images[:count].data)
-      # The device works on a batch while the next one is read.
-      if waiting is not None:
-        gatherer.add(waiting)
-      waiting = sums
-      bar.update(count)
-    gatherer.add(waiting)
-  about = {
-    "source": images.description,
-    "count": len(indices),
-    "of": len(images),
-    "size": list(images.shape),
-    "crop": images.crop,
-    "pixels_sha256": pixels.hexdigest(),
-  }
-  return Seen(gatherer.gathered(), about)
-
-
-def write_statistics(
-  images: Place,
-  eye: Eye,
-  out: Path,
-  taken: Taken | None = None,
-  num_samples: int = 0,
-  overwrite: bool = False,
-  progress: bool = False,
-) -> statistics.Statistics:
-  """Writes the statistics of real images to an .npz, and returns them.
-
-  Args:
-    num_samples: images that are put into the file, for precision and recall.
-
-  Raises:
-    FileExistsError: `out` exists and `overwrite` is false. FileNotFoundError,
-      ValueError: see the module.
-  """
-  taken = taken or Taken()
-  outputs.check_free([out], overwrite)
-  opened = taken.open(images)
-  chosen = taken.choose(opened, taken.num_images)
-  _check_shape(opened, eye)
-  needs = {"moments"} | ({"spatial"} if eye.network.num_places else set())
-  check(
-    len(chosen.indices) > eye.network.num_features or eye.options.allow_few,
-    f"there are {len(chosen.indices)} images for statistics of"
-    f" {eye.network.num_features} features of the network {eye.network.name};"
-    " expected more images than features: take more, or set allow_few.",
-  )
-  samples = taken.choose(opened, num_samples) if num_samples else None
-  seen = look(chosen, eye, frozenset(needs), taken, "real", progress)
-  height, width, _ = opened.shape
-  made = statistics.of_gathered(
-    seen.gathered,
-    weights=eye.digest,
-    source=f"{seen.about['source']}, {len(chosen.indices)} taken, sha256"
-    f" {seen.about['pixels_sha256']} of their pixels",
-    crop=opened.crop,
-    image_size=height if height == width else 0,
-  )
-  arrays = samples and np.stack([row for row, _ in opened.rows(samples[1])])
-  statistics.write(out, made, arrays, overwrite)
-  return made
 
 
 def is_statistics(place: Place) -> bool:
@@ -407,16 +219,14 @@ def _check(names: tuple[str, ...], ours: Chosen, real: Real, eye: Eye) -> None:
       f" {sides(part.images.shape)}, those of {ours.images.description}"
       f" {sides(ours.images.shape)}; expected one size: pass --image_size.",
     )
-  _check_shape(ours.images, eye)
+  check_shape(ours.images, eye)
   needs = kinds.needs_of_real(names)
-  known = real.known
-  has = {need for need in needs if getattr(known, need, None) is not None}
-  lacking = sorted(needs - has) if real.chosen is None else []
+  lacking = _lacking(real.known, needs) if real.chosen is None else []
+  but = ", for statistics do not have them," if real.known else ""
   check(
     not lacking,
     f"the scores {', '.join(names)} need {', '.join(lacking)} of real images;"
-    " expected --against real images"
-    f"{', for statistics do not have them' if known else ''}, or other scores.",
+    f" expected --against real images{but} or other scores.",
   )
   check(
     real.control is not None
@@ -431,18 +241,9 @@ def _check(names: tuple[str, ...], ours: Chosen, real: Real, eye: Eye) -> None:
   )
 
 
-def _check_shape(images: ImageSet, eye: Eye) -> None:
-  """Refuses images that the network cannot take."""
-  row = jax.ShapeDtypeStruct((1, *images.shape), np.uint8)
-  try:
-    jax.eval_shape(eye.network, eye.params, row)
-  except Exception as error:
-    raise ValueError(
-      f"the network {eye.network.name} cannot take images of"
-      f" {sides(images.shape)}, as {images.description} has them"
-      f" ({outputs.reason(error)}); expected those that its weights are for:"
-      " pass --image_size or --channels, or another network."
-    ) from error
+def _lacking(known: Gathered | None, needs: frozenset[str]) -> list[str]:
+  """What statistics do not have."""
+  return [need for need in sorted(needs) if getattr(known, need, None) is None]
 
 
 def _joined(known: Gathered | None, seen: Gathered) -> Gathered:

@@ -19,7 +19,7 @@
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64, UInt8
@@ -57,6 +57,7 @@ class Batch(NamedTuple):
   labels: Int32[np.ndarray, " B"]
 
 
+@runtime_checkable
 class ImageSet(Protocol):
   """Images of one size.
 

@@ -6,7 +6,7 @@ Rows go to the disk as they come, so memory is that of a batch.
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -17,6 +17,7 @@ OPTIONS = "group_size:1"
 NUM_THREADS = 8
 
 
+@runtime_checkable
 class Shard(Protocol):
   """A shard that is being written."""
 

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Int32, PyTree, UInt8
+from jaxtyping import Array, Bool, Int, Int32, PyTree, UInt8
 
 from marjax import keys
 from marjax.arrays import NO_LABEL
@@ -118,7 +118,7 @@ class Stream:
   seed: int
   batch_size: int
 
-  def labels(self, index: Int32[np.ndarray, " N"]) -> Int32[np.ndarray, " N"]:
+  def labels(self, index: Int[np.ndarray, " N"]) -> Int32[np.ndarray, " N"]:
     """Classes of images, -1 where the model has none."""
     num_classes = self.pipe.card.num_classes
     if not num_classes:

@@ -28,6 +28,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -141,9 +142,10 @@ def evaluate(
   if jax.process_index() == 0:
     outputs.check_free(paths, overwrite)
   run = prepare(load(checkpoint, dtype=dtype), asked, settings)
-  hosts.agree({"out": str(out)} | run.about)
+  decides = _flat(run.about)
+  hosts.agree({"out": str(out)} | decides)
   with held(out):
-    begun = Begun.claim(out, run.about, overwrite)
+    begun = Begun.claim(out, decides, overwrite)
     whole = _through(run, begun, out)
     if jax.process_index() == 0:
       report.write(out, whole, overwrite)
@@ -217,6 +219,12 @@ def _about(
   }
 
 
+def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
+  """The same, flat: settings.0.temperature and the like."""
+  numbered = {str(n): each for n, each in enumerate(about["settings"])}
+  return flatten_dict({**about, "settings": numbered}, sep=".")
+
+
 def _digest(params: PyTree, mesh: Mesh) -> str:
   """A hash of numbers that is the same on every mesh; "" of none."""
   if not jax.tree.leaves(params):
@@ -245,7 +253,7 @@ def _through(run: Run, begun: Begun, out: Path) -> report.Whole:
     run.source, wanted, line.params, line.pipe.mesh, begun, bar
   )
   rows = []
-  for number, settings in enumerate(run.settings):
+  for number in range(len(run.settings)):
     name = str(number)
     result = begun.result(name)
     if result is None:
@@ -309,7 +317,7 @@ class Clock:
       self._seconds += now - self._first
     self._first = now
 
-  def speed(self) -> dict[str, float]:
+  def speed(self) -> dict[str, int | float]:
     """Images, seconds, images per second: of all batches but first ones."""
     rate = self._images / self._seconds if self._seconds else 0.0
     return {

@@ -115,21 +115,21 @@ def fit(
   network = network_of(data, choices.width)
   # They are slow to import, and Choices alone are wanted for flags.
   from marjax.data.batches import Batches
-  from marjax.evaluate import score_set
+  from marjax.evaluate import seen
   from marjax.evaluate.networks import weights
   from marjax.evaluate.scores.options import DEFAULTS
   from marjax.parallel.mesh import make_mesh
 
-  test = score_set.Taken(split=data.test_split)
+  test = seen.Taken(split=data.test_split)
   unseen = test.choose(test.open(data), None)
   first = Batches(data, data.train_split, 1)
   count = first.num_examples
   size = choices.batch_size or min(FULL_BATCH, max(32, count // 40))
   lines = Batches(data, data.train_split, min(size, count))
   params, loss = _trained(network, lines, min(size, count), choices, progress)
-  eye = score_set.Eye(network, params, "", DEFAULTS, make_mesh())
+  eye = seen.Eye(network, params, "", DEFAULTS, make_mesh())
   needs = frozenset({"moments", "hits"})
-  hits = score_set.look(unseen, eye, needs, test, "test", progress).gathered
+  hits = seen.look(unseen, eye, needs, test, "test", progress).gathered
   right, all_of = hits.hits.sum(0)
   accuracy = float(right / all_of)
   origin = {
@@ -206,10 +206,10 @@ def _trained(
           bar.set_postfix(loss=f"{loss:.3f}")
     measure = jax.jit(steps.statistics)
     count = min(SETTLING, each)
-    seen = [measure(state.params, next(batches)["image"]) for _ in range(count)]
+    parts = [measure(state.params, next(batches)["image"]) for _ in range(count)]
   finally:
     batches.close()
-  mean = jax.tree.map(lambda *leaves: sum(leaves) / count, *seen)
+  mean = jax.tree.map(lambda *leaves: sum(leaves) / count, *parts)
   return steps.folded(state.params, mean), loss
 
 

@@ -5,8 +5,14 @@ import small
 from evaluate.networks import Projection, noise_images
 
 from marjax.evaluate.networks import kinds, weights
+from marjax.generate.settings import Settings
+from marjax.head.reverse import ReverseSettings
 from marjax.release import directory
 from marjax.release.card import Card
+
+SAMPLING = Settings(
+  num_ar_steps=2, num_buckets=1, head=ReverseSettings(num_steps=2, start=900)
+)
 
 NETWORK = Projection(channels=1)
 
@@ -23,7 +29,7 @@ def make(folder):
     name="small",
     codec=experiment.codec,
     model=experiment.model,
-    sampling=experiment.sampling,
+    sampling=SAMPLING,
     licence="CC0",
   )
   directory.save(folder / "model", card, small.params(), {})
