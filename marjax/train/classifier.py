@@ -206,7 +206,9 @@ def _trained(
           bar.set_postfix(loss=f"{loss:.3f}")
     measure = jax.jit(steps.statistics)
     count = min(SETTLING, each)
-    parts = [measure(state.params, next(batches)["image"]) for _ in range(count)]
+    parts = [
+      measure(state.params, next(batches)["image"]) for _ in range(count)
+    ]
   finally:
     batches.close()
   mean = jax.tree.map(lambda *leaves: sum(leaves) / count, *parts)
