@@ -27,6 +27,7 @@ from marjax.cli import (
   edit,
   evaluate,
   export,
+  fit_classifier,
   fit_codebook,
   flags,
   generate,
@@ -41,6 +42,7 @@ from marjax.version import __version__
 
 VERBS = {
   "cache-latents": cache_latents,
+  "fit-classifier": fit_classifier,
   "fit-codebook": fit_codebook,
   "preflight": preflight,
   "train": train,
@@ -54,11 +56,11 @@ VERBS = {
 }
 
 # Those that read a config.
-CONFIGURED = ("train", "preflight", "fit-codebook")
+CONFIGURED = ("train", "preflight", "fit-codebook", "fit-classifier")
 
 # Those whose compiling is worth keeping.
 COMPILING = ("train", "generate", "edit", "evaluate")
-COMPILING += ("score", "statistics")
+COMPILING += ("score", "statistics", "fit-classifier")
 
 SMALLER = (
   "expected a smaller batch: lower --batch_size, or of a training"

@@ -21,7 +21,8 @@ from marjax import outputs, schema
 from marjax.evaluate import archives, sets
 from marjax.evaluate.begun import Begun
 from marjax.evaluate.networks.protocol import Network
-from marjax.evaluate.score_set import Chosen, is_statistics
+from marjax.evaluate.score_set import is_statistics
+from marjax.evaluate.seen import Chosen
 from marjax.evaluate.scores import gathered, kinds, statistics
 from marjax.evaluate.scores.gathered import Gathered, Gatherer
 from marjax.evaluate.scores.options import Options

@@ -22,7 +22,6 @@ from tqdm import tqdm
 from marjax import outputs, schema
 from marjax.evaluate import sets
 from marjax.evaluate.networks import kinds as networks
-from marjax.evaluate.networks import weights
 from marjax.evaluate.networks.protocol import Network
 from marjax.evaluate.scores.gathered import Gathered, Gatherer, Plan
 from marjax.evaluate.scores.options import DEFAULTS, Options
@@ -116,8 +115,7 @@ def load_eye(name: str, file: str, options: Options = DEFAULTS) -> Eye:
     ValueError: no such network, or other weights. FileNotFoundError: there is
       no such file; says how it is made.
   """
-  network = networks.network(name)
-  params, digest = weights.read(file, network)
+  network, params, digest = networks.load(name, file)
   return Eye(network, params, digest, options, make_mesh())
 
 

@@ -36,7 +36,6 @@ from marjax import outputs, schema
 from marjax.evaluate import environment, reference, report, stream
 from marjax.evaluate.begun import Begun, held
 from marjax.evaluate.networks import kinds as networks
-from marjax.evaluate.networks import weights as weight_files
 from marjax.evaluate.reference import Reference, Wanted
 from marjax.evaluate.saved import Saving
 from marjax.evaluate.saving import Writer
@@ -171,13 +170,12 @@ def prepare(
     " convert it to that folder.",
   )
   names = kinds.parse(asked.scores)
-  network = networks.network(asked.network)
+  file = asked.weights or f"{asked.network}.safetensors"
+  network, params, digest = networks.load(asked.network, file)
   count, options = asked.num_images, asked.options
   stream.check_count(count, card.num_classes)
   kinds.check_scores(names, network, count, options, card.num_classes)
   stream.check_takes(network, card.codec)
-  file = asked.weights or f"{network.name}.safetensors"
-  params, digest = weight_files.read(file, network)
   wanted = Wanted(names, options, network, digest, count, asked.num_real)
   data = card.data and dataclasses.replace(
     card.data,

@@ -1,6 +1,7 @@
 """Configs made small: they train, sample and load."""
 
 import dataclasses
+import itertools
 import pathlib
 
 import jax
@@ -16,6 +17,7 @@ from marjax.train.step import make_train_program
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 NAMES = ("mar_b", "mar_l", "mar_h", "mar_l_default")
 CELLS = ("ar_raster", "ar_random", "mar_one", "mar", "guided")
+ALL = (*CELLS, *(f"{cell}_ce" for cell in CELLS))
 
 
 @pytest.fixture
@@ -54,13 +56,20 @@ def test_a_laptop_run_trains_samples_and_loads(tmp_path):
   assert images.dtype == np.uint8
 
 
-@pytest.mark.parametrize("name", ["digits", "table1"])
-@pytest.mark.parametrize("cell", [*CELLS, *(f"{name}_ce" for name in CELLS)])
+@pytest.mark.parametrize(
+  ("cell", "name"),
+  [
+    *itertools.product(ALL, ["digits", "table1"]),
+    ("mar", "cifar10"),
+    ("guided_ce", "cifar10"),
+  ],
+)
 def test_every_cell_made_small_is_a_program(name, cell):
   experiment = configs.load(f"{CONFIGS}/{name}.py:{cell},laptop")
   mesh = make_mesh(devices=jax.devices()[:1])
   codec = experiment.codec
-  codes = np.zeros((codec.num_codes, 4 * codec.channels), np.float32)
+  patch = codec.patch**2 * codec.channels if codec.has_params() else 0
+  codes = np.zeros((getattr(codec, "num_codes", 0), patch), np.float32)
   params = {"codes": codes} if codec.has_params() else None
   program = make_train_program(experiment, mesh, 100, params)
   lowered = program.step.lower(program.abstract_state, program.abstract_batch)
@@ -76,6 +85,7 @@ def test_every_cell_made_small_is_a_program(name, cell):
     ("digits", "ar_random_ce"),
     ("digits", "guided"),
     ("digits", "mar_ce"),
+    ("cifar10", "mar"),
     ("table1", "ar_raster_ce"),
     ("table1", "guided_ce"),
   ],
