@@ -19,7 +19,7 @@ from marjax.cli import flags
 FLAGS = """
 --out FOLDER
   the release to make; may be left out for a name, which then is found by it;
-  for a network the file to make
+  for a network the file to make (default: NETWORK.safetensors)
 --sha256 HEX
   of a network's FILE: another one is refused
 --weights ema|raw

@@ -157,6 +157,8 @@ def test_what_is_asked_wrongly_is_one_sentence(fails, tmp_path):
   assert "expected no --sha256" in line
   line = fails("convert", "squeezenet", tmp_path / "absent", *out)
   assert "absent does not exist" in line
+  line = fails("convert", "squeezenet", "kl16", *out)
+  assert "kl16 is a published model; expected a file of weights of squ" in line
   assert not (tmp_path / "out").exists()
 
 

@@ -110,6 +110,6 @@ def test_grey_images_are_of_three_equal_channels():
 
 def test_the_middle_of_an_image():
   image = draw(1, 7, 4, 3)
-  assert np.array_equal(resize.centre_square(image), image[:, 2:6])
+  assert np.array_equal(resize.centre_square(image), image[:, 1:5])
   wide = draw(1, 4, 9, 3)
   assert np.array_equal(resize.centre_square(wide), wide[:, :, 2:6])

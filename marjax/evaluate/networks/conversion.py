@@ -99,6 +99,11 @@ def convert(
     f" of them or its address: get {network.source}, and run"
     f" {weights.command(network, path)}.",
   )
+  check(
+    not fetching.is_name(source),
+    f"{source} is a published model; expected a file of weights of {name}, or"
+    f" its address: get {network.source}.",
+  )
   outputs.check_free([path])
   file, url = fetching.fetched(source, progress)
   digest = read.sha256(file)
