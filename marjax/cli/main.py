@@ -29,12 +29,15 @@ from marjax.cli import (
   edit,
   evaluate,
   export,
+  fit_classifier,
   fit_codebook,
   flags,
   generate,
   interrupts,
   preflight,
   push,
+  score,
+  statistics,
   train,
 )
 from marjax.version import __version__
@@ -42,22 +45,26 @@ from marjax.version import __version__
 VERBS = {
   "data": data,
   "cache-latents": cache_latents,
+  "fit-classifier": fit_classifier,
   "fit-codebook": fit_codebook,
   "preflight": preflight,
   "train": train,
   "generate": generate,
   "edit": edit,
   "evaluate": evaluate,
+  "score": score,
+  "statistics": statistics,
   "convert": convert,
   "export": export,
   "push": push,
 }
 
 # Those that read a config.
-CONFIGURED = ("train", "preflight", "fit-codebook")
+CONFIGURED = ("train", "preflight", "fit-codebook", "fit-classifier")
 
 # Those whose compiling is worth keeping.
 COMPILING = ("train", "generate", "edit", "evaluate")
+COMPILING += ("score", "statistics", "fit-classifier")
 
 SMALLER = (
   "expected a smaller batch: lower --batch_size, or of a training"

@@ -44,6 +44,11 @@ def _flags(cls: type) -> dict[str, tuple[str, str]]:
   return flags
 
 
+def names(cls: type) -> list[str]:
+  """Of the flags that `add_flags` declares."""
+  return list(_flags(cls))
+
+
 def from_flags(cls: type[T], args: argparse.Namespace) -> T:
   """The dataclass of the flags that were given; the others keep defaults.
 

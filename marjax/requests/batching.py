@@ -172,9 +172,10 @@ def generate(
   """
   count = len(request)
   first = _first_segment(request)
-  segments = request.static.plan.segments
+  static = request.static
+  segments = static.plan.segments
   steps = sum(len(segment.num_known) for segment in segments[first:])
-  values = numbers(mesh, request.static.plan, request.settings)
+  values = numbers(mesh, static.plan, request.settings)
   tokens, kept = [], []
   with _bar(math.ceil(count / size) * steps, progress) as bar:
     for index, keep in batches(count, size):
@@ -182,7 +183,8 @@ def generate(
         programs, mesh, params, request, values, index, first, bar
       )
       tokens.append(fetch(drawn)[:keep])
-      _check_drawn(tokens[-1], int(index[0]), params, request)
+      is_fine, first_image = are_fine(tokens[-1]), int(index[0])
+      check_drawn(is_fine, first_image, params, static, request.settings)
       if request.keep_steps:
         kept.append(fetch(after)[:, :keep])
   if not request.keep_steps:
@@ -190,21 +192,36 @@ def generate(
   return np.concatenate(tokens), np.concatenate(kept, axis=1)
 
 
-def _check_drawn(tokens: np.ndarray, first: int, params, request) -> None:
-  """Refuses NaN and infinity, which would be shown as black or white."""
+def are_fine(tokens):
+  """Of which images [B] all tokens [B, L, *token] are finite; numpy or jax."""
   # A categorical head says -1 where its numbers were not finite.
-  is_code = tokens.dtype.kind in "iu"
-  is_fine = tokens >= 0 if is_code else np.isfinite(tokens)
-  is_fine = is_fine.all(tuple(range(1, tokens.ndim)))
+  is_code, finite = tokens.dtype.kind in "iu", tokens.__array_namespace__()
+  is_fine = tokens >= 0 if is_code else finite.isfinite(tokens)
+  return is_fine.all(tuple(range(1, tokens.ndim)))
+
+
+def check_drawn(
+  is_fine: np.ndarray,
+  first: int,
+  params: PyTree,
+  static: Static,
+  settings: Settings,
+) -> None:
+  """Refuses NaN and infinity, which would be shown as black or white.
+
+  Args:
+    is_fine: of a batch of images [B]. first: the number of its first.
+    params, static, settings: of the model and the generation.
+  """
   if is_fine.all():
     return
   check_finite(params, "the parameters of the model")
-  settings, head = request.settings, request.static.config.head
+  head = static.config.head
   causes = [
     f"temperature {settings.temperature:g} or guidance_scale"
     f" {settings.guidance_scale:g} is too large"
   ]
-  if "bfloat16" in (head.dtype, request.static.config.backbone.dtype):
+  if "bfloat16" in (head.dtype, static.config.backbone.dtype):
     causes.append('a matmul overflows in bfloat16 (try dtype="float32")')
   raise ValueError(
     f"{np.sum(~is_fine)} generated images, the first of them image"

@@ -91,6 +91,8 @@ ARGUMENTS = {
     *("--out", "x.png"),
   ],
   "evaluate": ["--checkpoint", "x", "--out", "x"],
+  "score": ["x", "--network", "x", "--weights", "x"],
+  "statistics": ["x", "--network", "x", "--weights", "x", "--out", "x"],
   "convert": ["mar-large"],
   "export": ["--checkpoint", "x", "--out", "x"],
 }

@@ -17,6 +17,8 @@ TINY = str(ROOT / "tests/train/tiny.py")
 
 # A command for each flag that is a path; PATH stands for it. The others are
 # right as far as that flag is looked at.
+EYE = ("--network", "mobilenet")
+
 FLAGS = {
   ("train", "config"): ["--config", "PATH", "--workdir", "w"],
   ("train", "workdir"): ["--config", TINY, "--workdir", "PATH"],
@@ -50,6 +52,26 @@ FLAGS = {
   ("data", "out"): ["x", "--out", "PATH"],
   ("export", "out"): ["--checkpoint", "x", "--out", "PATH"],
   ("cache-latents", "out"): ["--verify", "--out", "PATH"],
+  ("score", "images"): ["PATH", *EYE, "--weights", "i.png"],
+  ("score", "against"): [
+    *("i.png", "--against", "PATH", *EYE, "--weights", "i.png"),
+  ],
+  ("score", "control"): [
+    *("i.png", "--control", "PATH", *EYE, "--weights", "i.png"),
+  ],
+  ("score", "weights"): ["i.png", *EYE, "--weights", "PATH"],
+  ("score", "out"): [
+    *("i.png", "--out", "PATH", *EYE, "--weights", "i.png"),
+  ],
+  ("statistics", "images"): [
+    *("PATH", "--out", "o", *EYE, "--weights", "i.png"),
+  ],
+  ("statistics", "weights"): [
+    *("i.png", "--out", "o", *EYE, "--weights", "PATH"),
+  ],
+  ("statistics", "out"): [
+    *("i.png", "--out", "PATH", *EYE, "--weights", "i.png"),
+  ],
 }
 
 # Their files are read only when weights are loaded or data are: the functions
@@ -61,7 +83,7 @@ LATER = {
   ("cache-latents", "data_dir"): "data/folders.py",
   ("cache-latents", "autoencoder"): "convert/fetching.py",
 }
-IS_PATH = re.compile(r"^(FILE|FOLDER|PATH|CACHE|SOURCE)")
+IS_PATH = re.compile(r"^(FILE|FOLDER|PATH|CACHE|SOURCE|PLACE|IMAGES)")
 
 
 def path_flags():

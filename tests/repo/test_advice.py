@@ -27,6 +27,7 @@ VARIABLE = re.compile(r"\bMARJAX_[A-Z]+\b")
 
 # After "marjax" in a sentence about it, not in a command.
 WORDS = {"exported", "made", "wrote", "was", "in", "release", "latents"}
+WORDS |= {"images"}
 
 # Of other programs: TensorBoard, libtpu.
 FOREIGN = {"logdir", "fibers_default_thread_stack_size"}

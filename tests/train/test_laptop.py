@@ -1,6 +1,7 @@
 """Configs made small: they train, sample and load."""
 
 import dataclasses
+import itertools
 import pathlib
 
 import jax
@@ -17,6 +18,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 NAMES = ("mar_b", "mar_l", "mar_h", "mar_l_default")
 FIRST = (("digits", "mar"), ("digits", "ar_random_ce"), ("table1", "guided_ce"))
 CELLS = ("ar_raster", "ar_random", "mar_one", "mar", "guided")
+ALL = (*CELLS, *(f"{cell}_ce" for cell in CELLS))
 
 
 @pytest.fixture
@@ -63,15 +65,19 @@ def test_a_laptop_run_trains_samples_and_loads(tmp_path):
       cell,
       marks=pytest.mark.slow if (name, cell) not in FIRST else (),
     )
-    for name in ("digits", "table1")
-    for cell in (*CELLS, *(f"{cell}_ce" for cell in CELLS))
+    for name, cell in (
+      *itertools.product(["digits", "table1"], ALL),
+      ("cifar10", "mar"),
+      ("cifar10", "guided_ce"),
+    )
   ],
 )
 def test_every_cell_made_small_is_a_program(name, cell):
   experiment = configs.load(f"{CONFIGS}/{name}.py:{cell},laptop")
   mesh = make_mesh(devices=jax.devices()[:1])
   codec = experiment.codec
-  codes = np.zeros((codec.num_codes, 4 * codec.channels), np.float32)
+  patch = codec.patch**2 * codec.channels if codec.has_params() else 0
+  codes = np.zeros((getattr(codec, "num_codes", 0), patch), np.float32)
   params = {"codes": codes} if codec.has_params() else None
   program = make_train_program(experiment, mesh, 100, params)
   lowered = program.step.lower(program.abstract_state, program.abstract_batch)
@@ -87,6 +93,7 @@ def test_every_cell_made_small_is_a_program(name, cell):
     ("digits", "ar_random_ce"),
     ("digits", "guided"),
     ("digits", "mar_ce"),
+    ("cifar10", "mar"),
     ("table1", "ar_raster_ce"),
     ("table1", "guided_ce"),
   ],

@@ -1,8 +1,19 @@
-"""The networks there are, by name: a new one is a file and one line here."""
+"""The networks there are, by name: a new one is a file and one line here.
 
+A network that comes in several sizes has here its default, and `load` gives the
+size that a file of weights is of.
+"""
+
+import os
+
+from jaxtyping import PyTree
+
+from marjax import outputs, schema
+from marjax.evaluate.networks import weights
 from marjax.evaluate.networks.clip import Clip
 from marjax.evaluate.networks.dinov2 import DinoV2
 from marjax.evaluate.networks.inception import Inception
+from marjax.evaluate.networks.label import Label
 from marjax.evaluate.networks.mobilenet import MobileNet
 from marjax.evaluate.networks.protocol import Network
 from marjax.evaluate.networks.squeezenet import SqueezeNet
@@ -12,6 +23,7 @@ NETWORKS: dict[str, Network] = {
   "inception": Inception(),
   "mobilenet": MobileNet(),
   "squeezenet": SqueezeNet(),
+  "label": Label(),
   "dinov2": DinoV2(),
   "clip": Clip(),
 }
@@ -25,3 +37,18 @@ def network(name: str) -> Network:
     " of them.",
   )
   return NETWORKS[name]
+
+
+def load(name: str, file: str | os.PathLike) -> tuple[Network, PyTree, str]:
+  """A network of the size of a file's weights, these, and the file's SHA-256.
+
+  Raises:
+    ValueError: no such network, or not its weights. FileNotFoundError: there is
+      no such file; says how it is made.
+  """
+  chosen = network(name)
+  if outputs.local(file).exists():
+    noted = weights.note(file)
+    if noted["name"] == name and schema.is_config(type(chosen)):
+      chosen = schema.from_dict(type(chosen), noted["settings"], str(file))
+  return chosen, *weights.read(file, chosen)

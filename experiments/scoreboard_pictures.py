@@ -1,0 +1,158 @@
+"""The table and the pictures of `experiments.scoreboard`, from its rows."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from experiments import rows
+from marjax.evaluate import seen
+from marjax.evaluate.scores import neighbours
+from marjax.evaluate.seen import Chosen, Taken
+from marjax.evaluate.sets import ImageSet
+from marjax.requests import pictures
+
+SWEPT = ("guidance_scale", "temperature")
+HIDDEN = ("_deviation", "_low", "_high", "_unsplit")
+SIDE, SCALE, GAP = 10, 2, 12
+"""Samples of a class across and down, pixels for each, and between grids."""
+
+Table = Sequence[rows.Row]
+
+
+def names_of(table: Table) -> list[str]:
+  """Scores of all rows, in order, without what only qualifies them."""
+  names = dict.fromkeys(name for row in table for name in row["scores"])
+  return [name for name in names if not name.endswith(HIDDEN)]
+
+
+def by_settings(table: Table) -> list[list[rows.Row]]:
+  """Rows that differ in their seed alone, side by side."""
+  groups: dict[str, list[rows.Row]] = {}
+  for row in table:
+    key = repr([row.get(k) for k in ("images", "settings", "num_images")])
+    groups.setdefault(key, []).append(row)
+  return list(groups.values())
+
+
+def markdown(table: Table) -> str:
+  """A line for each control and each setting, mean ± deviation over seeds."""
+  names = names_of(table)
+  heads = ["images", "guidance", "temperature", "seeds", *names]
+  lines = [heads, ["---"] * len(heads)]
+  for group in by_settings(table):
+    settings = group[0].get("settings", {})
+    about = [f"{settings[n]:g}" if n in settings else "" for n in SWEPT]
+    values = ([row["scores"][n] for row in group] for n in names)
+    lines.append(
+      [group[0]["images"], *about, str(len(group)), *map(spread, values)]
+    )
+  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def spread(values: Sequence[float]) -> str:
+  """Mean, and the standard deviation where there are several."""
+  end = f" ± {stdev(values):.2g}" if len(values) > 1 else ""
+  return f"{mean(values):.4g}{end}"
+
+
+def line_of(
+  table: Table, images: str, own: Mapping[str, Any], swept: str, score: str
+) -> list[tuple[float, float, float]]:
+  """Value of what is swept, mean and deviation of a score, ascending.
+
+  `own`: settings of the checkpoint, with which all but `swept` must agree.
+  """
+  points = []
+  for group in by_settings([row for row in table if row["images"] == images]):
+    settings = group[0]["settings"]
+    if {**settings, swept: None} == {**own, swept: None}:
+      values = [row["scores"][score] for row in group]
+      error = stdev(values) if len(values) > 1 else 0.0
+      points.append((settings[swept], mean(values), error))
+  return sorted(points)
+
+
+def curves(
+  table: Table, own: Mapping[str, Mapping[str, Any]], control: str
+) -> bytes:
+  """A PNG: scores over guidance above, over temperature below.
+
+  Args:
+    own: settings of each checkpoint, by name. control: whose row is dashed.
+  """
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  names = names_of(table)
+  figure = Figure((2.6 * len(names), 4.8), layout="constrained")
+  axes = figure.subplots(2, len(names), squeeze=False)
+  real = rows.find(list(table), images=control)
+  for line, swept in zip(axes, SWEPT, strict=True):
+    for ax, name in zip(line, names, strict=True):
+      for images, settings in own.items():
+        points = line_of(table, images, settings, swept, name)
+        if points:
+          x, y, error = zip(*points, strict=True)
+          ax.errorbar(x, y, error, fmt="o-", capsize=3, ms=3, label=images)
+      if real:
+        style = {"color": "0.4", "linestyle": "--", "linewidth": 1}
+        ax.axhline(real["scores"][name], label=control, **style)
+      ax.set_title(name.replace("_", " "), fontsize=9)
+      ax.set_xlabel(swept.replace("_", " "), fontsize=8)
+      ax.tick_params(labelsize=7)
+  axes[0, 0].legend(fontsize=7, frameon=False)
+  buffer = io.BytesIO()
+  FigureCanvasAgg(figure).print_png(buffer)
+  return buffer.getvalue()
+
+
+def write_samples(
+  out: Path, name: str, images: ImageSet, judge: Any, train: Chosen
+) -> None:
+  """Writes OUT/NAME_CLASS.png: samples, and the nearest training images.
+
+  Args:
+    images: generated ones with labels. judge: whose features tell what is near.
+    train: the training images that it saw.
+  """
+  index = np.arange(len(images))
+  pairs = list(images.rows(index))
+  labels = np.array([label for _, label in pairs])
+  for label in np.unique(labels).tolist():
+    few = index[labels == label][: SIDE**2]
+    wanted = frozenset({"moments", "features"})
+    chosen = Chosen(images, few)
+    looked = seen.look(chosen, judge.eye, wanted, Taken()).gathered
+    _, nearest = neighbours.nearest(looked.features, judge.real.features)
+    samples = np.stack([pairs[i][0] for i in few])
+    picture = beside(samples, rows_at(train.images, train.indices[nearest]))
+    path = out / f"{name}_{label}.png"
+    pictures.save_png(path, picture, overwrite=True)
+
+
+def rows_at(
+  images: ImageSet, indices: np.ndarray
+) -> UInt8[np.ndarray, "N H W C"]:
+  """Images at indices in any order, which may repeat."""
+  ascending, place = np.unique(indices, return_inverse=True)
+  return np.stack([image for image, _ in images.rows(ascending)])[place]
+
+
+def beside(
+  samples: UInt8[np.ndarray, "N H W C"], others: UInt8[np.ndarray, "N H W C"]
+) -> UInt8[np.ndarray, "height width 3"]:
+  """Two grids: image i of the right one belongs to image i of the left."""
+  grids = [
+    pictures.grid(part, min(SIDE, len(part)), scale=SCALE, title=title)
+    for part, title in (
+      (samples, "generated"),
+      (others, "nearest training images"),
+    )
+  ]
+  gap = np.full((len(grids[0]), GAP, grids[0].shape[2]), 255, np.uint8)
+  return np.concatenate([grids[0], gap, grids[1]], axis=1)

@@ -1,0 +1,34 @@
+"""Train a small classifier on a config's data, to score labels with.
+
+It learns the training images, and its accuracy on the test images stands in
+OUT. An evaluation with --network label --weights OUT says how many images show
+the class that was asked for. A report is printed.
+"""
+
+import argparse
+
+from marjax.cli import flags, settings
+from marjax.train.classifier import Choices
+
+FLAGS = """
+--config FILE.py[:VARIANT], required
+  on whose data it is trained
+--out FILE, required
+  the .safetensors file to make
+"""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Declares the flags of `marjax fit-classifier`."""
+  flags.add(parser, FLAGS)
+  settings.add_flags(parser, Choices)
+
+
+def run(args: argparse.Namespace) -> None:
+  """Config file and flags → fit → the report."""
+  from marjax.cli import configs
+  from marjax.train import classifier
+
+  experiment = configs.load(args.config, args.overrides)
+  choices = settings.from_flags(Choices, args)
+  print(classifier.fit(experiment.data, args.out, choices, progress=True))
