@@ -10,22 +10,21 @@
    without looking at them again.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from jax.sharding import Mesh
-from jaxtyping import PyTree
 
 from marjax import outputs, schema
 from marjax.evaluate import archives, sets
 from marjax.evaluate.begun import Begun
 from marjax.evaluate.networks.protocol import Network
 from marjax.evaluate.score_set import is_statistics
-from marjax.evaluate.seen import Chosen
-from marjax.evaluate.scores import gathered, kinds, statistics
+from marjax.evaluate.scores import kinds, statistics
 from marjax.evaluate.scores.gathered import Gathered, Gatherer
 from marjax.evaluate.scores.options import Options
+from marjax.evaluate.seen import Chosen
+from marjax.evaluate.stream import Stream
 from marjax.experiment import DataConfig
 from marjax.protocols import Codec
 from marjax.schema import check
@@ -158,12 +157,12 @@ def _of_statistics(
 
 
 def look(
-  source: Source, wanted: Wanted, params: PyTree, mesh: Mesh, begun: Begun, bar
+  source: Source, wanted: Wanted, stream: Stream, begun: Begun | None, bar
 ) -> Reference:
   """Shows the images to the network, unless that was done before.
 
   Args:
-    params: of the network. begun: where the sums are kept.
+    stream: whose network it is. begun: where the sums are kept, if they are.
     bar: makes a bar of progress of (images, what they are).
   """
   if source.real is None:
@@ -172,9 +171,9 @@ def look(
   if "fd_infinity" in wanted.names:
     needs |= {"features"}
   own = kinds.needs(wanted.names, wanted.options)
-  real = _gathered("real", source.real, needs, wanted, params, mesh, begun, bar)
+  real = _gathered("real", source.real, needs, stream, begun, bar)
   unseen = source.unseen and _gathered(
-    "unseen", source.unseen, own, wanted, params, mesh, begun, bar
+    "unseen", source.unseen, own, stream, begun, bar
   )
   if known := source.statistics:
     real = real._replace(moments=known.moments, spatial=known.spatial)
@@ -185,17 +184,16 @@ def _gathered(
   name: str,
   chosen: Chosen,
   needs: frozenset[str],
-  wanted: Wanted,
-  params: PyTree,
-  mesh: Mesh,
-  begun: Begun,
+  stream: Stream,
+  begun: Begun | None,
   bar,
 ) -> Gathered:
   """What the network sees of a set, from the folder of the run if there."""
   count = len(chosen.indices)
-  plan = gathered.Plan(wanted.network, needs, count, wanted.options)
-  gatherer = Gatherer(plan, params, mesh)
-  if state := begun.restored(name):
+  mesh = stream.pipe.mesh
+  plan = dataclasses.replace(stream.plan, needs=needs, num_images=count)
+  gatherer = Gatherer(plan, stream.params, mesh)
+  if begun and (state := begun.restored(name)):
     gatherer.restore(state)
     return gatherer.gathered()
   size = BATCH * mesh.shape["data"] * mesh.shape["fsdp"]
@@ -203,7 +201,8 @@ def _gathered(
     for batch in sets.batches(chosen.images, chosen.indices, size):
       gatherer.add(gatherer.sums(*batch))
       progress.update(int(batch.is_real.sum()))
-  begun.save(name, gatherer.state())
+  if begun:
+    begun.save(name, gatherer.state())
   return gatherer.gathered()
 
 

@@ -58,6 +58,8 @@ MAY_CHANGE = {
   "training.log_every": ALWAYS,
   "training.log_ids": ALWAYS,
   "training.sample_every": ALWAYS,
+  "training.evaluate_every": ALWAYS,
+  "evaluation": ALWAYS,
   "training.checkpoint_every": ALWAYS,
   "training.keep_checkpoints": ALWAYS,
   "training.checksums": ALWAYS,
