@@ -5,9 +5,10 @@ where their authors published them; an http address; a .pth, .ckpt or
 .safetensors file; or a work directory of marjax train. PyTorch files are read
 with PyTorch's restricted reader: nothing in them is run. A report is printed.
 
-SOURCE may also be a network that scores are computed with, inception, mobilenet
-or squeezenet, and FILE a published file of its weights or its address: --out is
-then the .safetensors file to make. Without FILE it is told where to get it.
+SOURCE may also be a network that scores are computed with, inception,
+mobilenet, squeezenet, dinov2 or clip, and FILE a published file of its weights
+or its address: --out is then the .safetensors file to make. Without FILE it is
+told where to get it.
 """
 
 import argparse

@@ -8,6 +8,8 @@
        numpy[._]core.multiarray._reconstruct, scalar    an empty array, a number
        numpy[._]core.numeric._frombuffer                an array of given bytes
        numpy.ndarray, numpy.dtype                       their types
+       _codecs.encode                                   bytes in old pickles,
+                                                        of latin1 text only
 
 3. What comes out is nested dicts and lists of arrays. Their names are joined
    with dots, the places in a list counted: {"fire2/squeeze1x1": [w, b]} is
@@ -81,6 +83,12 @@ def read_pickle(path: str | Path) -> dict[str, np.ndarray]:
     f"{path} is a web page (on Dropbox, dl=1 in the address gives the file);"
     " expected a pickle of arrays: download it again.",
   )
+  return unpickled(content, path)
+
+
+def unpickled(content: bytes, path: str | Path) -> dict[str, np.ndarray]:
+  """The arrays of a pickle's bytes, as `read_pickle`; its path for messages."""
+  path = Path(path)
   try:
     tree = _Arrays(io.BytesIO(content), encoding="latin1").load()
     arrays = dict(_flat(tree, "", 0))
@@ -107,11 +115,20 @@ class _Arrays(pickle.Unpickler):
   """Builds arrays, numbers, texts and containers."""
 
   def find_class(self, module: str, name: str) -> Any:
+    if (module, name) == ("_codecs", "encode"):
+      return _latin1
     if (module, name) not in _ALLOWED:
       what = printable(f"{module}.{name}")[:200]
       raise _Refused(f"asks for {what}, which could run code")
     # Of the old name numpy warns.
     return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def _latin1(text: str, encoding: str = "latin1") -> bytes:
+  """Bytes that a pickle of protocol 2 has as a text."""
+  if encoding != "latin1":
+    raise _Refused(f"asks for the encoding {printable(str(encoding))[:200]}")
+  return text.encode("latin1")
 
 
 def _flat(tree: Any, name: str, depth: int) -> Iterator[tuple[str, np.ndarray]]:

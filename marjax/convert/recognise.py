@@ -56,7 +56,8 @@ def kind_of(shapes: Shapes) -> Literal["model", "autoencoder"]:
   some = ", ".join(list(shapes)[:3])
   raise ValueError(
     f"the weights are named {some[:200]} ...; expected those of a published MAR"
-    " model or KL autoencoder: convert a file of one of them."
+    " model or KL autoencoder: convert a file of one of them; a network of"
+    " scores is named before its file (marjax convert inception FILE)."
   )
 
 

@@ -91,11 +91,18 @@ def score(
     "images": generated.about,
     "against": real.about | (seen_real.about if seen_real else {}),
     "control": unseen and unseen.about,
+    **_context(eye, taken),
+    "seconds": seconds,
+    "scoring_seconds": time.perf_counter() - start - seconds,
+  }
+
+
+def _context(eye: Eye, taken: Taken) -> dict[str, Any]:
+  """What the numbers of a report depend on, besides the images."""
+  return {
     "network": {"name": eye.network.name, "weights_sha256": eye.digest},
     "options": schema.to_dict(eye.options),
     "draw": taken.draw,
-    "seconds": seconds,
-    "scoring_seconds": time.perf_counter() - start - seconds,
     "device": environment.device(),
     "versions": environment.versions(),
   }
@@ -106,7 +113,8 @@ def is_statistics(place: Place) -> bool:
   if isinstance(place, DataConfig) or not place.is_file():
     return False
   if place.suffix != ".npz":
-    return place.suffix in (".pkl", ".pickle")
+    # Pickles are not read, which the reader of statistics says.
+    return place.suffix in (".pt", ".pkl", ".pickle")
   members = archives.members(place)
   return any(set(pair) <= members for pair in statistics.NAMES)
 
@@ -173,7 +181,10 @@ def _open_real(
       f" of {ours.images.description} are {sides(ours.images.shape)}; expected"
       " one size: pass --image_size, or make statistics of that size.",
     )
-    if set(archives.IMAGES) & archives.members(against):
+    has_images = against.suffix == ".npz" and not archives.members(
+      against
+    ).isdisjoint(archives.IMAGES)
+    if has_images:
       chosen = taken.choose(sets.open_set(against), taken.num_real)
   elif against is not None:
     opened = taken.open(against)

@@ -40,10 +40,10 @@ def write(
   check_shape(opened, eye)
   needs = {"moments"} | ({"spatial"} if eye.network.num_places else set())
   check(
-    len(chosen.indices) > eye.network.num_features or eye.options.allow_few,
+    len(chosen.indices) >= eye.network.num_features or eye.options.allow_few,
     f"there are {len(chosen.indices)} images for statistics of"
     f" {eye.network.num_features} features of the network {eye.network.name};"
-    " expected more images than features: take more, or set allow_few.",
+    " expected as many images or more: take more, or set allow_few.",
   )
   samples = taken.choose(opened, num_samples) if num_samples else None
   seen = look(chosen, eye, frozenset(needs), taken, "real", progress)

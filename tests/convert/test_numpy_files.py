@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sentences import refuses
 
+from marjax.convert import numpy_files
 from marjax.convert.numpy_files import read_npz, read_pickle
 
 TREE = {
@@ -112,3 +113,16 @@ def test_damaged_files_are_one_sentence(tmp_path):
   np.savez(tmp_path / "d.npz", a=objects)
   refuses(lambda: read_npz(tmp_path / "d.npz"), "is damaged, or holds more")
   assert read_npz(tmp_path / "b.npz")["a"].tolist() == [1, 1, 1]
+
+
+def test_bytes_of_old_pickles_are_latin1_only():
+  array = np.arange(3.0)
+  old = pickle.dumps({"mu": array}, protocol=2)
+  assert b"_codecs" in old
+  read = numpy_files.unpickled(old, "old")
+  np.testing.assert_array_equal(read["mu"], array)
+  other = (
+    b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00hex\x86R."
+  )
+  with pytest.raises(ValueError, match="asks for the encoding hex"):
+    numpy_files.unpickled(other, "other")

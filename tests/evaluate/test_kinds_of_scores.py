@@ -107,13 +107,25 @@ def test_what_cannot_be_scored_is_refused_before_long_work():
 
   refused("there is no score 'fit'; expected some of fid, sfid", "fid,fit")
   refused("no score is named", "")
-  refused("16 images for fid, a distance of 16 features", "fid", 16)
-  refused("2048 images for fid", ["fid"], 2048, num_features=2048)
-  refused("12 images for sfid", "sfid", 12)
+  refused("15 images for fid, a distance of 16 features", "fid", 15)
+  refused("2047 images for fid", ["fid"], 2047, num_features=2048)
+  refused("11 images for sfid", "sfid", 11)
   refused("12 classes apart, and the images have 10", "accuracy", num_logits=12)
   refused("999 images for kid, whose subsets have 1000", "kid", 999)
   few = Options(allow_few=True, subset_size=5)
-  kinds.check_scores("fid,sfid,is,kid,pr", NETWORK, 12, few)
+  kinds.check_scores("fid,sfid,is,kid,pr", NETWORK, 11, few)
+
+
+def test_few_images_are_refused_on_either_side():
+  sets = [gather(seed, 12, "fid") for seed in (0, 1)]
+  with pytest.raises(ValueError, match="12 images for fid, a distance of 16"):
+    kinds.compare("fid", *sets)
+  known = statistics.of_gathered(sets[1]).gathered(NETWORK)
+  many = gather(2, 40, "fid")
+  with pytest.raises(ValueError, match="12 images for fid, a distance of 16"):
+    kinds.compare("fid", many, known)
+  allowed = Options(allow_few=True)
+  assert kinds.compare("fid", many, known, options=allowed).scores
 
 
 def test_labels_that_the_network_does_not_know_are_refused(seen):

@@ -63,7 +63,8 @@ def test_a_set_that_is_the_real_one_is_inside_it_with_repeats_too():
 @pytest.mark.parametrize("tile", [2048, 16])
 def test_the_nearest_are_found_with_their_numbers(monkeypatch, tile):
   monkeypatch.setattr(pairs, "TILE", tile)
-  points, others = cluster(5, 40, 1.0), cluster(6, 70, 1.0)
+  # So far from 0 that lengths in float32 would hide the distances.
+  points, others = cluster(5, 40, 1.0, 6, 300), cluster(6, 70, 1.0, 6, 300)
   apart = np.sqrt(((points[:, None] - others[None]) ** 2).sum(2))
   distance, number = neighbours.nearest(points, others)
   np.testing.assert_array_equal(number, apart.argmin(1))

@@ -87,6 +87,28 @@ def test_others_read_ours(tmp_path):
   np.testing.assert_array_equal(covariance, ours().covariance)
 
 
+def test_torch_fidelity_takes_ours_from_its_cache_and_we_take_its(tmp_path):
+  torch = pytest.importorskip("torch")
+  cached = peer("torch_fidelity.utils").cache_lookup_one_recompute_on_miss
+  options = {"cache_root": str(tmp_path), "cache": True, "verbose": False}
+  statistics.write(tmp_path / "ours.pt", ours())
+
+  def never():
+    raise AssertionError("they were not in the cache")
+
+  theirs = cached("ours", never, **options)
+  np.testing.assert_array_equal(theirs["mu"], ours().mean)
+  np.testing.assert_array_equal(theirs["sigma"], ours().covariance)
+  cached("theirs", lambda: theirs, **options)
+  result = statistics.read(tmp_path / "theirs.pt")
+  np.testing.assert_array_equal(result.mean, ours().mean)
+  np.testing.assert_array_equal(result.covariance, ours().covariance)
+  assert result.about == About()
+  torch.save({"mu": ours().mean, "sigma": print}, tmp_path / "bad.pt")
+  with pytest.raises(ValueError, match="is refused and nothing of it was run"):
+    statistics.read(tmp_path / "bad.pt")
+
+
 def test_statistics_of_another_network_are_refused(tmp_path):
   with pytest.raises(ValueError, match="16 features of projection, and the im"):
     ours().gathered(FID)

@@ -93,20 +93,20 @@ def test_a_mean_of_ones_is_one():
   assert corner == np.mean([0, 1, 4, 5])
 
 
-def test_products_are_whole(small):
+@pytest.mark.parametrize("name", kinds.NETWORKS)
+def test_products_are_whole(name):
   """Whatever a chip rounds by default."""
-  for name in ("inception", "squeezenet", "mobilenet"):
-    network = kinds.network(name)
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
-    with jax.default_matmul_precision("bfloat16"):
-      text = jax.jit(network.__call__).lower(network.shapes(), images).as_text()
-    products = [
-      line
-      for line in text.splitlines()
-      if "stablehlo.convolution" in line or "stablehlo.dot_general" in line
-    ]
-    assert len(products) > 20
-    assert all(line.count("HIGHEST") == 2 for line in products)
+  network = kinds.network(name)
+  images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
+  with jax.default_matmul_precision("bfloat16"):
+    text = jax.jit(network.__call__).lower(network.shapes(), images).as_text()
+  products = [
+    line
+    for line in text.splitlines()
+    if "stablehlo.convolution" in line or "stablehlo.dot_general" in line
+  ]
+  assert len(products) > 6
+  assert all(line.count("HIGHEST") == 2 for line in products)
 
 
 def test_any_batch_on_any_mesh(small):

@@ -104,6 +104,8 @@ def test_grey_images_are_of_three_equal_channels():
   colours = draw(2, 5, 4, 3)
   assert np.array_equal(resize.rgb(colours), colours)
   refuses(lambda: resize.rgb(draw(2, 5, 4, 4)), "4 channels; expected 3")
+  message = "images are float32; expected uint8 of 0 to 255"
+  refuses(lambda: resize.rgb(colours / np.float32(255)), message)
 
 
 def test_the_middle_of_an_image():

@@ -17,6 +17,9 @@ from marjax import schema
 from marjax.convert.run import Choices
 from marjax.data.latent_index import CacheSettings, Index
 from marjax.data.latent_index import Choices as CacheChoices
+from marjax.evaluate.saved import Saving
+from marjax.evaluate.scores.options import Options
+from marjax.evaluate.seen import Taken
 from marjax.experiment import Experiment
 from marjax.head.reverse import ReverseSettings
 from marjax.release.card import Manifest
@@ -24,6 +27,7 @@ from marjax.release.card import Manifest
 ROOTS = (
   *(Experiment, Manifest, CacheSettings, Index),
   *(ReverseSettings, Choices, CacheChoices),
+  *(Saving, Taken, Options),
 )
 
 

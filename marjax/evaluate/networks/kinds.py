@@ -1,5 +1,7 @@
 """The networks there are, by name: a new one is a file and one line here."""
 
+from marjax.evaluate.networks.clip import Clip
+from marjax.evaluate.networks.dinov2 import DinoV2
 from marjax.evaluate.networks.inception import Inception
 from marjax.evaluate.networks.mobilenet import MobileNet
 from marjax.evaluate.networks.protocol import Network
@@ -10,6 +12,8 @@ NETWORKS: dict[str, Network] = {
   "inception": Inception(),
   "mobilenet": MobileNet(),
   "squeezenet": SqueezeNet(),
+  "dinov2": DinoV2(),
+  "clip": Clip(),
 }
 
 

@@ -35,7 +35,8 @@ class Network(Protocol):
     name: as flags and files of statistics say it: inception, mobilenet, ...
     distance: what the Fréchet distance of its features is called. Only that of
       the Inception network of 2015 is "fid"; others are "fd_" and the name.
-    class_score: what the Inception Score's formula is called with its logits.
+    class_score: what the Inception Score's formula is called with its logits;
+      "" where there are none.
     num_features, num_places, num_logits: of `Features`; 0 where there are none.
     is_spread: whether it takes images of any size, which it resizes itself.
     source: what its weights are made of, for the message that they are missing:

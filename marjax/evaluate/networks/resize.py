@@ -20,7 +20,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, UInt8
+from jaxtyping import Array, Float32, Shaped, UInt8
 
 from marjax.evaluate.networks.layers import HIGHEST
 from marjax.schema import check
@@ -32,8 +32,13 @@ Pixels = Float32[Array, "B rows columns C"]
 _BITS = 22  # of a weight in Pillow's integers
 
 
-def rgb(images: Pictures) -> UInt8[AnyArray, "B H W 3"]:
-  """Grey images three times; ValueError for another number of channels."""
+def rgb(images: Shaped[AnyArray, "B H W C"]) -> UInt8[AnyArray, "B H W 3"]:
+  """Grey images three times; ValueError for other channels or numbers."""
+  check(
+    images.dtype == jnp.uint8,
+    f"images are {images.dtype}; expected uint8 of 0 to 255, as they are saved:"
+    " round them first.",
+  )
   channels = images.shape[-1]
   check(
     channels in (1, 3),
@@ -86,8 +91,7 @@ def centre_square(
   """The middle of each image, as wide as its shorter side."""
   height, width = images.shape[1:3]
   side = min(height, width)
-  # As torchvision crops: half to even where the rest is odd.
-  top, left = (round((length - side) / 2) for length in (height, width))
+  top, left = (height - side) // 2, (width - side) // 2
   return images[:, top : top + side, left : left + side]
 
 

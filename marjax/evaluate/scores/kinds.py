@@ -253,15 +253,7 @@ def check_scores(
   """
   for name in parse(names):
     score = SCORES[name]
-    if name in ("fid", "sfid"):
-      size = network.num_features if name == "fid" else network.num_places
-      check(
-        num_images > size or options.allow_few,
-        f"there are {num_images} images for {name}, a distance of"
-        f" {size} features of the network {network.name}; expected more images"
-        " than features, below which it mostly says how few they are: take more"
-        " images, or set allow_few.",
-      )
+    _check_count(name, network, num_images, options)
     if "hits" in score.needs:
       check(
         network.num_logits == num_classes,
@@ -277,6 +269,20 @@ def check_scores(
         f" {options.subset_size}; expected as many images or more: take more"
         " images or a smaller subset_size.",
       )
+
+
+def _check_count(
+  name: str, network: Network, count: int, options: Options
+) -> None:
+  """Refuses Fréchet distances of fewer images than features."""
+  sizes = {"fid": network.num_features, "sfid": network.num_places}
+  size = sizes.get(name, 0)
+  check(
+    count >= size or options.allow_few,
+    f"there are {count} images for {name}, a distance of {size} features of the"
+    f" network {network.name}; expected as many images or more, below which it"
+    " mostly says how few they are: take more images, or set allow_few.",
+  )
 
 
 class Comparison(NamedTuple):
@@ -358,3 +364,5 @@ def _check_sets(name: str, sets: Sets) -> None:
       f" the generated ones by {generated.network.name}; expected the same"
       " network.",
     )
+    if part.count:  # of statistics it may be unknown
+      _check_count(name, generated.network, part.count, options)

@@ -4,6 +4,7 @@
 
        mu, sigma                pytorch-fid, torch-fidelity's fork for MAR
        ref_mu, ref_sigma        MeanFlow
+       a PyTorch file of both   torch-fidelity, see `torch_cache`
        mu, sigma, mu_s, sigma_s, arr_0
                                 ADM: of a second map too, and images, which
                                 distances do not need
@@ -21,7 +22,7 @@ import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ from jaxtyping import Float64, UInt8
 
 from marjax import outputs, schema
 from marjax.evaluate.networks.protocol import Network
+from marjax.evaluate.scores import torch_cache
 from marjax.evaluate.scores.gathered import Gathered
 from marjax.evaluate.scores.moments import Known
 from marjax.release import json_files
@@ -98,8 +100,7 @@ class Statistics(NamedTuple):
       f"the statistics are of {len(self.mean)} features of"
       f" {about.network or 'the Inception network'}{assumed}, and the images"
       f" are seen by {network.name}, which has {network.num_features}; expected"
-      " statistics of the same network: make them with marjax evaluate"
-      " --statistics.",
+      " statistics of the same network: make them with marjax statistics.",
     )
     check(
       not weights or not about.weights or weights == about.weights,
@@ -147,9 +148,11 @@ def write(
   images: UInt8[np.ndarray, "images rows columns channels"] | None = None,
   overwrite: bool = False,
 ) -> str:
-  """Writes statistics, and returns the SHA-256 that is inside.
+  """Writes statistics, and returns the SHA-256 of their numbers.
 
   Args:
+    path: a name that ends in .pt is written as torch-fidelity caches them, with
+      nothing of what they are of; any other as .npz.
     images: ten thousand or so of the real ones, which ADM's program takes
       precision and recall from; None for none.
 
@@ -161,6 +164,10 @@ def write(
     arrays["mu_s"] = statistics.spatial_mean
     arrays["sigma_s"] = statistics.spatial_covariance
   digest = _digest(arrays)
+  if outputs.local(path).suffix == ".pt":
+    content = torch_cache.written(*list(arrays.values())[:2])
+    outputs.write(path, content, overwrite)
+    return digest
   about = {**schema.to_dict(statistics.about), "sha256": digest}
   if images is not None:
     arrays["arr_0"] = images
@@ -184,24 +191,27 @@ def read(path: str | os.PathLike) -> Statistics:
   if not path.is_file():
     raise FileNotFoundError(
       f"there are no statistics at {path}; expected an .npz file: make one with"
-      " marjax evaluate --statistics."
+      " marjax statistics."
     )
   with _opened(path) as file:
-    names = [pair for pair in NAMES if set(pair) <= set(file.files)]
+    names = list(file)
+    pairs = [pair for pair in NAMES if set(pair) <= set(names)][:1]
     check(
-      bool(names),
-      f"{path} has the arrays {', '.join(file.files[:8]) or 'none'}; expected"
-      " mu and sigma (or ref_mu and ref_sigma), a mean and a covariance.",
+      bool(pairs),
+      f"{path} has the arrays {', '.join(names[:8]) or 'none'}; expected mu and"
+      " sigma (or ref_mu and ref_sigma), a mean and a covariance.",
     )
-    pairs = [names[0]] + [SPATIAL] * (set(SPATIAL) <= set(file.files))
+    if set(SPATIAL) <= set(names):
+      pairs.append(SPATIAL)
     arrays = [_moments(file, pair, path) for pair in pairs]
     about = _about(file, path)
-  return Statistics(about, *arrays[0], *(arrays[1:] or [(None, None)])[0])
+  spatial = arrays[1] if len(arrays) > 1 else (None, None)
+  return Statistics(about, *arrays[0], *spatial)
 
 
 @contextlib.contextmanager
-def _opened(path) -> Iterator[Any]:
-  """An .npz file, what goes wrong in it as one sentence."""
+def _opened(path) -> Iterator[Mapping[str, np.ndarray]]:
+  """The arrays of a file, what goes wrong in it as one sentence."""
   with path.open("rb") as content:
     try:
       file = np.load(content, allow_pickle=False)
@@ -209,7 +219,7 @@ def _opened(path) -> Iterator[Any]:
       raise ValueError(_no_npz(path)) from error
     check(isinstance(file, np.lib.npyio.NpzFile), _no_npz(path))
     try:
-      yield file
+      yield torch_cache.read(path) if torch_cache.is_one(file.files) else file
     except (zipfile.BadZipFile, EOFError, zlib.error) as error:
       raise ValueError(
         f"{path} is damaged ({outputs.reason(error)}); expected an .npz file of"
@@ -262,14 +272,12 @@ def _moments(file, pair: tuple[str, str], path) -> list[np.ndarray]:
 
 def _about(file, path) -> About:
   """What a file says of itself, its hash compared; of others' nothing."""
-  if "about" not in file.files:
+  if "about" not in file:
     return About()
   text = str(file["about"])
   about = json_files.read_json(text.encode(), f"about of {path}")
   digest = about.pop("sha256", "")
-  arrays = {
-    name: file[name] for name in (*NAMES[0], *SPATIAL) if name in file.files
-  }
+  arrays = {name: file[name] for name in (*NAMES[0], *SPATIAL) if name in file}
   check(
     digest == _digest(arrays),
     f"the numbers of {path} are not those that were written: their SHA-256 is"
