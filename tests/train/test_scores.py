@@ -26,7 +26,6 @@ def experiment(folder, *more):
   overrides = [
     "config.training.evaluate_every=4",
     "config.training.num_steps=10",
-    "config.training.learning_rate=0.05",
     "config.training.ema_rate=0.5",
     "config.evaluation.network=projection",
     f"config.evaluation.weights={path}",
@@ -48,11 +47,11 @@ def losses(workdir):
   return [(row["step"], row["loss"]) for row in lines if "loss" in row]
 
 
-def test_scores_are_metrics_and_change_nothing_else(tmp_path):
+def test_scores_are_metrics_and_change_nothing_else(tmp_path, caplog):
   here, without = tmp_path / "here", tmp_path / "without"
   loop.train(experiment(tmp_path), here)
   first = rows(here)
-  assert list(first) == [4, 8, 10]
+  assert list(first) == [4, 8, 10], caplog.text
   names = {"fd_projection", "class_score_projection"}
   assert all(names <= row.keys() for row in first.values())
   assert first[4]["fd_projection"] != first[8]["fd_projection"]
