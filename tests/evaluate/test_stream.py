@@ -135,5 +135,6 @@ def peak(folder, num_images):
 def test_memory_of_the_host_is_that_of_a_batch(tmp_path):
   peak(tmp_path, 1000)  # what tracing takes, and imports
   few, many = (peak(tmp_path, count) for count in (2_000, 50_000))
-  # One byte for each image says whether it was seen, in the sums and in a save.
-  assert many - few < 4 * 50_000
+  # A few bytes of an image say whether it was seen and in which split it is;
+  # its pixels would be 64, its features 1024.
+  assert many - few < 10 * 50_000
