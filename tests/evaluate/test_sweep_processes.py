@@ -18,14 +18,14 @@ FLAGS = ["--scores", "fid,is,pr", "--network", "projection"]
 FLAGS += ["--guidance", "1,2.9", "--num_images", "800", "--batch_size", "16"]
 
 PROGRAM = """
-import sys, time
+import sys
 sys.path.insert(0, "tests")
 from evaluate import stub
 from marjax.cli.main import main
 from marjax.evaluate import begun
 from marjax.evaluate.networks import kinds
 
-stub.register(kinds.NETWORKS.__setitem__)
+kinds.NETWORKS[stub.NETWORK.name] = stub.NETWORK
 begun.SAVE_SECONDS, begun.SAVE_SHARE = 0.0, 1.0
 sys.exit(main(sys.argv[1:]))
 """
