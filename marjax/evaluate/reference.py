@@ -3,9 +3,10 @@
 1. They are statistics of a file, where the scores need no more than moments; or
    a folder, an .npz or a data source, whose images the same network sees.
 2. Of images as many are taken as are generated, or another number that is asked
-   for; and other ones, that many again, stand for what real images score in
-   place of generated ones. Of a data source those are of the test split, which
-   no model was trained on; of anything else, what was not taken before.
+   for; and as many other ones, where there are so many, stand for what real
+   images score in place of generated ones. Of a data source those are of the
+   test split, which no model was trained on; of anything else they are of what
+   was not taken before.
 3. What was gathered is kept in the folder of the run, so that it goes on
    without looking at them again.
 """
@@ -100,12 +101,10 @@ def open_source(
   if against:
     images = _opened(outputs.local(against), codec)
     real = Chosen(images, sets.choose(len(images), _of(images, wanted)))
-    left = len(images) - len(real.indices)
-    unseen = None
-    if left:
-      count = min(left, wanted.num_images)
-      index = sets.others(len(images), real.indices, count)
-      unseen = Chosen(images, index)
+    unseen, count = None, wanted.num_images
+    if len(images) - len(real.indices) >= count:
+      left = sets.others(len(images), real.indices, count)
+      unseen = Chosen(images, left)
   else:
     check(
       data is not None and not data.is_cached,
@@ -116,8 +115,16 @@ def open_source(
     images = sets.open_set(data, split=data.train_split)
     real = Chosen(images, sets.choose(len(images), _of(images, wanted)))
     others = sets.open_set(data, split=data.test_split)
-    count = min(len(others), wanted.num_images)
-    unseen = Chosen(others, sets.choose(len(others), count))
+    unseen, count = None, wanted.num_images
+    if len(others) >= count:
+      unseen = Chosen(others, sets.choose(len(others), count))
+  check(
+    unseen is not None
+    or not any(kinds.SCORES[name].needs_unseen for name in wanted.names),
+    f"near copies are told by {wanted.num_images} real images beside those that"
+    " are compared with, and there are not so many; expected more, a smaller"
+    " --num_images, or other --scores.",
+  )
   about = {
     "source": images.description,
     "crop": images.crop,

@@ -181,6 +181,9 @@ def prepare(
     data_dir=asked.data_dir or card.data.data_dir,
   )
   source = reference.open_source(asked.against, data, card.codec, wanted)
+  if source.real:
+    fewest = min(count, len(source.real.indices))
+    kinds.check_scores(names, network, fewest, options, card.num_classes)
   plan = gathered.Plan(network, kinds.needs(names, options), count, options)
   size = stream.batch_size(pipe, count, asked.batch_size)
   whole = replicated(pipe.mesh)
