@@ -3,11 +3,14 @@
 import json
 import shutil
 
+import jax
+import numpy as np
 import pytest
 from evaluate.networks import Projection
 from train import together
 
 from marjax.cli import configs
+from marjax.evaluate import stream
 from marjax.evaluate.networks import kinds, weights
 from marjax.train import loop, scores
 
@@ -47,14 +50,27 @@ def losses(workdir):
   return [(row["step"], row["loss"]) for row in lines if "loss" in row]
 
 
-def test_scores_are_metrics_and_change_nothing_else(tmp_path, caplog):
+def test_scores_are_metrics_and_change_nothing_else(
+  tmp_path, caplog, monkeypatch
+):
   here, without = tmp_path / "here", tmp_path / "without"
+  run, scored = stream.Stream.run, []
+
+  def noting(self, settings):
+    scored.append(jax.device_get(self.pipe.params))
+    return run(self, settings)
+
+  monkeypatch.setattr(stream.Stream, "run", noting)
   loop.train(experiment(tmp_path), here)
   first = rows(here)
   assert list(first) == [4, 8, 10], caplog.text
   names = {"fd_projection", "class_score_projection"}
   assert all(names <= row.keys() for row in first.values())
-  assert first[4]["fd_projection"] != first[8]["fd_projection"]
+  # The averaged weights of the step, bit for bit.
+  saved = together.saved_state(here, 8)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(scored[1]):
+    name = jax.tree_util.keystr(path)
+    np.testing.assert_array_equal(leaf, saved[f"['ema_params']{name}"])
   assert first[4][scores.COUNT] == 20
   loop.train(experiment(tmp_path, "config.training.evaluate_every=0"), without)
   assert losses(here) == losses(without)
