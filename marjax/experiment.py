@@ -93,7 +93,9 @@ class TrainingConfig:
     schedule: after the warm-up, "constant" or "cosine" to 0.
     ema_rate: of the averaged parameters that are evaluated.
     ema_warmup: average faster in the first steps, min(rate, (1+n)/(10+n)).
-    log_every, checkpoint_every, sample_every: in steps; 0 turns sampling off.
+    log_every, checkpoint_every: in steps.
+    sample_every, evaluate_every: in steps; 0 for never. What is evaluated is
+      the average, see `EvaluationConfig`.
     keep_checkpoints: newest checkpoints kept.
     checksums: hash the files of checkpoints, and compare on resume.
     log_ids: write down which examples made each update.
@@ -126,6 +128,7 @@ class TrainingConfig:
   log_every: Positive = 100
   checkpoint_every: Positive = 1000
   sample_every: Count = 0
+  evaluate_every: Count = 0
   keep_checkpoints: Positive = 2
   checksums: bool = True
   log_ids: bool = False
@@ -188,6 +191,27 @@ class TrainingConfig:
     return self.base_learning_rate * self.batch_size / 256
 
 
+@schema.config
+class EvaluationConfig:
+  """What scores a run while it trains, on images of the averaged weights.
+
+  Attributes:
+    scores: names with commas between them, as `marjax evaluate` has them.
+    num_images: few, for numbers to be compared within one run only.
+    network, weights: that sees the images, and its file; "" for
+      NETWORK.safetensors in the current folder.
+    against: statistics or images to compare with; "" for the run's own data.
+    batch_size: images per device call; None chooses.
+  """
+
+  scores: str = "fid"
+  num_images: Positive = 1000
+  network: str = "mobilenet"
+  weights: str = ""
+  against: str = ""
+  batch_size: Positive | None = None
+
+
 Devices = Annotated[int, Range(-1, 2**20)]
 
 
@@ -241,6 +265,7 @@ class Experiment:
   sampling: Settings = field(default_factory=Settings)
   mesh: MeshConfig = field(default_factory=MeshConfig)
   seed: Seed = 0
+  evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
   def __post_init__(self):
     codec, backbone = self.codec, self.model.backbone

@@ -235,12 +235,6 @@ class FolderSource:
     )
 
 
-def holds(folder: Path) -> tuple[bool, bool]:
-  """Whether there are images, and folders, directly in a folder."""
-  listing = _listed(folder)
-  return bool(listing.images), bool(listing.folders)
-
-
 def _hash(names: str) -> str:
   return hashlib.sha256(os.fsencode(names)).hexdigest()[:16]
 

@@ -3,29 +3,29 @@
 1. They are statistics of a file, where the scores need no more than moments; or
    a folder, an .npz or a data source, whose images the same network sees.
 2. Of images as many are taken as are generated, or another number that is asked
-   for; and other ones, that many again, stand for what real images score in
-   place of generated ones. Of a data source those are of the test split, which
-   no model was trained on; of anything else, what was not taken before.
+   for; and as many other ones, where there are so many, stand for what real
+   images score in place of generated ones. Of a data source those are of the
+   test split, which no model was trained on; of anything else they are of what
+   was not taken before.
 3. What was gathered is kept in the folder of the run, so that it goes on
    without looking at them again.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from jax.sharding import Mesh
-from jaxtyping import PyTree
 
 from marjax import outputs, schema
 from marjax.evaluate import archives, sets
 from marjax.evaluate.begun import Begun
 from marjax.evaluate.networks.protocol import Network
 from marjax.evaluate.score_set import is_statistics
-from marjax.evaluate.seen import Chosen
-from marjax.evaluate.scores import gathered, kinds, statistics
+from marjax.evaluate.scores import kinds, statistics
 from marjax.evaluate.scores.gathered import Gathered, Gatherer
 from marjax.evaluate.scores.options import Options
+from marjax.evaluate.seen import Chosen
+from marjax.evaluate.stream import Stream
 from marjax.experiment import DataConfig
 from marjax.protocols import Codec
 from marjax.schema import check
@@ -101,12 +101,10 @@ def open_source(
   if against:
     images = _opened(outputs.local(against), codec)
     real = Chosen(images, sets.choose(len(images), _of(images, wanted)))
-    left = len(images) - len(real.indices)
-    unseen = None
-    if left:
-      count = min(left, wanted.num_images)
-      index = sets.others(len(images), real.indices, count)
-      unseen = Chosen(images, index)
+    unseen, count = None, wanted.num_images
+    if len(images) - len(real.indices) >= count:
+      left = sets.others(len(images), real.indices, count)
+      unseen = Chosen(images, left)
   else:
     check(
       data is not None and not data.is_cached,
@@ -117,8 +115,16 @@ def open_source(
     images = sets.open_set(data, split=data.train_split)
     real = Chosen(images, sets.choose(len(images), _of(images, wanted)))
     others = sets.open_set(data, split=data.test_split)
-    count = min(len(others), wanted.num_images)
-    unseen = Chosen(others, sets.choose(len(others), count))
+    unseen, count = None, wanted.num_images
+    if len(others) >= count:
+      unseen = Chosen(others, sets.choose(len(others), count))
+  check(
+    unseen is not None
+    or not any(kinds.SCORES[name].needs_unseen for name in wanted.names),
+    f"near copies are told by {wanted.num_images} real images beside those that"
+    " are compared with, and there are not so many; expected more, a smaller"
+    " --num_images, or other --scores.",
+  )
   about = {
     "source": images.description,
     "crop": images.crop,
@@ -158,12 +164,12 @@ def _of_statistics(
 
 
 def look(
-  source: Source, wanted: Wanted, params: PyTree, mesh: Mesh, begun: Begun, bar
+  source: Source, wanted: Wanted, stream: Stream, begun: Begun | None, bar
 ) -> Reference:
   """Shows the images to the network, unless that was done before.
 
   Args:
-    params: of the network. begun: where the sums are kept.
+    stream: whose network it is. begun: where the sums are kept, if they are.
     bar: makes a bar of progress of (images, what they are).
   """
   if source.real is None:
@@ -172,9 +178,9 @@ def look(
   if "fd_infinity" in wanted.names:
     needs |= {"features"}
   own = kinds.needs(wanted.names, wanted.options)
-  real = _gathered("real", source.real, needs, wanted, params, mesh, begun, bar)
+  real = _gathered("real", source.real, needs, stream, begun, bar)
   unseen = source.unseen and _gathered(
-    "unseen", source.unseen, own, wanted, params, mesh, begun, bar
+    "unseen", source.unseen, own, stream, begun, bar
   )
   if known := source.statistics:
     real = real._replace(moments=known.moments, spatial=known.spatial)
@@ -185,17 +191,16 @@ def _gathered(
   name: str,
   chosen: Chosen,
   needs: frozenset[str],
-  wanted: Wanted,
-  params: PyTree,
-  mesh: Mesh,
-  begun: Begun,
+  stream: Stream,
+  begun: Begun | None,
   bar,
 ) -> Gathered:
   """What the network sees of a set, from the folder of the run if there."""
   count = len(chosen.indices)
-  plan = gathered.Plan(wanted.network, needs, count, wanted.options)
-  gatherer = Gatherer(plan, params, mesh)
-  if state := begun.restored(name):
+  mesh = stream.pipe.mesh
+  plan = dataclasses.replace(stream.plan, needs=needs, num_images=count)
+  gatherer = Gatherer(plan, stream.params, mesh)
+  if begun and (state := begun.restored(name)):
     gatherer.restore(state)
     return gatherer.gathered()
   size = BATCH * mesh.shape["data"] * mesh.shape["fsdp"]
@@ -203,7 +208,8 @@ def _gathered(
     for batch in sets.batches(chosen.images, chosen.indices, size):
       gatherer.add(gatherer.sums(*batch))
       progress.update(int(batch.is_real.sum()))
-  begun.save(name, gatherer.state())
+  if begun:
+    begun.save(name, gatherer.state())
   return gatherer.gathered()
 
 

@@ -26,6 +26,9 @@ PIXELS = "round((x + 1) * 127.5), clipped to 0 .. 255"
 
 REAL = "real images"
 
+BESIDE = ("_deviation", "_unsplit", "_low", "_high")
+"""Ends of the names of numbers that stand beside a score."""
+
 PANEL = (3.4, 2.8)
 """Inches of one curve."""
 
@@ -112,23 +115,40 @@ def table(report: Mapping[str, Any], speed: Mapping[str, int | float]) -> str:
   }
   if report["real_in_their_place"]:
     rows[REAL] = report["real_in_their_place"]
-  columns = list(report["results"][0]["scores"])
+  columns = main_names(report["results"][0]["scores"])
+  cells = [
+    [_cell(scores, column) for column in columns] for scores in rows.values()
+  ]
+  widths = [
+    max(map(len, column)) for column in zip(columns, *cells, strict=True)
+  ]
   first = max(map(len, rows))
-  widths = [max(len(column), 10) for column in columns]
-  head = zip(columns, widths, strict=True)
-  lines = [" " * first + "".join(f"  {name:>{width}}" for name, width in head)]
-  for name, scores in rows.items():
-    cells = [
-      f"  {_number(scores.get(column)):>{width}}"
-      for column, width in zip(columns, widths, strict=True)
+  lines = []
+  for name, row in zip(["", *rows], [columns, *cells], strict=True):
+    line = [
+      f"  {cell:>{width}}" for cell, width in zip(row, widths, strict=True)
     ]
-    lines.append(f"{name:{first}}{''.join(cells)}")
+    lines.append(f"{name:{first}}{''.join(line)}")
   lines.append(_sizes(report, speed))
   return "\n".join(lines)
 
 
-def _number(value: float | None) -> str:
-  return "" if value is None else f"{value:.4g}"
+def main_names(scores: Mapping[str, float]) -> list[str]:
+  """Names of scores, without those of deviations, intervals and the like."""
+  return [name for name in scores if not name.endswith(BESIDE)]
+
+
+def _cell(scores: Mapping[str, float], name: str) -> str:
+  """A number, and its deviation or interval."""
+  if name not in scores:
+    return ""
+  text = f"{scores[name]:.4g}"
+  if f"{name}_deviation" in scores:
+    text += f" ± {scores[f'{name}_deviation']:.2g}"
+  if f"{name}_low" in scores:
+    low, high = (scores[f"{name}_{end}"] for end in ("low", "high"))
+    text += f" ({low:.4g} to {high:.4g})"
+  return text
 
 
 def _sizes(report: Mapping[str, Any], speed: Mapping[str, int | float]) -> str:
@@ -184,11 +204,7 @@ def curves(report: Mapping[str, Any]) -> bytes:
   except ModuleNotFoundError:
     return b""
   rows = report["results"]
-  names = [
-    name
-    for name in rows[0]["scores"]
-    if not name.endswith(("_deviation", "_unsplit", "_low", "_high"))
-  ]
+  names = main_names(rows[0]["scores"])
   plane = _plane(rows[0]["scores"])
   count = len(names) + bool(plane)
   width, height = PANEL
@@ -197,7 +213,7 @@ def curves(report: Mapping[str, Any]) -> bytes:
   x, label = _abscissa(report)
   for ax, name in zip(axes, names, strict=False):
     _curve(ax, x, rows, name, report["real_in_their_place"].get(name))
-    ax.set_xlabel(label)
+    ax.set_xlabel(label, fontsize=8)
   if plane:
     _trade_off(axes[-1], rows, *plane)
   buffer = io.BytesIO()
@@ -250,6 +266,8 @@ def _trade_off(ax, rows: Sequence, classes: str, distance: str) -> None:
       row["name"].rpartition("=")[2] if "," not in row["name"] else row["name"]
     )
     ax.annotate(text, point, (4, 4), textcoords="offset points", fontsize=7)
-  ax.set_xlabel(classes.replace("_", " "))
-  ax.set_title(f"{distance.replace('_', ' ')}, of less is better", fontsize=9)
+  ax.set_xlabel(classes.replace("_", " "), fontsize=8)
+  ax.margins(0.12)
+  title = f"{distance} over {classes}, by settings"
+  ax.set_title(title.replace("_", " "), fontsize=9)
   ax.tick_params(labelsize=7)

@@ -25,8 +25,9 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64, UInt8
 
 from marjax import outputs
-from marjax.data import folders, sources
+from marjax.data import sources
 from marjax.data.folders import FolderSource
+from marjax.data.trees import open_tree
 from marjax.evaluate import saved
 from marjax.evaluate.set_kinds import (
   ArchiveImages,
@@ -184,7 +185,8 @@ def batches(
 
 def _open_folder(folder: Path, channels: int) -> FolderSource:
   """Image files in class folders, or without."""
-  has_images, has_classes = folders.holds(folder)
+  listing = open_tree(folder).listed("")
+  has_images, has_classes = bool(listing.images), bool(listing.folders)
   check(
     not (has_images and has_classes),
     f"{outputs.shown(folder)} holds images and folders side by side; expected"

@@ -77,7 +77,7 @@ def check_takes(network: Network, codec: Codec) -> None:
   images = jax.ShapeDtypeStruct(shape, jnp.uint8)
   try:
     jax.eval_shape(network, network.shapes(), images)
-  except (ValueError, TypeError) as error:
+  except Exception as error:
     raise ValueError(
       f"the network {network.name} cannot see images of {shape[1]} x {shape[2]}"
       f" x {shape[3]} ({reason(error)}); expected another network: choose one"

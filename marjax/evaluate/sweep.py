@@ -17,10 +17,8 @@
     OUT/images*        all images, where they are to be saved
 """
 
-import contextlib
 import dataclasses
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -36,11 +34,10 @@ from marjax import outputs, schema
 from marjax.evaluate import environment, reference, report, stream
 from marjax.evaluate.begun import Begun, held
 from marjax.evaluate.networks import kinds as networks
+from marjax.evaluate.part import Clock, Part, open_writer
 from marjax.evaluate.reference import Reference, Wanted
-from marjax.evaluate.saved import Saving
-from marjax.evaluate.saving import Writer
 from marjax.evaluate.scores import gathered, kinds
-from marjax.evaluate.scores.gathered import Gathered, Gatherer
+from marjax.evaluate.scores.gathered import Gathered
 from marjax.evaluate.scores.options import DEFAULTS, Options
 from marjax.evaluate.stream import Stream
 from marjax.generate.settings import Settings
@@ -49,8 +46,8 @@ from marjax.parallel.rules import replicated
 from marjax.pipeline import Pipeline, load
 from marjax.schema import check
 
-SHOWN = 20
-"""Images of each of the settings in samples.png."""
+MADE_FROM = ("parameters", "autoencoder", "dtype", "seed", "batch_size")
+"""What decides images, beside settings."""
 
 Changes = Mapping[str, Any]
 
@@ -95,7 +92,6 @@ class Run(NamedTuple):
     asked: what is asked. wanted: the same of the real side.
     stream: model and network. settings: complete, in order.
     source: of real images.
-    about: what decides the numbers, flat, for the folder and the report.
   """
 
   asked: Asked
@@ -103,7 +99,6 @@ class Run(NamedTuple):
   stream: Stream
   settings: list[Settings]
   source: reference.Source
-  about: dict[str, Any]
 
 
 def evaluate(
@@ -142,11 +137,12 @@ def evaluate(
   if jax.process_index() == 0:
     outputs.check_free(paths, overwrite)
   run = prepare(load(checkpoint, dtype=dtype), asked, settings)
-  decides = _flat(run.about)
+  about = _about(run)
+  decides = _flat(about)
   hosts.agree({"out": str(out)} | decides)
   with held(out):
     begun = Begun.claim(out, decides, overwrite)
-    whole = _through(run, begun, out)
+    whole = _through(run, about, begun, out)
     if jax.process_index() == 0:
       report.write(out, whole, overwrite)
       print(report.table(whole.report, whole.speed))
@@ -183,19 +179,20 @@ def prepare(
     data_dir=asked.data_dir or card.data.data_dir,
   )
   source = reference.open_source(asked.against, data, card.codec, wanted)
+  if source.real:
+    fewest = min(count, len(source.real.indices))
+    kinds.check_scores(names, network, fewest, options, card.num_classes)
   plan = gathered.Plan(network, kinds.needs(names, options), count, options)
   size = stream.batch_size(pipe, count, asked.batch_size)
   whole = replicated(pipe.mesh)
   params = jax.tree.map(lambda leaf: hosts.spread(leaf, whole), params)
   line = Stream(pipe, plan, params, asked.seed, size)
-  about = _about(pipe, asked, wanted, chosen, source, size)
-  return Run(asked, wanted, line, chosen, source, about)
+  return Run(asked, wanted, line, chosen, source)
 
 
-def _about(
-  pipe: Pipeline, asked: Asked, wanted: Wanted, settings, source, size: int
-) -> dict[str, Any]:
+def _about(run: Run) -> dict[str, Any]:
   """What decides a run's numbers."""
+  asked, wanted, pipe = run.asked, run.wanted, run.stream.pipe
   model = {
     "model": pipe.card.name,
     "step": pipe.card.step,
@@ -212,10 +209,10 @@ def _about(
     "num_images": wanted.num_images,
     "num_classes": pipe.card.num_classes,
     "seed": asked.seed,
-    "batch_size": size,
+    "batch_size": run.stream.batch_size,
     "save": asked.save,
-    "real": source.about,
-    "settings": [schema.to_dict(each) for each in settings],
+    "real": run.source.about,
+    "settings": [schema.to_dict(each) for each in run.settings],
   }
 
 
@@ -244,167 +241,47 @@ def _digest(params: PyTree, mesh: Mesh) -> str:
   return hashlib.sha256(np.asarray(sums).tobytes()).hexdigest()[:16]
 
 
-def _through(run: Run, begun: Begun, out: Path) -> report.Whole:
+def _through(
+  run: Run, about: dict[str, Any], begun: Begun, out: Path
+) -> report.Whole:
   """All settings, those that are left, to what the report is made of."""
-  clock = Clock()
-  bar = clock.bar
-  line, wanted = run.stream, run.wanted
-  real = reference.look(
-    run.source, wanted, line.params, line.pipe.mesh, begun, bar
-  )
+  clock, line, wanted = Clock(), run.stream, run.wanted
+  made_from = {key: str(about[key]) for key in MADE_FROM}
+  real = reference.look(run.source, wanted, line, begun, clock.bar)
   rows = []
   for number in range(len(run.settings)):
     name = str(number)
     result = begun.result(name)
     if result is None:
-      where = outputs_of(out, run.settings, number)
-      seen, shown = _see(run, number, begun, where, clock)
-      # What real images score is the same for all settings.
-      is_needed = number == 0 or any(
-        kinds.SCORES[each].needs_unseen for each in wanted.names
-      )
-      other = real if is_needed else real._replace(unseen=None)
-      result = _scored(seen, other, wanted)
+      settings = run.settings[number]
+      writer = None
+      if run.asked.save:
+        where = out / ("images" if len(run.settings) == 1 else f"images_{name}")
+        decides = {**made_from, "settings": str(schema.to_dict(settings))}
+        writer = open_writer(line, run.asked.save, where, decides)
+      title = f"settings {number + 1} of {len(run.settings)}"
+      part = Part(line, settings, begun, name, title)
+      seen, shown = part.run(clock, writer, bool(run.asked.save))
+      result = scored(seen, real, wanted, is_first=number == 0)
       begun.finish(name, result)
       begun.save(name, {"shown": shown})
     rows.append(result)
-  described = report.describe(run.about, rows, real.about)
+  described = report.describe(about, rows, real.about)
   described["device"] = environment.device()
   described["versions"] = environment.versions()
   shown = [begun.restored(str(n))["shown"] for n in range(len(rows))]
   return report.Whole(described, clock.speed(), np.stack(shown))
 
 
-def outputs_of(out: Path, settings: list[Settings], number: int) -> Path:
-  """Where the images of settings are saved, without a suffix."""
-  return out / ("images" if len(settings) == 1 else f"images_{number}")
-
-
-def _scored(seen: Gathered, real: Reference, wanted: Wanted) -> dict[str, Any]:
+def scored(
+  seen: Gathered, real: Reference, wanted: Wanted, is_first: bool
+) -> dict[str, Any]:
+  """Scores of generated images and, of the first settings, of real ones."""
+  scores = [kinds.SCORES[name] for name in wanted.names]
+  # What real images score is the same for all settings.
+  is_needed = is_first or any(score.needs_unseen for score in scores)
+  unseen = real.unseen if is_needed else None
   compared = kinds.compare(
-    wanted.names, seen, real.real, real.unseen, wanted.options
+    wanted.names, seen, real.real, unseen, wanted.options
   )
   return {"scores": compared.scores, "real": compared.real}
-
-
-class Clock:
-  """Bars of progress, and images per second once programs are compiled."""
-
-  def __init__(self):
-    self._images, self._seconds, self._first = 0, 0.0, None
-
-  def bar(self, total: int, what: str, start: int = 0):
-    """A bar of images, with rate and time left."""
-    from tqdm import tqdm
-
-    return tqdm(
-      total=total,
-      desc=what,
-      unit=" images",
-      initial=start,
-      disable=jax.process_index() > 0,
-    )
-
-  def begin(self) -> None:
-    """Starts with the next batch, which may be compiled first."""
-    self._first = None
-
-  def add(self, count: int) -> None:
-    """Notes that a batch is through."""
-    now = time.perf_counter()
-    if self._first is not None:
-      self._images += count
-      self._seconds += now - self._first
-    self._first = now
-
-  def speed(self) -> dict[str, int | float]:
-    """Images, seconds, images per second: of all batches but first ones."""
-    rate = self._images / self._seconds if self._seconds else 0.0
-    return {
-      "images": self._images,
-      "seconds": self._seconds,
-      "images_per_second": rate,
-    }
-
-
-def _see(
-  run: Run, number: int, begun: Begun, where: Path, clock: Clock
-) -> tuple[Gathered, np.ndarray]:
-  """What is gathered of the images of settings, and those that are shown."""
-  line, settings, name = run.stream, run.settings[number], str(number)
-  gatherer = Gatherer(line.plan, line.params, line.pipe.mesh)
-  shown = np.zeros((0, *_shape(line)), np.uint8)
-  if state := begun.restored(name):
-    shown = state.pop("shown")
-    gatherer.restore(state)
-  missing = gatherer.missing()
-  total = line.plan.num_images
-  done = int(missing[0]) if len(missing) else total
-  writer = _writer(run, settings, where)
-  save_from = _save_from(writer, total) if run.asked.save else total
-  label = f"settings {number + 1} of {len(run.settings)}"
-  clock.begin()
-  with (
-    writer or contextlib.nullcontext(),
-    clock.bar(total, label, min(done, save_from)) as bar,
-  ):
-    try:
-      for seen in line.run(settings, min(done, save_from)):
-        if seen.start >= done:
-          gatherer.add(seen.sums)
-        images = None
-        if len(shown) < SHOWN or seen.start + seen.count > save_from:
-          images = hosts.fetch(seen.images)[: seen.count]
-        if len(shown) < SHOWN and seen.start >= done:
-          shown = np.concatenate([shown, images])[:SHOWN]
-        if writer and seen.start + seen.count > save_from:
-          index = seen.start + np.arange(seen.count)
-          writer.add(index, images, line.labels(index))
-        clock.add(seen.count)
-        bar.update(seen.start + seen.count - bar.n)
-        if begun.is_due():
-          begun.save(name, gatherer.state() | {"shown": shown})
-    except KeyboardInterrupt:
-      begun.save(name, gatherer.state() | {"shown": shown})
-      kept = total - len(gatherer.missing())
-      raise KeyboardInterrupt(
-        f"{kept} of {total} images of {label} are kept in"
-        f" {outputs.shown(begun.folder)}, where the same command goes on"
-      ) from None
-  if writer:
-    writer.finish()
-  return gatherer.gathered(), shown
-
-
-def _writer(run: Run, settings: Settings, where: Path) -> Writer | None:
-  """Where the first process saves images, if that is asked for."""
-  kind = run.asked.save
-  if not kind or jax.process_index() > 0:
-    return None
-  height, width, channels = _shape(run.stream)
-  decides = {
-    key: str(run.about[key])
-    for key in ("parameters", "autoencoder", "dtype", "seed", "batch_size")
-  }
-  saving = Saving(
-    kind=kind,
-    num_images=run.stream.plan.num_images,
-    height=height,
-    width=width,
-    channels=channels,
-    made_from={**decides, "settings": str(schema.to_dict(settings))},
-  )
-  return Writer(where.with_suffix(".npz") if kind == "npz" else where, saving)
-
-
-def _save_from(writer: Writer | None, total: int) -> int:
-  """The first image that is to be saved, as the first process knows it."""
-  first = total
-  if writer and writer.pending:
-    first = writer.saving.span(min(writer.pending)).start
-  return int(hosts.gathered(np.int32(first))[0])
-
-
-def _shape(line: Stream) -> tuple[int, int, int]:
-  codec = line.pipe.card.codec
-  return codec.image_size, codec.image_size, codec.channels

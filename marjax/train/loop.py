@@ -4,7 +4,7 @@
    checkpoint, or initialise.
 2. For each step, in this order, which is a contract:
 
-       save, then sample from, the state that enters the step, where due
+       save, then sample from and score, the state that enters the step, if due
        draw the batch
        dispatch the step
        report the step before, which had this time to finish
@@ -47,6 +47,7 @@ from marjax.train.metrics import Averages, Stopwatch, parameter_table
 from marjax.train.preemption import watched
 from marjax.train.profile import Profile
 from marjax.train.samples import Sampler
+from marjax.train.scores import Scorer
 from marjax.train.state import TrainState
 from marjax.train.step import TrainProgram, make_train_program
 from marjax.train.workdir import (
@@ -132,6 +133,12 @@ def train(
     stack.callback(line.close)
     report = Report(experiment, num_steps, writer)
     sampler = Sampler(experiment, mesh, workdir, writer, codec.folder)
+    scorer = None
+    if training.evaluate_every:
+      metrics, folder = workdir / "metrics.jsonl", codec.folder
+      scorer = Scorer(
+        experiment, mesh, state.ema_params, metrics, writer, folder
+      )
     autoencoder.keep_copy(codec, workdir)
     pause = report.stopwatch.paused
     profile = Profile(profile_steps, workdir, start, num_steps, pause)
@@ -150,6 +157,12 @@ def train(
       is_sample_due = not is_leaving and is_due(
         step, training.sample_every, is_last
       )
+      is_score_due = (
+        scorer
+        and (step > start or (step > 0 and scorer.is_missing(step)))
+        and not is_leaving
+        and is_due(step, training.evaluate_every, is_last)
+      )
       is_last = is_last or is_leaving
       if step > start and is_due(step, training.checkpoint_every, is_last):
         with report.paused(is_last):
@@ -161,6 +174,9 @@ def train(
       if step > start and is_sample_due:
         with report.paused():
           sampler.draw(step, state.ema_params)
+      if is_score_due:
+        with report.paused():
+          scorer.score(step, state.ema_params)
       if is_last:
         if is_leaving:
           checkpoints.wait()

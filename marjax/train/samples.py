@@ -12,6 +12,7 @@
 import dataclasses
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -53,36 +54,17 @@ class Sampler:
 
   def draw(self, step: int, ema_params: PyTree) -> None:
     """Generates and writes; blocks until both are done, or have failed."""
-    failure = None
-    try:
-      images, captions = self._generate(step, ema_params)
-    except Exception as error:
-      failure = error
-    # Whether it failed in some processes and went well in others.
-    if len({*hosts.gathered(failure is not None).tolist()}) > 1:
-      raise failure or RuntimeError(
-        f"another process could not draw the samples of step {step}."
-      )
-    try:
-      if failure:
-        raise failure
-      if jax.process_index() == 0:
-        self._write(step, images, captions)
-    except Exception as error:
-      log.warning(
-        "no picture of step %d (%s); training goes on",
-        step,
-        outputs.reason(error),
-      )
+    attempt(
+      f"picture of step {step}",
+      lambda: self._generate(step, ema_params),
+      lambda drawn: self._write(step, *drawn),
+    )
 
   def _generate(
     self, step: int, ema_params: PyTree
   ) -> tuple[np.ndarray, list[str] | None]:
     if self._codec_params is None:
-      path, params = self._autoencoder(), {}
-      if path:
-        params = loading.load(path, self._mesh).codec_params
-      self._codec_params = params
+      self._codec_params = decoder(self._autoencoder, self._mesh)
     # A number that it multiplies by goes to the devices.
     with jax.transfer_guard("allow"):
       params = merged(ema_params, self._experiment.training.lora)
@@ -112,6 +94,39 @@ class Sampler:
     path = self._folder / f"step_{step:08}.png"
     pictures.save_png(path, page, overwrite=True)
     self._writer.write_images(step, {"samples": page[None]})
+
+
+def attempt(
+  what: str, make: Callable[[], Any], write: Callable[[Any], None]
+) -> None:
+  """Makes something in all processes and writes it in the first.
+
+  A failure is a line in the log, unless only some processes failed.
+  """
+  failure = None
+  try:
+    result = make()
+  except Exception as error:
+    failure = error
+  # Whether it failed in some processes and went well in others.
+  if len({*hosts.gathered(failure is not None).tolist()}) > 1:
+    raise failure or RuntimeError(f"another process failed at the {what}.")
+  try:
+    if failure:
+      raise failure
+    if jax.process_index() == 0:
+      write(result)
+  except Exception as error:
+    reason = outputs.reason(error)
+    log.warning("no %s (%s); training goes on", what, reason)
+
+
+def decoder(
+  autoencoder: Callable[[], outputs.AnyPath | None], mesh: Mesh
+) -> PyTree:
+  """Weights of the codec: of a release, or {} where it has none."""
+  path = autoencoder()
+  return loading.load(path, mesh).codec_params if path else {}
 
 
 def sample_labels(num_classes: int) -> list[int]:

@@ -59,6 +59,8 @@ CHANGES = {
   "training.log_every": MAY_CHANGE,
   "training.log_ids": MAY_CHANGE,
   "training.sample_every": MAY_CHANGE,
+  "training.evaluate_every": MAY_CHANGE,
+  "evaluation.*": MAY_CHANGE,
   "training.checkpoint_every": MAY_CHANGE,
   "training.keep_checkpoints": MAY_CHANGE,
   "training.checksums": MAY_CHANGE,

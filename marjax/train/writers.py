@@ -73,6 +73,8 @@ def console_line(step: int, num_steps: int, scalars: Scalars) -> str:
     for name, form in _FORMS.items()
     if name in scalars
   ]
+  if "loss" not in scalars:  # a line of scores
+    parts += [f"{name} {value:.4g}" for name, value in scalars.items()]
   if "seconds_left" in scalars:
     minutes, seconds = divmod(round(scalars["seconds_left"]), 60)
     hours, minutes = divmod(minutes, 60)

@@ -1,14 +1,18 @@
 """A model's images through a network: the same on any mesh and batch."""
 
 import dataclasses
+import functools
+import tracemalloc
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
-from evaluate.networks import Projection
+from evaluate.networks import Projection, noise_images
 
-from marjax.evaluate import stream
+from marjax.evaluate import begun, stream
+from marjax.evaluate.part import Clock, Part
 from marjax.evaluate.scores.gathered import Gatherer, Plan
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
@@ -89,3 +93,48 @@ def test_eight_devices_see_what_one_does(alone, sizes):
 
 def test_other_batches_see_the_same(alone):
   compare(seen(*make_stream(one_device(), 24))[0], alone[0])
+
+
+class Noise(stream.Stream):
+  """Noise in the place of a model's images."""
+
+  def _batch(self, static, settings, start):
+    count = min(self.batch_size, self.plan.num_images - start)
+    index = np.arange(start, start + self.batch_size)
+    is_real = index < start + count
+    images = noise_images(start, self.batch_size, channels=1)
+    labels = self.labels(index)
+    sums = self.program(self.params, images, index, is_real, labels)
+    is_fine = np.ones((2, self.batch_size), bool)
+    return stream.Seen(start, count, sums, jnp.asarray(images)), is_fine
+
+  @functools.cached_property
+  def program(self):
+    return jax.jit(self.plan.sums)
+
+
+def peak(folder, num_images):
+  """Bytes of the host, at most, while a run goes on and saves its sums."""
+  needs = frozenset({"moments", "spatial", "classes"})
+  network = Projection(channels=1, num_features=256)
+  pipe = Pipeline.of_experiment(small.EXPERIMENT, {}, one_device())
+  plan = Plan(network, needs, num_images)
+  a_stream = Noise(pipe, plan, network.params(), 0, 500)
+  settings = small.EXPERIMENT.sampling.for_model(small.MODEL)
+  began = begun.Begun(folder, saved_at=-1e9)
+  tracemalloc.start()
+  part = Part(a_stream, settings, began, str(num_images), "noise")
+  seen, shown = part.run(Clock(), None, is_saving=False)
+  highest = tracemalloc.get_traced_memory()[1]
+  tracemalloc.stop()
+  assert seen.count == num_images
+  assert shown.shape == (20, 8, 8, 1)
+  return highest
+
+
+def test_memory_of_the_host_is_that_of_a_batch(tmp_path):
+  peak(tmp_path, 1000)  # what tracing takes, and imports
+  few, many = (peak(tmp_path, count) for count in (2_000, 50_000))
+  # A few bytes of an image say whether it was seen and in which split it is;
+  # its pixels would be 64, its features 1024.
+  assert many - few < 10 * 50_000

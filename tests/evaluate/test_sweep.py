@@ -187,6 +187,8 @@ REFUSED = {
   "both": (["--guidance=1", "--guidance_scale=2"], "are the same"),
   "twice": (["--guidance=2,2.0"], "asked for twice"),
   "real": (["--num_real=500"], "fewer than the 500 real images"),
+  "few real": (["--num_real=12"], "12 images for fid"),
+  "copies": (["--num_real=90", "--scores=copies"], "there are not so many"),
 }
 
 
