@@ -10,9 +10,9 @@
    the latter, which are copies.
 3. Each checkpoint draws N images for every guidance at its own temperature, and
    for every temperature at its own guidance, with several seeds; a checkpoint
-   of `--controls`, as one with an L2 head, at its own settings alone. A row that
-   is there already, of the same parameters and judges, is skipped. Images lie
-   in OUT/images until their row is written.
+   of `--controls`, as one with an L2 head, at its own settings alone. A row
+   that is there already, of the same parameters and judges, is skipped. Images
+   lie in OUT/images until their row is written.
 4. TABLE, mean and standard deviation over seeds, is printed, and drawn over
    guidance and temperature. Of each checkpoint's own settings and first seed
    100 samples of a class stand beside the training images that are nearest to

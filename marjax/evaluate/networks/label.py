@@ -33,6 +33,7 @@ STAGES = ((2, True), (4, False), (8, True))
 """Maps, in widths, and whether a block of two convolutions follows."""
 
 Maps = Float32[Array, "B H W C"]
+Wider = Float32[Array, "B H W D"]
 
 
 @schema.config
@@ -99,7 +100,7 @@ class Label:
       f" {expected}; expected images of that size.",
     )
 
-    def convolved(name: str, x: Maps) -> Maps:
+    def convolved(name: str, x: Maps) -> Wider:
       return jax.nn.relu(layers.conv(params[name], x, padding="SAME"))
 
     pooled = pooled_maps(convolved, images.astype(jnp.float32) / 127.5 - 1)
@@ -109,7 +110,7 @@ class Label:
 
 
 def pooled_maps(
-  convolved: Callable[[str, Maps], Maps], pixels: Maps
+  convolved: Callable[[str, Maps], Wider], pixels: Maps
 ) -> Float32[Array, "B features"]:
   """Features of pixels in [-1, 1]; `convolved(name, x)` ends with ReLU."""
   x = convolved("start", pixels)
@@ -121,7 +122,7 @@ def pooled_maps(
   return x.max((1, 2))
 
 
-def _halved(x: Maps) -> Maps:
+def _halved(x: Maps) -> Float32[Array, "B rows columns C"]:
   """The largest of each 2 × 2 cells; an odd last row or column is left out."""
   batch, height, width, channels = x.shape
   height, width = height // 2, width // 2
