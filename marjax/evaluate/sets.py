@@ -100,7 +100,9 @@ def open_set(
   """
   if isinstance(where, DataConfig):
     source = sources.open_source(where, split or where.train_split)
-    return Pictures(source, where.image_size, where.channels)
+    opened = Pictures(source, where.image_size, where.channels)
+    opened.num_classes = where.num_classes  # a source need not name them
+    return opened
   if not where.exists():
     raise FileNotFoundError(
       f"{outputs.shown(where)} does not exist; expected a folder of images or"
