@@ -6,8 +6,7 @@
    others gives Fréchet distance, KID, precision, recall and near copies; the
    rest a Fréchet distance.
 2. Controls are scored as if they were generated: real test images, whose row is
-   what can be reached; and training images with noise. Near copies must find
-   the latter, which are copies.
+   what can be reached; and training images with noise.
 3. Each checkpoint draws N images for every guidance at its own temperature, and
    for every temperature at its own guidance, with several seeds; a checkpoint
    of `--controls`, as one with an L2 head, at its own settings alone. A row
