@@ -19,7 +19,7 @@ from marjax.train import classifier_step as steps
 DATA = DataConfig(
   "synthetic", image_size=12, num_classes=4, num_examples=320, num_threads=0
 )
-CHOICES = classifier.Choices(num_epochs=3, width=4)
+CHOICES = classifier.Choices(num_epochs=10, width=4)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_data_set_is_learned_and_its_accuracy_is_in_the_file(trained):
   assert noted["name"] == "label"
   assert noted["origin"]["test_accuracy"] == trained.accuracy
   assert noted["origin"]["test_images"] == trained.num_test == 320
-  assert noted["origin"]["choices"]["num_epochs"] == 3
+  assert noted["origin"]["choices"]["num_epochs"] == 10
   assert f"{trained.accuracy:.4f} of 320 test images" in str(trained)
 
 
@@ -149,7 +149,7 @@ def test_what_cannot_be_learned_is_one_sentence(tmp_path, trained):
 def test_images_of_another_size_are_one_sentence(trained):
   network, params, _ = kinds.load("label", trained.path)
   with pytest.raises(ValueError, match=r"trained on \(12, 12, 3\); expected"):
-    network(params, np.zeros((1, 8, 8, 3), np.uint8))
+    network(params, jnp.zeros((1, 8, 8, 3), jnp.uint8))
 
 
 def test_missing_weights_name_the_verb(tmp_path):

@@ -17,11 +17,13 @@ The shape is that of the residual networks of nine layers with which CIFAR-10 is
 learned in minutes, of arXiv 1512.03385's blocks.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float32, PyTree, UInt8
 
 from marjax import schema
@@ -119,13 +121,17 @@ def pooled_maps(
     if has_block:
       block = convolved(f"block{number}a", x)
       x = x + convolved(f"block{number}b", block)
-  return x.max((1, 2))
+  window = (1, *x.shape[1:3], 1)
+  largest = lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
+  return largest[:, 0, 0]
 
 
 def _halved(x: Maps) -> Float32[Array, "B rows columns C"]:
   """The largest of each 2 × 2 cells; an odd last row or column is left out."""
-  batch, height, width, channels = x.shape
-  height, width = height // 2, width // 2
-  even = x[:, : 2 * height, : 2 * width]
-  cells = even.reshape(batch, height, 2, width, 2, channels)
-  return cells.max((2, 4))
+  height, width = (size - size % 2 for size in x.shape[1:3])
+  corners = [
+    x[:, row:height:2, column:width:2] for row in (0, 1) for column in (0, 1)
+  ]
+  # Not a reduction: its gradient divides by how many cells equal the largest,
+  # 0 where a compiler computes them twice and rounds otherwise.
+  return functools.reduce(jnp.maximum, corners)
