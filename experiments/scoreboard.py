@@ -6,13 +6,12 @@
    others gives Fréchet distance, KID, precision, recall and near copies; the
    rest a Fréchet distance.
 2. Controls are scored as if they were generated: real test images, whose row is
-   what can be reached; and training images with noise. Near copies must find
-   the latter, which are copies.
+   what can be reached; and training images with noise.
 3. Each checkpoint draws N images for every guidance at its own temperature, and
    for every temperature at its own guidance, with several seeds; a checkpoint
-   of `--controls`, as one with an L2 head, at its own settings alone. A row that
-   is there already, of the same parameters and judges, is skipped. Images lie
-   in OUT/images until their row is written.
+   of `--controls`, as one with an L2 head, at its own settings alone. A row
+   that is there already, of the same parameters and judges, is skipped. Images
+   lie in OUT/images until their row is written.
 4. TABLE, mean and standard deviation over seeds, is printed, and drawn over
    guidance and temperature. Of each checkpoint's own settings and first seed
    100 samples of a class stand beside the training images that are nearest to

@@ -105,7 +105,10 @@ def curves(
       ax.set_title(name.replace("_", " "), fontsize=9)
       ax.set_xlabel(swept.replace("_", " "), fontsize=8)
       ax.tick_params(labelsize=7)
-  axes[0, 0].legend(fontsize=7, frameon=False)
+  named = axes[0, 0].get_legend_handles_labels()
+  figure.legend(
+    *named, loc="outside upper center", ncols=4, fontsize=8, frameon=False
+  )
   buffer = io.BytesIO()
   FigureCanvasAgg(figure).print_png(buffer)
   return buffer.getvalue()

@@ -101,7 +101,9 @@ def open_set(
   """
   if isinstance(where, DataConfig):
     source = sources.open_source(where, split or where.train_split)
-    return Pictures(source, where.image_size, where.channels)
+    opened = Pictures(source, where.image_size, where.channels)
+    opened.num_classes = where.num_classes  # a source need not name them
+    return opened
   check_there(where)
   if where.is_dir() and not saved.is_saved(where):
     source = _open_folder(where, channels)

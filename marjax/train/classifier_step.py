@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float32, PyTree
 
-from marjax.evaluate.networks.label import Label, Maps, pooled_maps
+from marjax.evaluate.networks.label import Label, Maps, Wider, pooled_maps
 
 MOMENTUM, DECAY, SMOOTHING, EPSILON = 0.9, 5e-4, 0.1, 1e-5
 
@@ -115,7 +115,7 @@ def forward(
   """Logits with layers normalised by this batch; each one's mean, variance."""
   seen = {}
 
-  def convolved(name: str, x: Maps) -> Maps:
+  def convolved(name: str, x: Maps) -> Wider:
     layer = params[name]
     x = jax.lax.conv_general_dilated(
       x,

@@ -17,11 +17,13 @@ The shape is that of the residual networks of nine layers with which CIFAR-10 is
 learned in minutes, of arXiv 1512.03385's blocks.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float32, PyTree, UInt8
 
 from marjax import schema
@@ -33,6 +35,7 @@ STAGES = ((2, True), (4, False), (8, True))
 """Maps, in widths, and whether a block of two convolutions follows."""
 
 Maps = Float32[Array, "B H W C"]
+Wider = Float32[Array, "B H W D"]
 
 
 @schema.config
@@ -99,7 +102,7 @@ class Label:
       f" {expected}; expected images of that size.",
     )
 
-    def convolved(name: str, x: Maps) -> Maps:
+    def convolved(name: str, x: Maps) -> Wider:
       return jax.nn.relu(layers.conv(params[name], x, padding="SAME"))
 
     pooled = pooled_maps(convolved, images.astype(jnp.float32) / 127.5 - 1)
@@ -109,7 +112,7 @@ class Label:
 
 
 def pooled_maps(
-  convolved: Callable[[str, Maps], Maps], pixels: Maps
+  convolved: Callable[[str, Maps], Wider], pixels: Maps
 ) -> Float32[Array, "B features"]:
   """Features of pixels in [-1, 1]; `convolved(name, x)` ends with ReLU."""
   x = convolved("start", pixels)
@@ -118,13 +121,17 @@ def pooled_maps(
     if has_block:
       block = convolved(f"block{number}a", x)
       x = x + convolved(f"block{number}b", block)
-  return x.max((1, 2))
+  window = (1, *x.shape[1:3], 1)
+  largest = lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID")
+  return largest[:, 0, 0]
 
 
-def _halved(x: Maps) -> Maps:
+def _halved(x: Maps) -> Float32[Array, "B rows columns C"]:
   """The largest of each 2 × 2 cells; an odd last row or column is left out."""
-  batch, height, width, channels = x.shape
-  height, width = height // 2, width // 2
-  even = x[:, : 2 * height, : 2 * width]
-  cells = even.reshape(batch, height, 2, width, 2, channels)
-  return cells.max((2, 4))
+  height, width = (size - size % 2 for size in x.shape[1:3])
+  corners = [
+    x[:, row:height:2, column:width:2] for row in (0, 1) for column in (0, 1)
+  ]
+  # Not a reduction: its gradient divides by how many cells equal the largest,
+  # 0 where a compiler computes them twice and rounds otherwise.
+  return functools.reduce(jnp.maximum, corners)

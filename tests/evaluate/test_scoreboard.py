@@ -1,0 +1,222 @@
+"""The scoreboard: rows, controls, pictures, and what it never does twice."""
+
+import json
+import types
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from evaluate.networks import Projection
+
+from experiments import rows, scoreboard
+from experiments import scoreboard_pictures as drawn
+from marjax.cli import configs
+from marjax.data.batches import load_all
+from marjax.evaluate.networks import kinds, weights
+from marjax.evaluate.networks.label import Label
+
+EXPERIMENT = configs.load(
+  "configs/cifar10.py:laptop",
+  ["config.data.num_examples=240", "config.data.num_threads=0"],
+)
+NETWORK = Projection(image_size=16)
+UNSEEN = load_all(EXPERIMENT.data, "others")
+
+
+class Stub:
+  """A pipeline as far as it is asked: unseen images, guidance adds noise."""
+
+  calls: ClassVar[list] = []
+
+  def __init__(self, path):
+    name = str(path).rpartition("/")[2]
+    self.params = np.full(3, len(name), np.float32)
+    self.card = types.SimpleNamespace(
+      name=name,
+      data=EXPERIMENT.data,
+      model=EXPERIMENT.model,
+      num_classes=10,
+      step=4,
+    )
+
+  def settings(self, changes=()):
+    return EXPERIMENT.sampling.changed(dict(changes))
+
+  def generate(self, labels, seed, settings, progress=False):
+    del progress
+    self.calls.append((self.card.name, settings, seed))
+    rng = np.random.default_rng(seed)
+    scale = 60 * abs(settings.guidance_scale - 2)
+    images = UNSEEN.images[: len(labels)]
+    noise = rng.normal(0, scale, images.shape) if scale else seed
+    return np.clip(images + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def board(monkeypatch, tmp_path):
+  """Flags of a board whose checkpoints are stubs; without calls yet."""
+  monkeypatch.setitem(kinds.NETWORKS, "projection", NETWORK)
+  monkeypatch.setattr(scoreboard, "load", Stub)
+  data = EXPERIMENT.data
+  monkeypatch.setattr(scoreboard.run, "known_data", lambda *_, **__: data)
+  monkeypatch.setattr(Stub, "calls", [])
+  files = {name: tmp_path / f"{name}.safetensors" for name in ("p", "label")}
+  weights.write(files["p"], NETWORK, NETWORK.params(), {})
+  small, rng = Label(16, 3, 10, 2), np.random.default_rng(0)
+  params = {
+    name: {
+      part: rng.normal(size=leaf.shape, scale=0.3).astype(np.float32)
+      for part, leaf in layer.items()
+    }
+    for name, layer in small.shapes().items()
+  }
+  weights.write(files["label"], small, params, {})
+  named = f"label={files['label']},projection={files['p']}"
+  return [
+    "--checkpoints=runs/own",
+    "--controls=runs/mean",
+    f"--weights={named}",
+    f"--out={tmp_path / 'out'}",
+    "--seeds=0,1",
+    "--guidance=1,2",
+    "--temperature=1,1.1",
+    "--num_images=120",
+  ]
+
+
+def test_a_row_for_each_setting_seed_and_control(
+  board, tmp_path, capsys, monkeypatch
+):
+  assert scoreboard.main([*board, "--dry_run"]) == 0
+  text = capsys.readouterr().out
+  assert "own: 6 of 6 rows missing, of 120 images each" in text
+  assert "mean: 2 of 2 rows missing" in text
+  assert "960 images to draw" in text
+  assert not Stub.calls
+
+  monkeypatch.setattr(scoreboard, "NOISE", 0.5)
+  assert scoreboard.main(board) == 0
+  out = tmp_path / "out"
+  table = rows.read(out / "rows.jsonl")
+  assert [row["images"] for row in table] == [
+    scoreboard.TEST,
+    scoreboard.NOISY,
+    *["own"] * 6,
+    *["mean"] * 2,
+  ]
+  real, noisy = (row["scores"] for row in table[:2])
+  for row in table:
+    assert 0 <= row["scores"]["label_accuracy"] <= 1
+    assert {"precision", "recall", "kid_projection"} <= set(row["scores"])
+  assert real["near_copy_rate"] == pytest.approx(0.01, abs=0.01)
+  assert noisy["near_copy_rate"] > 0.5  # they are copies
+  own = [row for row in table if row["images"] == "own"]
+  distance = {
+    row["settings"]["guidance_scale"]: row["scores"]["fd_projection"]
+    for row in own
+  }
+  assert distance[1.0] > 2 * distance[2.0]
+
+  lines = (out / "table.md").read_text().splitlines()
+  assert len(lines) == 2 + 2 + 3 + 1
+  assert " ± " in lines[4]
+  assert {path.name for path in out.glob("*.png")} == {
+    *(
+      "curves.png",
+      *(f"{n}_{c}.png" for n in ("own", "mean") for c in range(10)),
+    )
+  }
+  kept = {path.name for path in (out / "images").iterdir()}
+  assert len(kept) == 2
+
+
+def test_a_board_that_was_stopped_goes_on(board, tmp_path, monkeypatch):
+  whole = scoreboard.scored
+
+  def stopped(*args):
+    if len(Stub.calls) == 4:
+      raise KeyboardInterrupt
+    return whole(*args)
+
+  monkeypatch.setattr(scoreboard, "scored", stopped)
+  with pytest.raises(KeyboardInterrupt):
+    scoreboard.main(board)
+  path = tmp_path / "out" / "rows.jsonl"
+  begun = path.read_bytes()
+  assert len(begun.splitlines()) == 2 + 3
+  monkeypatch.setattr(scoreboard, "scored", whole)
+  assert scoreboard.main(board) == 0
+  assert len(Stub.calls) == len(set(map(repr, Stub.calls))) == 8
+  done = path.read_bytes()
+  assert done.startswith(begun)
+  assert scoreboard.main(board) == 0
+  assert len(Stub.calls) == 8
+  assert path.read_bytes() == done
+
+
+def test_what_is_wrong_is_one_sentence(board, tmp_path, capsys):
+  def refused(message, *more):
+    assert scoreboard.main([*board, *more]) == 2
+    text = capsys.readouterr().err
+    assert message in text
+    assert not Stub.calls
+    assert not (tmp_path / "out" / "rows.jsonl").exists()
+
+  (label,) = [flag for flag in board if flag.startswith("--weights")]
+  label = label.removeprefix("--weights=").split(",")[0]
+  refused("expected one whose features are compared", "--weights", label)
+  refused("folders of different names", "--controls", "other/own")
+  refused("expected a multiple of 10", "--num_images", "125")
+  refused("is no network; expected one of", "--weights", "nonsense=file")
+
+
+def test_the_sweep_is_of_one_setting_with_all_others_as_they_are():
+  own = {"guidance_scale": 2.0, "temperature": 1.0, "num_ar_steps": 4}
+  table = [
+    {"images": "own", "settings": {**own, **changed}, "scores": {"fd": value}}
+    for changed, value in (
+      ({"guidance_scale": 3.0}, 5.0),
+      ({}, 1.0),
+      ({}, 3.0),
+      ({"temperature": 0.9}, 7.0),
+    )
+  ]
+  line = drawn.line_of(table, "own", own, "guidance_scale", "fd")
+  assert line == [(2.0, 2.0, pytest.approx(2**0.5)), (3.0, 5.0, 0.0)]
+  line = drawn.line_of(table, "own", own, "temperature", "fd")
+  assert [point[:2] for point in line] == [(0.9, 7.0), (1.0, 2.0)]
+  assert drawn.spread([1.0, 3.0]) == "2 ± 1.4"
+
+
+def test_the_nearest_image_stands_where_its_sample_does(tmp_path, monkeypatch):
+  images = scoreboard.Taken().open(EXPERIMENT.data)
+  order = np.array([7, 3, 7, 90])
+  expected = load_all(EXPERIMENT.data, "train").images[order]
+  np.testing.assert_array_equal(drawn.rows_at(images, order), expected)
+  picture = drawn.beside(expected, expected)
+  width = (picture.shape[1] - drawn.GAP) // 2
+  left, right = picture[:, :width], picture[:, -width:]
+  # Below the titles, which differ.
+  size = 16 * drawn.SCALE
+  np.testing.assert_array_equal(left[-size:], right[-size:])
+
+
+def test_noise_is_of_the_image_not_of_the_order():
+  images = scoreboard.Taken().open(EXPERIMENT.data)
+  noisy = scoreboard.Noisy(images)
+  (alone, label), *_ = noisy.rows(np.array([5]))
+  *_, (last, same) = noisy.rows(np.array([1, 5]))
+  np.testing.assert_array_equal(alone, last)
+  assert label == same == 5
+  plain = next(images.rows(np.array([5])))[0].astype(float)
+  error = (alone - plain)[(plain > 40) & (plain < 215)]
+  assert error.std() == pytest.approx(scoreboard.NOISE, rel=0.15)
+
+
+def test_rows_are_json(board, tmp_path):
+  few = ["--guidance", "2", "--temperature", "1", "--seeds", "0"]
+  assert scoreboard.main([*board, *few, "--controls", ""]) == 0
+  for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines():
+    row = json.loads(line)
+    assert row["judges"].keys() == {"label", "projection"}
+    assert row["num_real"] == 240
