@@ -7,6 +7,7 @@ Shapes come before values and shardings before arrays: the abstract state gives
 the shardings, and `jit(init, out_shardings)` makes each shard on its device.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -67,8 +68,7 @@ def make_train_program(
   """Builds init and step for a mesh; nothing is computed yet.
 
   Args:
-    experiment: the whole configuration.
-    mesh: from `marjax.parallel.mesh.make_mesh`.
+    experiment: all of it. mesh: from `marjax.parallel.mesh.make_mesh`.
     num_examples: size of the training set, which epochs are counted in.
     codec_params: numpy arrays, of a codec that has some, where its records are
       no cache or the backbone takes its code vectors; what the step uses of
@@ -78,10 +78,7 @@ def make_train_program(
   schedule = learning_rate(training, num_examples)
   optimizer = make_optimizer(training, schedule)
 
-  def boxed_params():
-    root = keys.root(experiment.seed)
-    boxed = init_params(experiment.model, keys.stream(root, "parameters"))
-    return lora.added(boxed, training.lora, keys.stream(root, "lora"))
+  boxed_params = functools.partial(_boxed_params, experiment)
 
   def init() -> TrainState:
     fresh = nn.unbox(boxed_params())
@@ -90,9 +87,8 @@ def make_train_program(
 
   params_placed = rules.shardings(jax.eval_shape(boxed_params), mesh)
   trained_placed = split(training, params_placed)[0]
-  placed = _like_params(
-    jax.eval_shape(init), (params_placed, trained_placed), mesh
-  )
+  both = params_placed, trained_placed
+  placed = _like_params(jax.eval_shape(init), both, mesh)
   batches = rules.batch_sharding(mesh)
 
   def step(state: TrainState, batch: Batch):
@@ -195,6 +191,13 @@ def with_code_vectors(
   vectors = experiment.codec.code_vectors(codec_params)
   embedding = {**backbone["embed_token"], CODE_VECTORS: jnp.asarray(vectors)}
   return {**params, "backbone": {**backbone, "embed_token": embedding}}
+
+
+def _boxed_params(experiment: Experiment) -> PyTree:
+  """New parameters, and factors of low-rank updates, with names of axes."""
+  root = keys.root(experiment.seed)
+  boxed = init_params(experiment.model, keys.stream(root, "parameters"))
+  return lora.added(boxed, experiment.training.lora, keys.stream(root, "lora"))
 
 
 def _first_state(
