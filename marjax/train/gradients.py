@@ -70,7 +70,7 @@ def loss_and_gradient(
   *,
   deterministic: bool = False,
 ) -> tuple[Losses, PyTree]:
-  """Mean losses over the tokens to predict, and the gradient of what is trained.
+  """Mean losses of predicted tokens, and the gradient of what is trained.
 
   Args:
     experiment: of the run. params: of the model, with LoRA's factors if any.
