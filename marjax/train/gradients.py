@@ -70,10 +70,7 @@ def loss_and_gradient(
   *,
   deterministic: bool = False,
 ) -> tuple[Losses, PyTree]:
-  """Mean losses over the predicted tokens of a batch, and their gradient.
-
-  The gradient has what is trained of the parameters, see
-  `marjax.train.trained`; frozen ones cost no backward pass.
+  """Mean losses of predicted tokens, and the gradient of what is trained.
 
   Args:
     experiment: of the run. params: of the model, with LoRA's factors if any.
@@ -81,7 +78,6 @@ def loss_and_gradient(
     step: index of the step, for dropout. deterministic: True turns that off.
   """
   config, training = experiment.model, experiment.training
-  count = training.num_microbatches
   trained, frozen = split(training, params)
   root = keys.stream(keys.root(experiment.seed), "training")
   dropout = keys.at(keys.stream(root, "dropout"), step)
@@ -103,6 +99,7 @@ def loss_and_gradient(
       gradient, losses = jax.grad(loss_of, has_aux=True)(trained)
     return losses, gradient
 
+  count = training.num_microbatches
   if count == 1:
     return of_part(tokens, draws, dropout)
 

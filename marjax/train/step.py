@@ -7,6 +7,7 @@ Shapes come before values and shardings before arrays: the abstract state gives
 the shardings, and `jit(init, out_shardings)` makes each shard on its device.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -67,8 +68,7 @@ def make_train_program(
   """Builds init and step for a mesh; nothing is computed yet.
 
   Args:
-    experiment: the whole configuration.
-    mesh: from `marjax.parallel.mesh.make_mesh`.
+    experiment: all of it. mesh: from `marjax.parallel.mesh.make_mesh`.
     num_examples: size of the training set, which epochs are counted in.
     codec_params: numpy arrays, of a codec that has some, where its records are
       no cache or the backbone takes its code vectors; what the step uses of
@@ -78,19 +78,14 @@ def make_train_program(
   schedule = learning_rate(training, num_examples)
   optimizer = make_optimizer(training, schedule)
 
-  root = keys.root(experiment.seed)
-
-  def with_factors(boxed: PyTree) -> PyTree:
-    return lora.added(boxed, training.lora, keys.stream(root, "lora"))
-
   def first_state(fresh: PyTree) -> TrainState:
     params = with_code_vectors(experiment, fresh, codec_params)
     return _first_state(training, params, optimizer)
 
   def init() -> TrainState:
-    boxed = init_params(experiment.model, keys.stream(root, "parameters"))
-    return first_state(nn.unbox(with_factors(boxed)))
+    return first_state(nn.unbox(_boxed_params(experiment)))
 
+  with_factors = functools.partial(_with_factors, experiment)
   boxed = jax.eval_shape(with_factors, param_shapes(experiment.model))
   abstract = jax.eval_shape(first_state, nn.unbox(boxed))
   params_placed = rules.shardings(boxed, mesh)
@@ -98,17 +93,11 @@ def make_train_program(
   placed = _like_params(abstract, (params_placed, trained_placed), mesh)
   batches = rules.batch_sharding(mesh)
 
+  fixed = functools.partial(train_step, experiment, optimizer, schedule)
+
   def step(state: TrainState, batch: Batch):
     with nn.logical_axis_rules(rules.RULES):
-      return train_step(
-        experiment,
-        optimizer,
-        schedule,
-        state,
-        batch,
-        trained_placed,
-        codec_params=codec_params,
-      )
+      return fixed(state, batch, trained_placed, codec_params=codec_params)
 
   return TrainProgram(
     mesh=mesh,
@@ -198,6 +187,18 @@ def with_code_vectors(
   vectors = experiment.codec.code_vectors(codec_params)
   embedding = {**backbone["embed_token"], CODE_VECTORS: jnp.asarray(vectors)}
   return {**params, "backbone": {**backbone, "embed_token": embedding}}
+
+
+def _boxed_params(experiment: Experiment) -> PyTree:
+  """New parameters, all of them, with names of axes."""
+  key = keys.stream(keys.root(experiment.seed), "parameters")
+  return _with_factors(experiment, init_params(experiment.model, key))
+
+
+def _with_factors(experiment: Experiment, boxed: PyTree) -> PyTree:
+  """Parameters, and factors of low-rank updates, with names of axes."""
+  key = keys.stream(keys.root(experiment.seed), "lora")
+  return lora.added(boxed, experiment.training.lora, key)
 
 
 def _first_state(

@@ -213,9 +213,9 @@ def test_a_run_is_fine_tuned_and_goes_on(tmp_path, caplog, monkeypatch):
   assert len(noted["init_digest"]) == 64
   # What generates is plain, and has the averaged updates in it.
   loaded = marjax.load(second).params
-  there = named(workdirs.load(first, host_mesh())[1])
+  there = jax.device_get(named(workdirs.load(first, host_mesh())[1]))
   assert shapes_of(loaded) == shapes_of(there) == drawn_with[0]
-  factors = state.ema_params["lora"]["head"]["net"]["condition"]
+  factors = jax.device_get(state.ema_params["lora"]["head"]["net"])["condition"]
   kernel = there["head/net/condition/kernel"]
   np.testing.assert_allclose(
     named(loaded)["head/net/condition/kernel"],

@@ -82,7 +82,7 @@ def test_a_factor_scales_the_update():
     np.testing.assert_allclose(
       slowed[name], factor * move, atol=2e-6, err_msg=name
     )
-    assert np.abs(move).max() > 1e-5, name
+  assert sum(np.abs(move).max() > 1e-4 for move in whole.values()) > 40
 
 
 def test_low_rank_updates_are_all_that_is_trained():
