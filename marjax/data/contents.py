@@ -248,7 +248,11 @@ def chosen(
   if not is_new:
     if config.accept or not workdirs.is_file(path):
       return None
-    return frozenset(map(str, read_json(path.read_bytes(), str(path))["names"]))
+    named = read_json(path.read_bytes(), str(path))["names"]
+    names = frozenset(map(str, named))
+    source = sources.open_source(config, config.train_split, names)
+    # Where some are gone, all that is there counts as changed data.
+    return names if len(source) == len(names) else None
   if not (config.skip_unreadable and config.source == "folder"):
     return None
   return readable(sources.open_source(config, config.train_split))
@@ -357,7 +361,9 @@ def keep(
   return contents
 
 
-def _keep_names(source: Source, workdir: AnyPath, is_changed: bool) -> None:
+def _keep_names(
+  source: Source | None, workdir: AnyPath, is_changed: bool
+) -> None:
   """Writes the names of a folder's images; says which were added since."""
   if not hasattr(source, "names") or len(source) > MOST_NAMES:
     return

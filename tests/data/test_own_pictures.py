@@ -267,7 +267,9 @@ def test_a_run_goes_on_with_the_pictures_it_began_with(tmp_path, caplog):
   for step in range(10):
     for key, value in before[step].items():
       np.testing.assert_array_equal(after[step][key], value)
-  (root / "sea/1.png").unlink()
+  for name in ("sea/10.png", "a new class/1.png", "sea/1.png"):
+    (root / name).unlink()
+  (root / "a new class").rmdir()
   with pytest.raises(ValueError, match="sea had 4 images and has 3"):
     run_with(root, tmp_path, is_new=False, num_classes=2)
 
