@@ -47,7 +47,7 @@ from marjax.train.metrics import Averages, Stopwatch, parameter_table
 from marjax.train.preemption import watched
 from marjax.train.profile import Profile
 from marjax.train.samples import Sampler
-from marjax.train.scores import Scorer
+from marjax.train.scores import open_scorer
 from marjax.train.state import TrainState
 from marjax.train.step import TrainProgram, make_train_program
 from marjax.train.workdir import (
@@ -133,12 +133,10 @@ def train(
     stack.callback(line.close)
     report = Report(experiment, num_steps, writer)
     sampler = Sampler(experiment, mesh, workdir, writer, codec.folder)
-    scorer = None
-    if training.evaluate_every:
-      metrics, folder = workdir / "metrics.jsonl", codec.folder
-      scorer = Scorer(
-        experiment, mesh, state.ema_params, metrics, writer, folder
-      )
+    metrics = workdir / "metrics.jsonl"
+    scorer = open_scorer(
+      experiment, mesh, state.ema_params, metrics, writer, codec.folder
+    )
     autoencoder.keep_copy(codec, workdir)
     pause = report.stopwatch.paused
     profile = Profile(profile_steps, workdir, start, num_steps, pause)
@@ -153,16 +151,8 @@ def train(
     for step in range(start, num_steps + 1):
       is_last = step == num_steps
       is_leaving = is_preempted(step) and not is_last
-      # There may be half a minute left, which a picture may not take.
-      is_sample_due = not is_leaving and is_due(
-        step, training.sample_every, is_last
-      )
-      is_score_due = (
-        scorer
-        and (step > start or (step > 0 and scorer.is_missing(step)))
-        and not is_leaving
-        and is_due(step, training.evaluate_every, is_last)
-      )
+      is_sample_due = is_due(step, training.sample_every, is_last)
+      is_score_due = is_due(step, training.evaluate_every, is_last)
       is_last = is_last or is_leaving
       if step > start and is_due(step, training.checkpoint_every, is_last):
         with report.paused(is_last):
@@ -171,10 +161,11 @@ def train(
           noted = {"step": step, "autoencoder": codec.digest}
           checkpoints.save(step, state, noted)
           forget_stop(workdir)
-      if step > start and is_sample_due:
+      # There may be half a minute left, which neither of these may take.
+      if step > start and is_sample_due and not is_leaving:
         with report.paused():
           sampler.draw(step, state.ema_params)
-      if is_score_due:
+      if is_score_due and not is_leaving and scorer.is_missing(step, start):
         with report.paused():
           scorer.score(step, state.ema_params)
       if is_last:

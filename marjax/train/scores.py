@@ -81,8 +81,13 @@ class Scorer:
       lambda numbers: self._write(step, numbers),
     )
 
-  def is_missing(self, step: int) -> bool:
-    """Whether no scores of a step were written."""
+  def is_missing(self, step: int, start: int) -> bool:
+    """Whether a step, of a run that goes on from `start`, lacks its scores.
+
+    Nothing is scored before the first step.
+    """
+    if step > start or step == 0:
+      return step > 0
     is_there = False
     if jax.process_index() == 0 and self._metrics.exists():
       is_there = step in pictures.read_curve(self._metrics, COUNT)[:, 0]
@@ -126,3 +131,10 @@ class Silent:
 
   def update(self, count: int) -> None:
     """Shows nothing."""
+
+
+def open_scorer(experiment: Experiment, *args) -> Scorer | None:
+  """The scorer of a run, with `Scorer`'s arguments; None if it wants none."""
+  if not experiment.training.evaluate_every:
+    return None
+  return Scorer(experiment, *args)

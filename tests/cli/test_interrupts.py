@@ -95,6 +95,9 @@ ARGUMENTS = {
   "statistics": ["x", "--network", "x", "--weights", "x", "--out", "x"],
   "convert": ["mar-large"],
   "export": ["--checkpoint", "x", "--out", "x"],
+  "data": ["x"],
+  "fit-classifier": ["--config", "x", "--out", "x"],
+  "push": ["x", "me/x"],
 }
 
 

