@@ -57,6 +57,7 @@ LATER = {
   ("edit", "image"): "cli/edit.py",
   ("edit", "mask"): "cli/edit.py",
   ("evaluate", "data_dir"): "data/folders.py",
+  ("evaluate", "weights"): "evaluate/networks/weights.py",
   ("cache-latents", "data_dir"): "data/folders.py",
   ("cache-latents", "autoencoder"): "convert/fetching.py",
 }
