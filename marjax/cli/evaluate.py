@@ -81,7 +81,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   flags.add(parser.add_argument_group("with a feature network"), SCORED)
   group = parser.add_argument_group(
     "settings, with --scores",
-    "Several, with commas between them, are a sweep.",
+    "Several values with commas between them are a sweep.",
   )
   settings.add_flags(group, Settings)
 
