@@ -2,13 +2,27 @@
 
 import pathlib
 import re
+import shutil
 
 import setuptools
+from setuptools.command.build_py import build_py
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(
   r'__version__ = "(.+)"', (HERE / "marjax/version.py").read_text()
 ).group(1)
+
+
+class WithConfigs(build_py):
+  """A wheel has the configs too, as marjax://NAME."""
+
+  def run(self):
+    """Copies them beside the package; an editable install has them already."""
+    super().run()
+    if not self.editable_mode:
+      target = pathlib.Path(self.build_lib, "marjax", "shipped", "configs")
+      shutil.copytree(HERE / "configs", target, dirs_exist_ok=True)
+
 
 setuptools.setup(
   name="marjax",
@@ -20,12 +34,8 @@ setuptools.setup(
   license="Apache-2.0",
   license_files=["LICENSE"],
   python_requires=">=3.11",
-  packages=[
-    *setuptools.find_packages(include=["marjax", "marjax.*"]),
-    "marjax.shipped.configs",
-  ],
-  # The configs come along, as marjax://NAME.
-  package_dir={"marjax.shipped.configs": "configs"},
+  packages=setuptools.find_packages(include=["marjax", "marjax.*"]),
+  cmdclass={"build_py": WithConfigs},
   package_data={
     "marjax": ["py.typed"],
     "marjax.backbone": ["imagenet_classes.txt"],
