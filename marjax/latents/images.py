@@ -123,8 +123,8 @@ def _from_pil(images: Any, channels: int) -> Any:
     return [_from_pil(image, channels) for image in images]
   check(
     not isinstance(images, str | os.PathLike),
-    f"images are {images!r}, the name of a file; expected pixels: give"
-    " PIL.Image.open(name), converted to RGB, or to L where the model is grey.",
+    f"images are {images!r}, the name of a file; expected pixels: give what PIL"
+    " opens, converted to RGB, or to L where the model is grey.",
   )
   if not (hasattr(images, "getbands") and hasattr(images, "mode")):
     return images

