@@ -82,6 +82,7 @@ _STATE = ("parameters", "averages", "optimizer")
 
 PARTS: Columns = {
   "model": lambda row: row["config"],
+  "chips": lambda row: row["chips"],
   "part": lambda row: row["part"],
   "TFLOP an image": lambda row: _digits(row["flops_per_image"] / 1e12),
   "× needed": lambda row: f"{row['program_flops'] / row['useful_flops']:.2f}",
@@ -187,6 +188,7 @@ def part_by_part(table: Sequence[rows.Row]) -> list[rows.Row]:
     {
       **part,
       "config": row["config"],
+      "chips": f"{row['num_chips']}, {row['topology']}",
       "part": name,
       "flops_per_image": part["program_flops"]
       * row["num_chips"]
@@ -261,7 +263,7 @@ def _spread(values: Sequence[float | None]) -> str:
 
 
 _PREFLIGHT_CAPTION = (
-  "Compiled by XLA's TPU compiler, run nowhere. Memory of one chip in GiB;"
+  "Compiled by XLA's TPU or GPU compiler, run nowhere. Memory of one chip in GiB;"
   " exchanges of one step: how many, and GB sent by each chip. The bound is the"
   " longest of arithmetic, memory traffic and exchange, each by itself."
 )
