@@ -263,9 +263,9 @@ def _spread(values: Sequence[float | None]) -> str:
 
 
 _PREFLIGHT_CAPTION = (
-  "Compiled by XLA's TPU or GPU compiler, run nowhere. Memory of one chip in GiB;"
-  " exchanges of one step: how many, and GB sent by each chip. The bound is the"
-  " longest of arithmetic, memory traffic and exchange, each by itself."
+  "Compiled by XLA's TPU or GPU compiler, run nowhere. Memory of one chip in"
+  " GiB; exchanges of one step: how many, and GB sent by each chip. The bound"
+  " is the longest of arithmetic, memory traffic and exchange, each by itself."
 )
 
 _PARTS_CAPTION = (
