@@ -134,9 +134,7 @@ def train(
     report = Report(experiment, num_steps, writer)
     sampler = Sampler(experiment, mesh, workdir, writer, codec.folder)
     metrics = workdir / "metrics.jsonl"
-    scorer = open_scorer(
-      experiment, mesh, state.ema_params, metrics, writer, codec.folder
-    )
+    scorer = open_scorer(experiment, mesh, state, metrics, writer, codec.folder)
     autoencoder.keep_copy(codec, workdir)
     pause = report.stopwatch.paused
     profile = Profile(profile_steps, workdir, start, num_steps, pause)

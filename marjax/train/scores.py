@@ -27,6 +27,7 @@ from marjax.parallel import hosts
 from marjax.pipeline import Pipeline
 from marjax.requests import pictures
 from marjax.train.samples import attempt, decoder
+from marjax.train.state import TrainState
 from marjax.train.writers import Writer
 
 COUNT = "evaluated_images"
@@ -133,8 +134,14 @@ class Silent:
     """Shows nothing."""
 
 
-def open_scorer(experiment: Experiment, *args) -> Scorer | None:
-  """The scorer of a run, with `Scorer`'s arguments; None if it wants none."""
+def open_scorer(
+  experiment: Experiment, mesh: Mesh, state: TrainState, *args
+) -> Scorer | None:
+  """The scorer of a run at a state; None if it wants none.
+
+  Args:
+    args: the rest of what `Scorer` takes.
+  """
   if not experiment.training.evaluate_every:
     return None
-  return Scorer(experiment, *args)
+  return Scorer(experiment, mesh, state.ema_params, *args)

@@ -21,6 +21,7 @@ from marjax.cli import main
 from marjax.parallel import hosts
 from marjax.release import json_files
 from marjax.train import loop, profile
+from marjax.train.state import TrainState
 
 TINY = str(Path(__file__).parents[1] / "train/tiny.py")
 TRAIN = ["train", "--config", TINY, "--workdir", "run"]
@@ -125,7 +126,8 @@ def training(monkeypatch):
   def take(*args):
     raise AcceptedError
 
-  monkeypatch.setattr(loop, "restore_or_init", lambda *args: (None, 0))
+  nothing = TrainState(None, {}, {}, ())
+  monkeypatch.setattr(loop, "restore_or_init", lambda *args: (nothing, 0))
   monkeypatch.setattr(profile.Profile, "run", take)
 
 
