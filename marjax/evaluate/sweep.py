@@ -18,17 +18,13 @@
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jax.sharding import Mesh
-from jaxtyping import PyTree
 
 from marjax import outputs, schema
 from marjax.evaluate import environment, reference, report, stream
@@ -44,6 +40,7 @@ from marjax.generate.settings import Settings
 from marjax.parallel import hosts
 from marjax.parallel.rules import replicated
 from marjax.pipeline import Pipeline, load
+from marjax.release.digest import digest
 from marjax.schema import check
 
 MADE_FROM = ("parameters", "autoencoder", "dtype", "seed", "batch_size")
@@ -196,8 +193,8 @@ def _about(run: Run) -> dict[str, Any]:
   model = {
     "model": pipe.card.name,
     "step": pipe.card.step,
-    "parameters": _digest(pipe.params, pipe.mesh),
-    "autoencoder": _digest(pipe.codec_params, pipe.mesh),
+    "parameters": digest(pipe.params),
+    "autoencoder": digest(pipe.codec_params),
     "dtype": pipe.card.model.backbone.dtype,
   }
   return {
@@ -220,25 +217,6 @@ def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
   """The same, flat: settings.0.temperature and the like."""
   numbered = {str(n): each for n, each in enumerate(about["settings"])}
   return flatten_dict({**about, "settings": numbered}, sep=".")
-
-
-def _digest(params: PyTree, mesh: Mesh) -> str:
-  """A hash of numbers that is the same on every mesh; "" of none."""
-  if not jax.tree.leaves(params):
-    return ""
-
-  def mixed(leaf):
-    unsigned = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
-    bits = jax.lax.bitcast_convert_type(leaf, unsigned).astype(jnp.uint32)
-    places = jnp.arange(leaf.size, dtype=jnp.uint32).reshape(leaf.shape)
-    # Sums of integers, modulo 2^32, know no order.
-    return jnp.sum(bits * (2 * places + 1), dtype=jnp.uint32)
-
-  def every(params):
-    return jnp.stack([mixed(leaf) for leaf in jax.tree.leaves(params)])
-
-  sums = jax.jit(every, out_shardings=replicated(mesh))(params)
-  return hashlib.sha256(np.asarray(sums).tobytes()).hexdigest()[:16]
 
 
 def _through(

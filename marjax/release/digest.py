@@ -7,17 +7,22 @@ digest make the same latents.
 
 import hashlib
 
+import jax
 import numpy as np
 from jaxtyping import PyTree
 
 from marjax.arrays import named
+from marjax.parallel.hosts import fetch
 
 
 def digest(params: PyTree) -> str:
-  """The sha256 of nested dicts of arrays, 64 hexadecimal digits."""
+  """The sha256 of nested dicts of arrays, 64 hexadecimal digits.
+
+  Where several processes share arrays, all of them must call it.
+  """
   found = hashlib.sha256()
   for name, leaf in sorted(named(params).items()):
-    array = np.asarray(leaf)
+    array = fetch(leaf) if isinstance(leaf, jax.Array) else np.asarray(leaf)
     shape = ",".join(map(str, array.shape))
     found.update(f"{name} {array.dtype.name} {shape}\n".encode())
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)

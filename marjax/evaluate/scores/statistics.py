@@ -18,7 +18,6 @@
 """
 
 import contextlib
-import hashlib
 import os
 import zipfile
 import zlib
@@ -34,6 +33,7 @@ from marjax.evaluate.scores import torch_cache
 from marjax.evaluate.scores.gathered import Gathered
 from marjax.evaluate.scores.moments import Known
 from marjax.release import json_files
+from marjax.release.digest import digest
 from marjax.schema import Count, check
 from marjax.version import __version__
 
@@ -163,12 +163,12 @@ def write(
   if statistics.spatial_mean is not None:
     arrays["mu_s"] = statistics.spatial_mean
     arrays["sigma_s"] = statistics.spatial_covariance
-  digest = _digest(arrays)
+  sha256 = digest(arrays)
   if outputs.local(path).suffix == ".pt":
     content = torch_cache.written(*list(arrays.values())[:2])
     outputs.write(path, content, overwrite)
-    return digest
-  about = {**schema.to_dict(statistics.about), "sha256": digest}
+    return sha256
+  about = {**schema.to_dict(statistics.about), "sha256": sha256}
   if images is not None:
     arrays["arr_0"] = images
   arrays["about"] = np.array(json_files.write_json(about).decode())
@@ -177,7 +177,7 @@ def write(
     temporary.open("wb") as file,
   ):
     np.savez(file, **arrays)
-  return digest
+  return sha256
 
 
 def read(path: str | os.PathLike) -> Statistics:
@@ -276,20 +276,11 @@ def _about(file, path) -> About:
     return About()
   text = str(file["about"])
   about = json_files.read_json(text.encode(), f"about of {path}")
-  digest = about.pop("sha256", "")
+  sha256 = about.pop("sha256", "")
   arrays = {name: file[name] for name in (*NAMES[0], *SPATIAL) if name in file}
   check(
-    digest == _digest(arrays),
+    sha256 == digest(arrays),
     f"the numbers of {path} are not those that were written: their SHA-256 is"
     " another; expected the file that marjax wrote: copy or make it again.",
   )
   return schema.from_dict(About, about, f"about of {path}")
-
-
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-  """SHA-256 of the numbers of statistics."""
-  digest = hashlib.sha256()
-  for name, array in arrays.items():
-    digest.update(f"{name} {array.shape} {array.dtype}".encode())
-    digest.update(np.ascontiguousarray(array).tobytes())
-  return digest.hexdigest()
