@@ -60,12 +60,6 @@ SCORED = """
   of images, for an interval of each score (default: none)
 --allow_few
   also with fewer images than features
---coordinator_address HOST:PORT
-  of several processes: where the first can be reached
---num_processes N
-  of several processes: how many there are; 1 waits for no other
---process_id I
-  of several processes: which this is, 0 to N - 1
 --guidance X,Y,...
   short for --guidance_scale
 """
@@ -78,7 +72,9 @@ ASKED = ("network", "weights", "against", "num_real", "seed", "save")
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Declares the flags of `marjax evaluate`."""
   flags.add(parser, FLAGS)
-  flags.add(parser.add_argument_group("with a feature network"), SCORED)
+  scored = parser.add_argument_group("with a feature network")
+  flags.add(scored, SCORED)
+  flags.add(scored, flags.PEERS)
   group = parser.add_argument_group(
     "settings, with --scores",
     "Several values with commas between them are a sweep.",

@@ -13,6 +13,16 @@
 import argparse
 import re
 
+PEERS = """
+--coordinator_address HOST:PORT
+  of several processes: where the first can be reached
+--num_processes N
+  of several processes: how many there are; 1 waits for no other
+--process_id I
+  of several processes: which this is, 0 to N - 1
+"""
+"""Of verbs that several processes share."""
+
 _TYPES = {"N": int, "I": int, "X": float}
 
 

@@ -22,12 +22,6 @@ FLAGS = """
 --init FROM
   a new run starts from the weights of this work directory, release or published
   model; the same as --config.training.init_from=FROM
---coordinator_address HOST:PORT
-  of several processes: where the first can be reached
---num_processes N
-  of several processes: how many there are; 1 waits for no other
---process_id I
-  of several processes: which this is, 0 to N - 1
 --profile_steps A:B
   trace the steps A to B - 1 into WORKDIR/profile/A
 """
@@ -36,6 +30,7 @@ FLAGS = """
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Declares the flags of `marjax train`."""
   flags.add(parser, FLAGS)
+  flags.add(parser, flags.PEERS)
 
 
 def run(args: argparse.Namespace) -> None:

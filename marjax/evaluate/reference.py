@@ -174,9 +174,7 @@ def look(
   """
   if source.real is None:
     return Reference(source.statistics, None, source.about)
-  needs = kinds.needs_of_real(wanted.names)
-  if "fd_infinity" in wanted.names:
-    needs |= {"features"}
+  needs = kinds.needs_of_real(wanted.names, has_images=True)
   own = kinds.needs(wanted.names, wanted.options)
   real = _gathered("real", source.real, needs, stream, begun, bar)
   unseen = source.unseen and _gathered(

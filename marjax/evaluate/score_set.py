@@ -67,9 +67,7 @@ def score(
   needs = kinds.needs(names, eye.options)
   generated = look(ours, eye, needs, taken, "images", progress)
   side, seen_real = real.known, None
-  of_real = kinds.needs_of_real(names)
-  if "fd_infinity" in names and real.known is None:
-    of_real |= {"features"}
+  of_real = kinds.needs_of_real(names, has_images=real.known is None)
   if real.chosen is not None and _lacking(real.known, of_real):
     seen_real = look(real.chosen, eye, of_real, taken, "real", progress)
     side = _joined(real.known, seen_real.gathered)

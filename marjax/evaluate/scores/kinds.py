@@ -226,13 +226,18 @@ def needs(names: Iterable[str], options: Options = DEFAULTS) -> frozenset[str]:
   return wanted
 
 
-def needs_of_real(names: Iterable[str]) -> frozenset[str]:
-  """What must be gathered of real images; nothing: there need be none.
+def needs_of_real(
+  names: Iterable[str], has_images: bool = False
+) -> frozenset[str]:
+  """What must be gathered of the real side; nothing: there need be none.
 
-  Where it is features, statistics of real images are not enough. Gather them
-  for fd_infinity too where there are images: it then extrapolates both sides.
+  Where it is features, statistics of real images are not enough. Where there
+  are images, fd_infinity takes their features, to extrapolate both sides.
   """
-  return frozenset().union(*[SCORES[name].of_real for name in names])
+  wanted = frozenset().union(*[SCORES[name].of_real for name in names])
+  if has_images and "fd_infinity" in names:
+    wanted |= {"features"}
+  return wanted
 
 
 def check_scores(
@@ -267,7 +272,7 @@ def check_scores(
         num_images >= options.subset_size,
         f"there are {num_images} images for kid, whose subsets have"
         f" {options.subset_size}; expected as many images or more: take more"
-        " images or a smaller subset_size.",
+        " images, or leave kid out.",
       )
 
 
