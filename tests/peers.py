@@ -32,7 +32,7 @@ def peer(name: str) -> ModuleType:
 
 
 def _import_torchvision() -> None:
-  torch = pytest.importorskip("torch")
+  library = pytest.importorskip("torch").library
   try:
     importlib.import_module("torchvision")
   except RuntimeError as error:
@@ -41,5 +41,5 @@ def _import_torchvision() -> None:
     for half in [n for n in sys.modules if n.startswith("torchvision")]:
       del sys.modules[half]
     for operator in _OPERATORS:
-      torch.library.define(f"torchvision::{operator}", _SIGNATURE)
+      library.define(f"torchvision::{operator}", _SIGNATURE)
     importlib.import_module("torchvision")

@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from marjax.release.card import Card, Manifest
 
 LICENCES = {
@@ -120,8 +122,7 @@ def _settings(card: Card) -> str:
   if card.model is None:
     return ""
   fields = dataclasses.asdict(card.sampling.for_model(card.model))
-  rows = {**fields, **{f"head.{k}": v for k, v in fields.pop("head").items()}}
-  rows.pop("head", None)
+  rows = flatten_dict(fields, sep=".")
   lines = [f"| {name} | {value} |" for name, value in rows.items()]
   return "\n".join(["## Settings", "", "| | |", "|---|---|", *lines])
 

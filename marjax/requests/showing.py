@@ -95,11 +95,14 @@ def save(
     ValueError: another ending, images of another kind.
     FileExistsError: the file exists and `overwrite` is false.
   """
+  from marjax.requests import pictures
+
   path, batch, buffer = check_path(path), _batch(images), io.BytesIO()
   ending = path.suffix.lower()
   if ending == ".png":
-    grid(batch, labels).save(buffer, format="PNG")
-  elif ending == ".npy":
+    pictures.save_png(path, np.asarray(grid(batch, labels)), overwrite)
+    return
+  if ending == ".npy":
     np.save(buffer, batch)
   else:
     np.savez(buffer, images=batch, **arrays or {})
