@@ -32,7 +32,7 @@ def peer(name: str) -> ModuleType:
 
 
 def _import_torchvision() -> None:
-  library = pytest.importorskip("torch").library
+  pytest.importorskip("torch")
   try:
     importlib.import_module("torchvision")
   except RuntimeError as error:
@@ -40,6 +40,8 @@ def _import_torchvision() -> None:
       raise
     for half in [n for n in sys.modules if n.startswith("torchvision")]:
       del sys.modules[half]
+    from torch import library
+
     for operator in _OPERATORS:
       library.define(f"torchvision::{operator}", _SIGNATURE)
     importlib.import_module("torchvision")
