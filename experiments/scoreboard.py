@@ -72,6 +72,7 @@ class Asked(NamedTuple):
   temperature: tuple[float, ...]
   out: Path
   num_real: int | None
+  batch_size: int | None
 
   @property
   def rows(self) -> Path:
@@ -263,7 +264,9 @@ def images_of(
     pipe = member.pipe
     count, classes = asked.num_images, pipe.card.num_classes
     labels = run.balanced_labels(count, classes)
-    images = pipe.generate(labels, seed, settings, progress=True)
+    images = pipe.generate(
+      labels, seed, settings, batch_size=asked.batch_size, progress=True
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     archives.write(path, images.shape, [images], labels)
   return path
@@ -368,6 +371,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       tuple(map(float, args.temperature.split(","))),
       args.out,
       args.num_real,
+      args.batch_size,
     )
     run.balanced_labels(asked.num_images, members[0].pipe.card.num_classes)
     if args.dry_run:
@@ -406,6 +410,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   add("--num_images", type=int, default=10_000)
   add("--num_real", type=int, help="training images (default: all)")
   add("--seeds", default="0,1,2")
+  add("--batch_size", type=int, help="images that are drawn at once")
   add("--guidance", default=several(GUIDANCE))
   add("--temperature", default=several(TEMPERATURE))
   add("--allow_few", action="store_true", help="fewer images than features")
