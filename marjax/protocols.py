@@ -129,6 +129,7 @@ class BackboneConfig(Protocol):
     width: W. condition: see there. dtype: of the matmuls.
     batch_multiple: what batches of training are multiples of.
     is_sequential: whether a step gives one token only.
+    has_cache: whether a step computes new slots only.
     is_raster: whether the order of generation is always that of the raster.
   """
 
@@ -142,6 +143,7 @@ class BackboneConfig(Protocol):
   condition: Condition
   batch_multiple: int
   is_sequential: bool
+  has_cache: bool
   is_raster: bool
 
   def orders(self, image_keys: ImageKeys) -> Order:

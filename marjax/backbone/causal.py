@@ -61,6 +61,7 @@ class CausalConfig(TransformerConfig):
   target_positions: Literal["input", "middle", "none"] = "input"
   kind: Literal["causal"] = "causal"
   is_sequential: ClassVar[bool] = True
+  has_cache: ClassVar[bool] = True
 
   def __post_init__(self):
     super().__post_init__()

@@ -20,7 +20,7 @@ continuous tokens nobody has published it.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -59,6 +59,7 @@ class GuidedConfig(TransformerConfig):
   query_depth: Depth = 12
   num_prefix: Size = 1
   kind: Literal["guided"] = "guided"
+  has_cache: ClassVar[bool] = True
 
   def __post_init__(self):
     super().__post_init__()

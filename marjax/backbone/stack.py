@@ -9,12 +9,14 @@
    and values that are the same for every block.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
 
 from marjax.arrays import Counts
 from marjax.backbone.blocks import Block, BlockConfig, Cache, CrossBlock
@@ -22,6 +24,36 @@ from marjax.layers.dropout import entry_seeds
 from marjax.schema import check
 
 Remat = Literal["none", "full", "save_matmuls"]
+
+
+def apart(params: PyTree) -> PyTree:
+  """The same parameters, but of stacks those of each block by themselves.
+
+  A loop over blocks copies each one's weights out of the stack before it reads
+  them. Where few rows go through at a time, as with a cache, that is as much
+  work as the products. What takes these runs block after block without a loop.
+  """
+  if not isinstance(params, Mapping):
+    return params
+  if set(params) != {"layers"}:
+    return {name: apart(part) for name, part in params.items()}
+  stacked = params["layers"]["block"]
+  depth = len(jax.tree.leaves(stacked)[0])
+  blocks = tuple(
+    jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(depth)
+  )
+  return {"layers": {"block": blocks}}
+
+
+def _over(run, carry, xs: tuple, unroll: bool = False):
+  """What `run` makes of a carry with one block after the other."""
+  blocks, *others = xs
+  if not isinstance(blocks, tuple):
+    return jax.lax.scan(run, carry, xs, unroll=unroll)[0]
+  for i, block in enumerate(blocks):
+    own = jax.tree.map(lambda leaf, i=i: leaf[i], others)
+    carry, _ = run(carry, (block, *own))
+  return carry
 
 
 class _Layers(nn.Module):
@@ -56,7 +88,7 @@ class _Blocks(nn.Module):
     return layers(x, *context)[0]
 
   def _stacked(self) -> Any:
-    """The parameters of all blocks."""
+    """The parameters of all blocks, one tree of them or a tuple of trees."""
     return nn.unbox(self.variables["params"]["layers"]["block"])
 
   def _apply(self, params, *args, method: str | None = None):
@@ -78,8 +110,7 @@ class _Blocks(nn.Module):
     # Kept activations go through a loop's buffers: unrolled, small models
     # train 6 % faster on CPU; with remat there is nothing to keep.
     unroll = self.remat == "none" and not deterministic
-    step = self._rematerialised(run)
-    return jax.lax.scan(step, x, xs, unroll=unroll)[0]
+    return _over(self._rematerialised(run), x, xs, unroll)
 
   def _seeds(self, x, sequences: int, deterministic: bool):
     """Of each layer's calls of dropout, [depth, calls, B]; None without."""
@@ -171,8 +202,7 @@ class Stack(_Blocks):
       out = self._apply(params, *carry, number, first, length, method="cached")
       return out, None
 
-    xs = (self._stacked(), jnp.arange(self.depth))
-    return jax.lax.scan(run, (x, cache), xs)[0]
+    return _over(run, (x, cache), (self._stacked(), np.arange(self.depth, dtype=np.int32)))
 
 
 class Queries(_Blocks):

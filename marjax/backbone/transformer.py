@@ -52,6 +52,7 @@ class TransformerConfig:
   remat: Remat = "full"
   is_sequential: ClassVar[bool] = False
   is_raster: ClassVar[bool] = False
+  has_cache: ClassVar[bool] = False
 
   def __post_init__(self):
     check(

@@ -34,11 +34,12 @@ import numpy as np
 from jaxtyping import Array, Float, Num, PyTree
 
 from marjax.arrays import Leaf, Tokens, token_dtype
+from marjax.backbone.stack import apart
 from marjax.generate import guidance
 from marjax.generate.draws import Draws, cut, noise_in_order, pad
 from marjax.generate.plan import Plan, make_plan
 from marjax.generate.settings import Settings
-from marjax.layers.placed import by_batch
+from marjax.layers.placed import by_batch, platform
 from marjax.model import ModelConfig, in_matmul_dtype
 from marjax.tokens.order import to_order_space, to_raster
 
@@ -266,6 +267,8 @@ def run_segment(
   """
   segment = static.plan.segments[index]
   params = in_matmul_dtype(static.config, params)
+  if static.config.backbone.has_cache and platform() == "gpu":
+    params = apart(params)
   steps = Step(
     jnp.asarray(segment.num_known, jnp.int32),
     scales[segment.first_step : segment.end],

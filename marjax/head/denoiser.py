@@ -34,7 +34,7 @@ from marjax.head import timesteps
 from marjax.layers.add_norm import Branch, Modulation, Norm, add_norm
 from marjax.layers.linear import linear, product, shared, small_normal, zeros
 from marjax.layers.norm import LayerNorm
-from marjax.layers.placed import by_batch, is_split, platform
+from marjax.layers.placed import by_batch, by_device, is_split, platform
 
 
 class Modulations(NamedTuple):
@@ -141,15 +141,19 @@ class Denoiser(nn.Module):
     """Embedding of times: original timesteps 0 .. 999, integers, or floats.
 
     With one axis they are steps of a process; with more, rows of a batch. On
-    one GPU more rows than there are timesteps are looked up; on a mesh XLA
-    would gather the batch for it.
+    GPUs more rows than there are timesteps are looked up, by each device its
+    own: XLA would gather the batch for it.
     """
     is_batch = t.ndim > 1
     is_many = is_batch and t.size > timesteps.NUM_TIMESTEPS
     is_many = is_many and jnp.issubdtype(t.dtype, jnp.integer)
-    if is_many and platform() == "gpu" and not is_split():
+    if is_many and platform() == "gpu":
       table = self.embed_time(jnp.arange(timesteps.NUM_TIMESTEPS))
-      return by_batch(timesteps.rows_at(table, t))
+      rows = ("batch", *(None,) * (t.ndim - 1))
+      look_up = by_device(
+        timesteps.rows_at, ((None, None), rows), (*rows, None)
+      )
+      return by_batch(look_up(table, t))
 
     def placed(h, last=None):
       return by_batch(h, last) if is_batch else h
@@ -185,10 +189,10 @@ class Denoiser(nn.Module):
       # One batch axis, but not merged with those before it: a batch that is
       # split over devices would be gathered.
       rows = activated.reshape(*y.shape[:before], -1, self.width)
-      # Training on one GPU the gate has a product of its own: else gradients
-      # are put together, 29 GB of copies in a step of MAR-L at batch 128, by
-      # count in the program.
-      is_apart = platform() == "gpu" and not is_split() and not before
+      # Training on GPUs the gate has a product of its own: else gradients are
+      # put together, 29 GB of copies in a step of MAR-L at batch 128, by count
+      # in the program.
+      is_apart = platform() == "gpu" and not is_split("mlp") and not before
       wanted = kernels
       if is_apart:
         cuts = (jnp.split(k, [2 * self.width], axis=-1) for k in kernels[:-1])

@@ -20,10 +20,17 @@ def platform() -> str:
   return jax.default_backend()
 
 
-def is_split() -> bool:
-  """Whether what is traced now is for a mesh of several devices."""
+def is_split(axis: str | None = None) -> bool:
+  """Whether what is traced now is for a mesh of several devices.
+
+  `axis`: whether arrays are split along this logical one there.
+  """
   mesh = jax.sharding.get_abstract_mesh()
-  return not mesh.empty and mesh.size > 1
+  if mesh.empty or axis is None:
+    return not mesh.empty and mesh.size > 1
+  group = dict(nn.get_logical_axis_rules()).get(axis) or ()
+  names = (group,) if isinstance(group, str) else group
+  return any(mesh.shape[name] > 1 for name in names)
 
 
 def has_kernels() -> bool:
