@@ -21,7 +21,6 @@ class Projection:
   num_features: int = 16
   num_places: int = 12
   num_logits: int = 10
-  is_spread: bool = False
   source: str = "random numbers"
   command: str = ""
 

@@ -296,17 +296,12 @@ class Comparison(NamedTuple):
   Attributes:
     scores: of the generated images, by name.
     real: of other real images against the same real ones, by the same names;
-      nothing where there are none.
-    num_generated, num_real, num_unseen: images of each set, 0 for unknown or
-      none. The numbers of `real` are to be read beside those of `scores` only
-      where num_unseen is near num_generated.
+      nothing where there are none. Both are to be read side by side only where
+      about as many images are in both.
   """
 
   scores: Numbers
   real: Numbers
-  num_generated: int
-  num_real: int
-  num_unseen: int
 
 
 def compare(
@@ -335,8 +330,7 @@ def compare(
     scores |= compute(Sets(generated, real, unseen, options))
     if unseen is not None:
       others |= compute(Sets(unseen, real, unseen, options))
-  counts = (0 if part is None else part.count for part in (real, unseen))
-  return Comparison(scores, others, generated.count, *counts)
+  return Comparison(scores, others)
 
 
 def _check_sets(name: str, sets: Sets) -> None:
