@@ -36,6 +36,10 @@ ENVIRONMENT = {
   "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   "JAX_DEFAULT_MATMUL_PRECISION": "highest",
   "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+  # More threads wait for each other by spinning: of small matrices on a busy
+  # machine that took ten times the processor time that the products do.
+  "OPENBLAS_NUM_THREADS": "1",
+  "OMP_NUM_THREADS": "1",
   # The TPU compiler, which needs no TPU: it would look for one, and allow only
   # one process to load it.
   "TPU_SKIP_MDS_QUERY": "1",

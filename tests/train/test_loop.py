@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train.shared import share_program
 
 from marjax.cli import configs
 from marjax.parallel.mesh import host_mesh
@@ -40,19 +41,9 @@ def assert_same(state, other):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_program():
-  """Runs that compute the same share one program: tracing is most of a run."""
-  programs, make = {}, loop.make_train_program
-
-  def make_once(experiment, mesh, *rest):
-    training = experiment.training
-    same = (experiment.model, training.num_microbatches, training.batch_size)
-    same += (training.learning_rate,)
-    if same not in programs:
-      programs[same] = make(experiment, mesh, *rest)
-    return programs[same]
-
+  """Runs that compute the same share one program."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(loop, "make_train_program", make_once)
+    share_program(patch)
     yield
 
 
