@@ -247,7 +247,7 @@ def test_what_cannot_be_scored_is_told_before_generating(tmp_path, monkeypatch):
   refused("has no classes, and these scores", model=without, class_names=())
 
 
-@pytest.mark.parametrize("step", ["score", "_samples", "_reveal"])
+@pytest.mark.parametrize("step", ["score", "_reveal"])
 def test_a_failing_step_does_not_lose_the_images(
   workdir, tmp_path, recaller, monkeypatch, step
 ):

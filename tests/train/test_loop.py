@@ -84,7 +84,7 @@ def test_each_reported_step_has_one_line(straight):
   assert [step for step, _ in straight[1]] == [2, 4, 6, 8, 10, 12]
 
 
-@pytest.mark.parametrize("at_batch", [2, 7, 12])
+@pytest.mark.parametrize("at_batch", [2, 7])
 def test_a_stopped_run_ends_with_the_same_bits(
   straight, tmp_path, monkeypatch, at_batch
 ):
@@ -215,7 +215,13 @@ def test_memory_and_speed_may_change(straight, tmp_path):
   assert int(state.step) == 12
 
 
-@pytest.mark.parametrize("place", ["generate", "png", "events"])
+@pytest.mark.parametrize(
+  "place",
+  [
+    "generate",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("png", "events")),
+  ],
+)
 def test_a_failing_picture_costs_nothing(
   straight, tmp_path, monkeypatch, caplog, place
 ):
