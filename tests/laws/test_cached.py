@@ -195,6 +195,15 @@ def generated(pipe, count, size=None):
   return pipe.latents(np.arange(count) % 10, seed=3, batch_size=size)
 
 
+@pytest.mark.parametrize(
+  "model",
+  [
+    "raster",
+    "guided",
+    *(pytest.param(x, marks=pytest.mark.slow) for x in (*SLOW, "random")),
+  ],
+  indirect=True,
+)
 def test_the_image_of_a_seed_is_the_same_however_it_is_drawn(model):
   expected = generated(pipe_of(model, buckets=1), 7, 7)
   for count, mesh, size in ((1, None, 1), (7, make_mesh(), 8)):
