@@ -171,7 +171,7 @@ def board_of(
   fewest = min(asked.num_images, len(train.indices), len(test.indices))
   for name, eye in networks.items():
     own = scores_of(name, first)
-    seen.check_shape(train.images, eye)
+    seen.check_shape(train.images.shape, train.images.description, eye)
     kinds.check_scores(own, eye.network, fewest, eye.options, data.num_classes)
   judges = []
   for name, eye in networks.items():

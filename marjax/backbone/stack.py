@@ -124,6 +124,8 @@ class _Blocks(nn.Module):
   def _rematerialised(self, step):
     if self.remat == "none":
       return step
+    # A step of MAR-L at batch 128 before there were kernels: all recomputed
+    # 469 ms in 36 GB, all but products 436 in 50, nothing 355 in 101.
     policies = jax.checkpoint_policies
     # Products with a batch axis are attention's: large, and cheap to redo.
     saved = policies.save_from_both_policies(

@@ -10,64 +10,46 @@ import argparse
 from pathlib import Path
 
 from marjax import outputs
-from marjax.cli import settings
+from marjax.cli import flags, settings
 from marjax.data.latent_index import CacheSettings, Choices, Storage
+
+FLAGS = """
+--out CACHE, required
+  the folder of the cache
+"""
+
+IMAGES = """
+--source folder|tfds
+  DATA_DIR/SPLIT/CLASS/*.JPEG, or a prepared TFDS dataset
+--data_dir FOLDER
+  of the images, or of prepared datasets (default for tfds: $MARJAX_DATA or
+  ~/.cache/marjax/datasets)
+--name NAME, default imagenet2012
+  of the TFDS dataset
+--split SPLIT, default train
+  of the images
+--without_classes
+  of a folder: DATA_DIR/SPLIT/*.JPEG, all of class 0
+--autoencoder PATH, default kl16
+  a released autoencoder, by path or published name
+"""
+
+LOOKING = """
+--statistics
+  print mean and standard deviation per channel and the latent scale, and write
+  them to CACHE/statistics.json
+--verify
+  hash every file of the cache
+"""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Declares the flags of `marjax cache-latents`."""
-  parser.add_argument(
-    "--out", required=True, metavar="CACHE", help="the folder of the cache"
-  )
-  _add_source_flags(parser.add_argument_group("images"))
+  flags.add(parser, FLAGS)
+  flags.add(parser.add_argument_group("images"), IMAGES)
   settings.add_flags(parser.add_argument_group("what is written"), Storage)
   settings.add_flags(parser.add_argument_group("how it is done"), Choices)
-  reports = parser.add_argument_group("looking at a whole cache")
-  reports.add_argument(
-    "--statistics",
-    action="store_true",
-    help="print mean and standard deviation per channel and the latent scale,"
-    " and write them to CACHE/statistics.json",
-  )
-  reports.add_argument(
-    "--verify", action="store_true", help="hash every file of the cache"
-  )
-
-
-def _add_source_flags(group) -> None:
-  """Texts, which need no reading, and paths."""
-  group.add_argument(
-    "--source",
-    choices=("folder", "tfds"),
-    help="DATA_DIR/SPLIT/CLASS/*.JPEG, or a prepared TFDS dataset",
-  )
-  group.add_argument(
-    "--data_dir",
-    default="",
-    metavar="FOLDER",
-    help="of the images, or of prepared datasets (default for tfds:"
-    " $MARJAX_DATA or ~/.cache/marjax/datasets)",
-  )
-  group.add_argument(
-    "--name",
-    default="imagenet2012",
-    help="of the TFDS dataset (default: %(default)s)",
-  )
-  group.add_argument(
-    "--split", default="train", help="of the images (default: %(default)s)"
-  )
-  group.add_argument(
-    "--without_classes",
-    action="store_true",
-    help="of a folder: DATA_DIR/SPLIT/*.JPEG, all of class 0",
-  )
-  group.add_argument(
-    "--autoencoder",
-    default="kl16",
-    metavar="PATH",
-    help="a released autoencoder, by path or published name (default:"
-    " %(default)s)",
-  )
+  flags.add(parser.add_argument_group("looking at a whole cache"), LOOKING)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -150,7 +132,7 @@ def source_config(args: argparse.Namespace):
     image_size=256,  # unused: the cache crops to what its autoencoder takes
     num_classes=0 if args.without_classes else 2**31 - 1,
     name=args.name,
-    data_dir=args.data_dir,
+    data_dir=args.data_dir or "",
   )
 
 

@@ -12,7 +12,6 @@ from marjax.cli import flags, settings
 from marjax.generate.settings import Settings
 from marjax.outputs import AnyPath
 
-FORMATS = (".png", ".npy", ".npz")
 MOST_IMAGES = 1_000_000
 
 

@@ -21,7 +21,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -32,6 +32,7 @@ import numpy as np
 from marjax import outputs
 from marjax.data import sources
 from marjax.data.batches import Batches
+from marjax.data.decoding import Header
 from marjax.data.folders import some
 from marjax.data.latent_cache import CachedLatents
 from marjax.data.sources import Source
@@ -148,35 +149,25 @@ class Contents:
 def of_source(source: Source, count: int | None = None) -> Contents:
   """What is in the first `count` images of a source, or in all."""
   count = len(source) if count is None else min(count, len(source))
-  looked_at = np.linspace(0, count - 1, min(count, LOOKED_AT))
-  looked_at = np.rint(looked_at).astype(int).tolist()
+  looked_at = evenly(count, LOOKED_AT)
   identity = dict(source.identity)
   classes = [ClassPart(name) for name in source.class_names]
-  unreadable = {}
-
-  def header(index):
-    try:
-      return source.header(index)
-    except (ValueError, OSError) as error:
-      unreadable[source.name(index)] = outputs.shown(str(error))
-
-  with ThreadPoolExecutor(NUM_THREADS) as pool:
-    every = told(pool.map(header, looked_at), len(looked_at), "looked at")
-    headers = list(filter(None, every))
-    if source.identity["kind"] == "folder":
-      hashes = source.hashes(count)
-      names = "" if classes else f"{hashes} "
-      classes = [
-        ClassPart(part.name, *counted)
-        for part, counted in zip(classes, hashes, strict=False)
-      ]
+  headers, wrong = look_at(source, looked_at)
+  if source.identity["kind"] == "folder":
+    hashes = source.hashes(count)
+    names = "" if classes else f"{hashes} "
+    classes = [
+      ClassPart(part.name, *counted)
+      for part, counted in zip(classes, hashes, strict=False)
+    ]
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
       marks = list(pool.map(source.mark, looked_at))
-      identity |= {"images": str(count), CONTENT: _hash([names, marks])}
-    elif hasattr(source, "counts") and count == len(source):
-      classes = [
-        ClassPart(part.name, number)
-        for part, number in zip(classes, source.counts(), strict=False)
-      ]
+    identity |= {"images": str(count), CONTENT: _hash([names, marks])}
+  elif hasattr(source, "counts") and count == len(source):
+    classes = [
+      ClassPart(part.name, number)
+      for part, number in zip(classes, source.counts(), strict=False)
+    ]
   sizes = Counter(f"{x.width}×{x.height}" for x in headers)
   identity["classes"] = _hash([to_dict(part) for part in classes])
   return Contents(
@@ -186,12 +177,12 @@ def of_source(source: Source, count: int | None = None) -> Contents:
     num_images=count,
     classes=tuple(classes),
     other_splits=source.other_splits(),
-    num_looked_at=len(headers) + len(unreadable),
+    num_looked_at=len(headers) + len(wrong),
     sizes=dict(sizes.most_common()),
     modes=dict(Counter(x.mode for x in headers).most_common()),
     num_frames=sum(x.has_frames for x in headers),
     num_turned=sum(x.is_turned for x in headers),
-    unreadable=dict(sorted(unreadable.items())),
+    unreadable=dict(sorted((source.name(i), why) for i, why in wrong.items())),
     skipped=source.skipped,
     skipped_names=source.skipped_names,
   )
@@ -265,34 +256,52 @@ def readable(source: Source) -> frozenset[str] | None:
   """
   if not hasattr(source, "names") or len(source) > MOST_NAMES:
     return None
-
-  def reason(index: int) -> str:
-    try:
-      source.header(index)
-    except (ValueError, OSError) as error:
-      return outputs.shown(str(error))
-    return ""
-
-  with ThreadPoolExecutor(NUM_THREADS) as pool:
-    every = pool.map(reason, range(len(source)))
-    reasons = [*told(every, len(source), "looked at")]
-  wrong = [reason for reason in reasons if reason]
+  wrong = look_at(source, range(len(source)))[1]
   if not wrong:
     return None
+  reasons = list(wrong.values())
   check(
-    len(wrong) < len(reasons),
-    f"none of {len(wrong)} pictures can be read; the first: {wrong[0]}",
+    len(wrong) < len(source),
+    f"none of {len(wrong)} pictures can be read; the first: {reasons[0]}",
   )
-  labels = zip(source.labels, reasons, strict=True)
-  lost = {*source.labels} - {label for label, reason in labels if not reason}
+  labels = enumerate(source.labels)
+  lost = {*source.labels} - {label for i, label in labels if i not in wrong}
   check(
     not lost or not source.class_names,
     f"no picture of {some([source.class_names[i] for i in sorted(lost)])} can"
-    f" be read; the first: {wrong[0]}",
+    f" be read; the first: {reasons[0]}",
   )
-  logger.info("%d pictures are skipped: %s", len(wrong), some(wrong, " "))
-  pairs = zip(source.names, reasons, strict=True)
-  return frozenset(name for name, reason in pairs if not reason)
+  logger.info("%d pictures are skipped: %s", len(wrong), some(reasons, " "))
+  names = enumerate(source.names)
+  return frozenset(name for i, name in names if i not in wrong)
+
+
+def look_at(
+  source: Source, indices: Sequence[int]
+) -> tuple[list[Header], dict[int, str]]:
+  """Headers of images that are files; of those without one, why, in order."""
+
+  def header(index: int) -> Header | str | None:
+    try:
+      return source.header(index)
+    except (ValueError, OSError) as error:
+      return outputs.shown(str(error))
+
+  seen = in_threads(header, indices, "looked at")
+  wrong = {i: x for i, x in zip(indices, seen, strict=True) if type(x) is str}
+  return [x for x in seen if isinstance(x, Header)], wrong
+
+
+def in_threads(function: Callable, items: Sequence, verb: str) -> list:
+  """function(item) of each, and every few seconds a line on how far it is."""
+  with ThreadPoolExecutor(NUM_THREADS) as pool:
+    return [*told(pool.map(function, items), len(items), verb)]
+
+
+def evenly(count: int, most: int) -> list[int]:
+  """At most so many of 0 .. count - 1, evenly spread."""
+  chosen = np.linspace(0, count - 1, min(count, most))
+  return np.rint(chosen).astype(int).tolist()
 
 
 def told(things: Iterable[T], total: int, verb: str) -> Iterator[T]:

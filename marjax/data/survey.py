@@ -10,14 +10,15 @@
    MEASURED pictures, evenly chosen.
 """
 
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 
 from marjax import outputs
 from marjax.data import contents, decoding, sources
+from marjax.data.contents import LOOKED_AT, evenly
 from marjax.data.examples import Examples
 from marjax.data.folders import TEST, TRAIN
 from marjax.experiment import DataConfig
@@ -26,8 +27,8 @@ from marjax.schema import check, from_dict
 TEST_SHARE, FEWEST_TO_SHARE = 0.1, 50
 """Held out where no split is for testing, of at least so many pictures."""
 
-LOOKED_AT, MEASURED = 1000, 500
-"""Pictures whose header is read, and those whose pixels are."""
+MEASURED = 500
+"""Pictures whose pixels are read."""
 
 SIZES = (64, 32, 16, 8)
 """Pixels of a side where nobody says how many: the first that fits."""
@@ -35,7 +36,6 @@ SIZES = (64, 32, 16, 8)
 ROWS, COLUMNS = 16, 10
 """Of the page."""
 
-NUM_THREADS = 8
 GREY = {"1", "L", "LA", "La", *decoding.GREY}
 
 
@@ -115,24 +115,12 @@ def look_at(source: sources.Source) -> list[decoding.Header]:
   Raises:
     ValueError: none can be; says why of the first.
   """
-  errors = []
-
-  def header(index: int) -> decoding.Header | None:
-    try:
-      return source.header(index)
-    except (ValueError, OSError) as error:
-      errors.append(error)
-      return None
-
-  with ThreadPoolExecutor(NUM_THREADS) as pool:
-    chosen = evenly(len(source), LOOKED_AT)
-    every = pool.map(header, chosen)
-    headers = list(filter(None, contents.told(every, len(chosen), "looked at")))
-  if not headers and errors:
-    raise ValueError(
-      f"none of {len(source)} pictures can be read; the first:"
-      f" {outputs.one_line(str(errors[0]))}"
-    ) from errors[0]
+  headers, wrong = contents.look_at(source, evenly(len(source), LOOKED_AT))
+  check(
+    bool(headers) or not wrong,
+    f"none of {len(source)} pictures can be read; the first:"
+    f" {outputs.one_line(next(iter(wrong.values()), ''))}",
+  )
   return headers
 
 
@@ -146,9 +134,7 @@ def statistics(
   """
   examples = Examples(config, config.train_split, names)
   chosen = evenly(len(examples), MEASURED)
-  with ThreadPoolExecutor(NUM_THREADS) as pool:
-    every = pool.map(lambda i: examples.gather(np.array([i])).images, chosen)
-    images = np.concatenate([*contents.told(every, len(chosen), "measured")])
+  images = _images(examples, chosen, "measured")
   pixels = images.astype(np.float64) / 127.5 - 1
   mean, deviation = float(pixels.mean()), float(pixels.std())
   check(
@@ -159,17 +145,22 @@ def statistics(
   return round(mean, 3), max(0.001, round(deviation, 3))
 
 
+def _images(
+  examples: Examples, chosen: Sequence[int], verb: str
+) -> UInt8[np.ndarray, "N H W C"]:
+  """Cropped pictures, read by threads."""
+
+  def read(index: int) -> np.ndarray:
+    return examples.gather(np.array([index])).images
+
+  return np.concatenate(contents.in_threads(read, chosen, verb))
+
+
 def names_of(config: DataConfig) -> frozenset[str] | None:
   """Names of the training pictures that can be read; None for all."""
   if not config.skip_unreadable:
     return None
   return contents.readable(sources.open_source(config, config.train_split))
-
-
-def evenly(count: int, most: int) -> list[int]:
-  """At most so many of 0 .. count - 1, evenly spread."""
-  chosen = np.linspace(0, count - 1, min(count, most))
-  return np.rint(chosen).astype(int).tolist()
 
 
 def _classes(names: list[str]) -> Found:
@@ -229,9 +220,7 @@ def sheet(
     rows.append(own[evenly(len(own), COLUMNS if names else 4 * COLUMNS)])
     captions.append(names[label] if names else "")
   chosen = np.concatenate(rows)
-  with ThreadPoolExecutor(NUM_THREADS) as pool:
-    every = pool.map(lambda i: examples.gather(np.array([i])).images[0], chosen)
-    images = np.stack([*contents.told(every, len(chosen), "drew")])
+  images = _images(examples, chosen.tolist(), "drew")
   columns = np.concatenate([np.arange(len(row)) for row in rows])
   if config.flip:
     images[columns % 2 == 1] = images[columns % 2 == 1, :, ::-1]

@@ -22,12 +22,12 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from marjax import outputs
+from marjax.outputs import shown
 from marjax.schema import check
 
 IMAGES, LABELS = ("arr_0", "images"), ("arr_1", "labels")
@@ -46,13 +46,6 @@ EXPECTED = (
 
 class Refused(ValueError):
   """A file that can be read, but is none of images; the text is a sentence."""
-
-
-class Header(NamedTuple):
-  """What a member says it is."""
-
-  shape: tuple[int, ...]
-  dtype: np.dtype
 
 
 class Archive:
@@ -77,12 +70,11 @@ class Archive:
       )
       _require(
         bool(member),
-        f"{_name(path)} holds {', '.join(sorted(map(outputs.shown, names)))};"
+        f"{shown(path)} holds {', '.join(sorted(map(shown, names)))};"
         f" {EXPECTED}.",
       )
       self._member = f"{member}.npy"
-      header = self._check(archive)
-      self._count, *shape = header.shape
+      self._count, *shape = self._check(archive)
       self.shape = tuple(shape)
       self.labels = self._read_labels(archive, f"{labels}.npy")
 
@@ -110,24 +102,22 @@ class Archive:
         yield np.frombuffer(row, np.uint8).reshape(self.shape)
         position = index + 1
 
-  def _check(self, archive: zipfile.ZipFile) -> Header:
+  def _check(self, archive: zipfile.ZipFile) -> tuple[int, ...]:
+    """[N, H, W, C], where the member holds that."""
     with archive.open(self._member) as file:
-      header = _header(file)
+      shape, dtype = _header(file)
       start = file.tell()
-    shape, name = header.shape, f"{_name(self.path)} has {self._member}"
-    shown = f"{name}, {header.dtype} [{', '.join(map(str, shape))}]"
+    name = f"{shown(self.path)} has {self._member}"
+    what = f"{name}, {dtype} [{', '.join(map(str, shape))}]"
     is_images = len(shape) == 4 and shape[-1] in (1, 3) and 0 not in shape
-    _require(
-      is_images and header.dtype == np.uint8,
-      f"{shown}; {EXPECTED}.",
-    )
+    _require(is_images and dtype == np.uint8, f"{what}; {EXPECTED}.")
     size = archive.getinfo(self._member).file_size
     _require(
       size == start + math.prod(shape),
-      f"{shown}, of {size} bytes; expected {start + math.prod(shape)}: the file"
+      f"{what}, of {size} bytes; expected {start + math.prod(shape)}: the file"
       " is damaged, copy or write it again.",
     )
-    return header
+    return shape
 
   def _read_labels(
     self, archive: zipfile.ZipFile, name: str
@@ -138,7 +128,7 @@ class Archive:
       shape, dtype = _header(file)
       _require(
         shape == (self._count,) and dtype.kind in "iu",
-        f"{_name(self.path)} has {name}, {dtype} [{', '.join(map(str, shape))}]"
+        f"{shown(self.path)} has {name}, {dtype} [{', '.join(map(str, shape))}]"
         f"; expected the classes of its {self._count} images, integers"
         f" [{self._count}]: save them so, or leave them out.",
       )
@@ -147,7 +137,7 @@ class Archive:
       )
     _require(
       bool(labels.min() >= 0 and labels.max() < 2**31),
-      f"{_name(self.path)} has labels from {labels.min()} to {labels.max()};"
+      f"{shown(self.path)} has labels from {labels.min()} to {labels.max()};"
       " expected 0 or more: leave them out if the images have no classes.",
     )
     return labels.astype(np.int32)
@@ -219,8 +209,8 @@ def _new(
   return file
 
 
-def _header(file: io.BufferedIOBase) -> Header:
-  """Reads the header of an array; rows in C order come next."""
+def _header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], np.dtype]:
+  """Shape and dtype of an array; its rows in C order come next."""
   version = np.lib.format.read_magic(file)
   check(version in ((1, 0), (2, 0)), f"it has .npy version {version}")
   read = np.lib.format.read_array_header_1_0
@@ -229,7 +219,7 @@ def _header(file: io.BufferedIOBase) -> Header:
   shape, is_fortran, dtype = read(file)
   check(not dtype.hasobject, "it holds Python objects, which are not read")
   check(not is_fortran or len(shape) < 2, "its rows are in Fortran's order")
-  return Header(shape, dtype)
+  return shape, dtype
 
 
 def _require(condition: bool, message: str) -> None:
@@ -267,10 +257,6 @@ def _explained(path: Path) -> Iterator[None]:
     ValueError,
   ) as error:
     raise ValueError(
-      f"{_name(path)} cannot be read ({outputs.reason(error)}); expected a"
+      f"{shown(path)} cannot be read ({outputs.reason(error)}); expected a"
       " whole .npz file of numbers: copy or write it again."
     ) from error
-
-
-def _name(path: Path) -> str:
-  return outputs.shown(path)

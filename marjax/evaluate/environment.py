@@ -32,16 +32,21 @@ def device() -> dict[str, str | int]:
   """The accelerator jax computes on, how many, and the host's processor."""
   import jax
 
-  first, cores = jax.devices()[0], os.cpu_count() or 1
-  if hasattr(os, "sched_getaffinity"):  # of which this process may use fewer
-    cores = len(os.sched_getaffinity(0))
+  first = jax.devices()[0]
   return {
     "platform": first.platform,
     "kind": first.device_kind,
     "count": jax.device_count(),
     "processor": processor(),
-    "cores": cores,
+    "cores": num_cores(),
   }
+
+
+def num_cores() -> int:
+  """The cores that this process may use, which may be fewer than there are."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def processor() -> str:

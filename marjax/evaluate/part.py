@@ -24,6 +24,7 @@ from marjax.evaluate.scores.gathered import Gathered, Gatherer
 from marjax.evaluate.stream import Seen, Stream
 from marjax.generate.settings import Settings
 from marjax.parallel import hosts
+from marjax.protocols import Codec
 
 SHOWN = 20
 """Images of each of the settings that are kept for a picture."""
@@ -88,7 +89,7 @@ class Part:
     self._stream, self._settings, self._title = stream, settings, title
     self._begun, self._name = begun, name
     self._gatherer = Gatherer(stream.plan, stream.params, stream.pipe.mesh)
-    self._shown = np.zeros((0, *shape_of(stream)), np.uint8)
+    self._shown = np.zeros((0, *shape_of(stream.pipe.card.codec)), np.uint8)
     if state := begun.restored(name):
       self._shown = state.pop("shown")
       self._gatherer.restore(state)
@@ -172,7 +173,7 @@ def open_writer(
   """
   if jax.process_index() > 0:
     return None
-  height, width, channels = shape_of(stream)
+  height, width, channels = shape_of(stream.pipe.card.codec)
   saving = Saving(
     kind=kind,
     num_images=stream.plan.num_images,
@@ -184,9 +185,8 @@ def open_writer(
   return Writer(where.with_suffix(".npz") if kind == "npz" else where, saving)
 
 
-def shape_of(stream: Stream) -> tuple[int, int, int]:
+def shape_of(codec: Codec) -> tuple[int, int, int]:
   """Rows, columns and channels of its images."""
-  codec = stream.pipe.card.codec
   return codec.image_size, codec.image_size, codec.channels
 
 

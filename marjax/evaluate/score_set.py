@@ -7,34 +7,20 @@
    scored as the others are. Their numbers stand beside all scores.
 3. Each set goes once through the network; only sums are kept, and features
    where a score asks for them. A hash of the pixels goes along.
-4. Against a file of statistics there are moments only. ADM's has images too:
-   as its authors have it, distances are taken from the moments, precision and
-   recall from the images.
+4. The real side may be a file of statistics: see `marjax.evaluate.reference`.
 """
 
-import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from marjax import outputs, schema
-from marjax.evaluate import archives, environment, sets
-from marjax.evaluate.scores import kinds, statistics
-from marjax.evaluate.scores.gathered import Gathered
+from marjax.evaluate import environment, reference
+from marjax.evaluate.reference import Real, named, open_real
+from marjax.evaluate.scores import kinds
 from marjax.evaluate.seen import Chosen, Eye, Place, Taken, check_shape, look
-from marjax.evaluate.set_kinds import sides
-from marjax.experiment import DataConfig
 from marjax.schema import check
-
-
-class Real(NamedTuple):
-  """The real side, opened: statistics, images, or both; and the control."""
-
-  known: Gathered | None
-  chosen: Chosen | None
-  control: Chosen | None
-  about: dict[str, Any]
 
 
 def score(
@@ -66,24 +52,17 @@ def score(
   _check(names, ours, real, eye)
   needs = kinds.needs(names, eye.options)
   generated = look(ours, eye, needs, taken, "images", progress)
-  side, seen_real = real.known, None
-  of_real = kinds.needs_of_real(names, has_images=real.known is None)
-  if real.chosen is not None and _lacking(real.known, of_real):
-    seen_real = look(real.chosen, eye, of_real, taken, "real", progress)
-    side = _joined(real.known, seen_real.gathered)
-  unseen = None
-  if real.control is not None:
-    unseen = look(real.control, eye, needs, taken, "control", progress)
+  seen = reference.look_at(real, names, eye, taken, progress)
   seconds = time.perf_counter() - start
   compared = kinds.compare(
-    names, generated.gathered, side, unseen and unseen.gathered, eye.options
+    names, generated.gathered, seen.real, seen.control, eye.options
   )
   return {
     "scores": compared.scores,
     "real_against_real": compared.real,
     "images": generated.about,
-    "against": real.about | (seen_real.about if seen_real else {}),
-    "control": unseen and unseen.about,
+    "against": seen.about,
+    "control": seen.about_control,
     **_context(eye, taken),
     "seconds": seconds,
     "scoring_seconds": time.perf_counter() - start - seconds,
@@ -99,17 +78,6 @@ def _context(eye: Eye, taken: Taken) -> dict[str, Any]:
     "device": environment.device(),
     "versions": environment.versions(),
   }
-
-
-def is_statistics(place: Place) -> bool:
-  """Whether a file holds moments, perhaps beside images."""
-  if isinstance(place, DataConfig) or not place.is_file():
-    return False
-  if place.suffix != ".npz":
-    # Pickles are not read, which the reader of statistics says.
-    return place.suffix in (".pt", ".pkl", ".pickle")
-  members = archives.members(place)
-  return any(set(pair) <= members for pair in statistics.NAMES)
 
 
 def table(report: dict[str, Any]) -> str:
@@ -156,7 +124,7 @@ def _check_places(
   for place, what in ((against, "the real ones"), (control, "the control")):
     if place is not None and _is_same(images, place):
       raise ValueError(
-        f"{_named(images)} is named twice, as the images and as {what};"
+        f"{named(images)} is named twice, as the images and as {what};"
         " expected two sets: what real images score in place of others stands"
         " beside all scores anyway."
       )
@@ -177,39 +145,19 @@ def _open_real(
   taken: Taken,
 ) -> Real:
   """Opens the real side; nothing is shown to a network."""
-  known, chosen, about, opened = None, None, {}, None
-  count = len(ours.indices)
-  if against is not None and is_statistics(against):
-    read = statistics.read(against)
-    known = read.gathered(eye.network, eye.digest)
-    about = {"statistics": dataclasses.asdict(read.about)}
-    about |= {
-      "source": read.about.source or f"statistics {against.name}",
-      "count": read.about.count,
-    }
-    size = read.about.image_size
-    check(
-      size in (0, ours.images.shape[0]),
-      f"{_named(against)} has statistics of images of {size} pixels, and those"
-      f" of {ours.images.description} are {sides(ours.images.shape)}; expected"
-      " one size: pass --image_size, or make statistics of that size.",
-    )
-    has_images = against.suffix == ".npz" and not archives.members(
-      against
-    ).isdisjoint(archives.IMAGES)
-    if has_images:
-      chosen = taken.choose(sets.open_set(against), taken.num_real)
-  elif against is not None:
-    opened = taken.open(against)
-    wanted = taken.num_real or min(count, len(opened))
-    chosen = taken.choose(opened, wanted)
+  count, real = len(ours.indices), Real({})
+  if against is not None:
+    real = open_real(against, count, ours.images.shape, eye, taken)
+  if about := real.about:
+    source = about["source"] or f"statistics {against.name}"
+    about = {"statistics": about, "source": source, "count": about["count"]}
+    real = real._replace(about=about)
   other = None
   if control is not None and not (against and _is_same(control, against)):
     other = taken.choose(taken.open(control), count)
-  elif opened is not None and len(opened) - len(chosen.indices) >= count:
-    left = sets.others(len(opened), chosen.indices, count, taken.draw)
-    other = Chosen(opened, left)
-  return Real(known, chosen, other, about)
+  elif real.chosen is not None and real.known is None:
+    other = reference.left(real.chosen, count, taken.draw)
+  return real._replace(control=other)
 
 
 def _suiting(ours: Chosen, real: Real, eye: Eye) -> tuple[str, ...]:
@@ -235,50 +183,11 @@ def _suiting(ours: Chosen, real: Real, eye: Eye) -> tuple[str, ...]:
 
 def _check(names: tuple[str, ...], ours: Chosen, real: Real, eye: Eye) -> None:
   """Refuses what could not be scored, before a network runs."""
+  shape = ours.images.shape
+  reference.check_real(names, len(ours.indices), shape, real)
+  check_shape(shape, ours.images.description, eye)
   parts = [part for part in (ours, real.chosen, real.control) if part]
-  for part in parts:
-    check(
-      part.images.shape == ours.images.shape,
-      f"the images of {part.images.description} are"
-      f" {sides(part.images.shape)}, those of {ours.images.description}"
-      f" {sides(ours.images.shape)}; expected one size: pass --image_size,"
-      " or --channels.",
-    )
-  check_shape(ours.images, eye)
-  needs = kinds.needs_of_real(names)
-  lacking = _lacking(real.known, needs) if real.chosen is None else []
-  but = ", for statistics do not have them," if real.known else ""
-  check(
-    not lacking,
-    f"the scores {', '.join(names)} need {', '.join(lacking)} of real images;"
-    f" expected --against real images{but} or other scores.",
-  )
-  check(
-    real.control is not None
-    or not any(kinds.SCORES[name].needs_unseen for name in names),
-    f"near copies are told by {len(ours.indices)} real images beside those that"
-    " are compared with, and there are not so many; expected --control real"
-    " images, fewer with --num_images and --num_real, or other --scores.",
-  )
   fewest = min(len(part.indices) for part in parts)
   kinds.check_scores(
     names, eye.network, fewest, eye.options, ours.images.num_classes
   )
-
-
-def _lacking(known: Gathered | None, needs: frozenset[str]) -> list[str]:
-  """What statistics do not have."""
-  return [need for need in sorted(needs) if getattr(known, need, None) is None]
-
-
-def _joined(known: Gathered | None, seen: Gathered) -> Gathered:
-  """Moments of a file, if there are some, and the rest of its images."""
-  if known is None:
-    return seen
-  return seen._replace(moments=known.moments, spatial=known.spatial)
-
-
-def _named(place: Place) -> str:
-  if isinstance(place, DataConfig):
-    return f"{place.source} {place.name}".strip()
-  return outputs.shown(place)

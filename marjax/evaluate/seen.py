@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from marjax import outputs, schema
 from marjax.evaluate import sets
+from marjax.evaluate.begun import Begun
 from marjax.evaluate.networks import kinds as networks
 from marjax.evaluate.networks.protocol import Network
 from marjax.evaluate.scores.gathered import Gathered, Gatherer, Plan
@@ -126,8 +127,14 @@ def look(
   taken: Taken,
   title: str = "images",
   progress: bool = False,
+  begun: Begun | None = None,
 ) -> Seen:
   """Shows images to the network, each once.
+
+  Args:
+    needs: see `Plan`. title: of the bar of progress.
+    begun: folder of a run, in which what was gathered is kept by its title; it
+      is then not looked at again, and its pixels have no hash.
 
   Raises:
     ValueError: an image cannot be read, or has another size; it is named. What
@@ -136,6 +143,16 @@ def look(
   images, indices = chosen
   plan = Plan(eye.network, needs, len(indices), eye.options)
   gatherer = Gatherer(plan, eye.params, eye.mesh)
+  about = {
+    "source": images.description,
+    "count": len(indices),
+    "of": len(images),
+    "size": list(images.shape),
+    "crop": images.crop,
+  }
+  if begun and (state := begun.restored(title)):
+    gatherer.restore(state)
+    return Seen(gatherer.gathered(), about)
   size = batching.batch_size(
     eye.mesh, len(indices), taken.batch_size, LARGEST_BATCH
   )
@@ -150,26 +167,21 @@ def look(
       if len(waiting) > 1:
         _add(gatherer, waiting, bar)
     _add(gatherer, waiting, bar)
-  about = {
-    "source": images.description,
-    "count": len(indices),
-    "of": len(images),
-    "size": list(images.shape),
-    "crop": images.crop,
-    "pixels_sha256": pixels.hexdigest(),
-  }
+  if begun:
+    begun.save(title, gatherer.state())
+  about["pixels_sha256"] = pixels.hexdigest()
   return Seen(gatherer.gathered(), about)
 
 
-def check_shape(images: ImageSet, eye: Eye) -> None:
-  """Refuses images that the network cannot take."""
-  row = jax.ShapeDtypeStruct((1, *images.shape), np.uint8)
+def check_shape(shape: tuple[int, int, int], whose: str, eye: Eye) -> None:
+  """Refuses images (H, W, C) that the network cannot take."""
+  row = jax.ShapeDtypeStruct((1, *shape), np.uint8)
   try:
     jax.eval_shape(eye.network, eye.params, row)
   except Exception as error:
     raise ValueError(
-      f"the network {eye.network.name} cannot take images of"
-      f" {sides(images.shape)}, as {images.description} has them"
+      f"the network {eye.network.name} cannot take images of {sides(shape)}, as"
+      f" {whose} has them"
       f" ({outputs.reason(error)}); expected those that its weights are for:"
       " pass --image_size or --channels, or another network."
     ) from error

@@ -37,7 +37,7 @@ def write(
   outputs.check_free([out], overwrite)
   opened = taken.open(images)
   chosen = taken.choose(opened, taken.num_images)
-  check_shape(opened, eye)
+  check_shape(opened.shape, opened.description, eye)
   needs = {"moments"} | ({"spatial"} if eye.network.num_places else set())
   check(
     len(chosen.indices) >= eye.network.num_features or eye.options.allow_few,

@@ -30,13 +30,11 @@ from jaxtyping import Array, Bool, Int, Int32, PyTree, UInt8
 
 from marjax import keys
 from marjax.arrays import NO_LABEL
-from marjax.evaluate.networks.protocol import Network
 from marjax.evaluate.scores import gathered
 from marjax.evaluate.scores.gathered import BatchSums
 from marjax.generate import reveal
 from marjax.generate.draws import draw_batch
 from marjax.generate.settings import Settings
-from marjax.outputs import reason
 from marjax.parallel.hosts import spread
 from marjax.parallel.rules import RULES, batch_sharding, replicated
 from marjax.pipeline import Pipeline
@@ -65,24 +63,6 @@ def check_count(num_images: int, num_classes: int) -> None:
       else " 1 or more."
     ),
   )
-
-
-def check_takes(network: Network, codec: Codec) -> None:
-  """Refuses networks that cannot see images of a codec's size.
-
-  Raises:
-    ValueError: the network fails on them.
-  """
-  shape = (1, codec.image_size, codec.image_size, codec.channels)
-  images = jax.ShapeDtypeStruct(shape, jnp.uint8)
-  try:
-    jax.eval_shape(network, network.shapes(), images)
-  except Exception as error:
-    raise ValueError(
-      f"the network {network.name} cannot see images of {shape[1]} x {shape[2]}"
-      f" x {shape[3]} ({reason(error)}); expected another network: choose one"
-      " that takes the model's images."
-    ) from error
 
 
 class Seen(NamedTuple):

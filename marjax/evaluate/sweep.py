@@ -27,19 +27,21 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from marjax import outputs, schema
-from marjax.evaluate import environment, reference, report, stream
+from marjax.evaluate import environment, reference, report, sets, stream
 from marjax.evaluate.begun import Begun, held
 from marjax.evaluate.networks import kinds as networks
-from marjax.evaluate.part import Clock, Part, open_writer
-from marjax.evaluate.reference import Reference, Wanted
+from marjax.evaluate.part import Clock, Part, open_writer, shape_of
+from marjax.evaluate.reference import Compared, Real, open_real
 from marjax.evaluate.scores import gathered, kinds
 from marjax.evaluate.scores.gathered import Gathered
 from marjax.evaluate.scores.options import DEFAULTS, Options
+from marjax.evaluate.seen import Eye, Taken, check_shape
 from marjax.evaluate.stream import Stream
 from marjax.generate.settings import Settings
 from marjax.parallel import hosts
 from marjax.parallel.rules import replicated
 from marjax.pipeline import Pipeline, load
+from marjax.release.card import Card
 from marjax.release.digest import digest
 from marjax.schema import check
 
@@ -86,16 +88,17 @@ class Run(NamedTuple):
   """A run that was checked and may begin.
 
   Attributes:
-    asked: what is asked. wanted: the same of the real side.
-    stream: model and network. settings: complete, in order.
-    source: of real images.
+    asked: what is asked. names: of the scores.
+    eye: the network. stream: model and network.
+    settings: complete, in order. real: the real side.
   """
 
   asked: Asked
-  wanted: Wanted
+  names: tuple[str, ...]
+  eye: Eye
   stream: Stream
   settings: list[Settings]
-  source: reference.Source
+  real: Real
 
 
 def evaluate(
@@ -165,31 +168,82 @@ def prepare(
   names = kinds.parse(asked.scores)
   file = asked.weights or f"{asked.network}.safetensors"
   network, params, digest = networks.load(asked.network, file)
-  count, options = asked.num_images, asked.options
+  whole = replicated(pipe.mesh)
+  params = jax.tree.map(lambda leaf: hosts.spread(leaf, whole), params)
+  count, options, shape = asked.num_images, asked.options, shape_of(card.codec)
+  eye = Eye(network, params, digest, options, pipe.mesh)
   stream.check_count(count, card.num_classes)
   kinds.check_scores(names, network, count, options, card.num_classes)
-  stream.check_takes(network, card.codec)
-  wanted = Wanted(names, options, network, digest, count, asked.num_real)
-  data = card.data and dataclasses.replace(
-    card.data,
-    test_split=asked.split or card.data.test_split,
-    data_dir=asked.data_dir or card.data.data_dir,
-  )
-  source = reference.open_source(asked.against, data, card.codec, wanted)
-  if source.real:
-    fewest = min(count, len(source.real.indices))
+  check_shape(shape, card.name, eye)
+  real = Real({})
+  if kinds.needs_of_real(names):
+    real = _open_real(asked, names, card, eye)
+    reference.check_real(names, count, shape, real)
+  if real.chosen:
+    fewest = min(count, len(real.chosen.indices))
     kinds.check_scores(names, network, fewest, options, card.num_classes)
   plan = gathered.Plan(network, kinds.needs(names, options), count, options)
   size = stream.batch_size(pipe, count, asked.batch_size)
-  whole = replicated(pipe.mesh)
-  params = jax.tree.map(lambda leaf: hosts.spread(leaf, whole), params)
   line = Stream(pipe, plan, params, asked.seed, size)
-  return Run(asked, wanted, line, chosen, source)
+  return Run(asked, names, eye, line, chosen, real)
+
+
+def _open_real(
+  asked: Asked, names: tuple[str, ...], card: Card, eye: Eye
+) -> Real:
+  """What is to be compared with, and the control.
+
+  Of the data that the model was trained on the control is the test split, which
+  it never saw; of anything else it is what was not taken.
+  """
+  count, data, shape = asked.num_images, card.data, shape_of(card.codec)
+  taken = Taken(
+    num_real=asked.num_real or None, image_size=shape[0], channels=shape[2]
+  )
+  if asked.against:
+    against = outputs.local(asked.against)
+    real = open_real(against, count, shape, eye, taken)
+    if real.known is None:
+      return real._replace(control=reference.left(real.chosen, count, 0))
+    is_open = real.chosen is not None and not asked.num_real
+    if is_open and len(real.chosen.indices) > count:
+      return real._replace(chosen=taken.choose(real.chosen.images, count))
+    return real
+  check(
+    data is not None and not data.is_cached,
+    "the checkpoint does not say where real images are, which"
+    f" {', '.join(names)} are computed with; expected --against a folder of"
+    " images, an .npz, or statistics.",
+  )
+  data = dataclasses.replace(
+    data,
+    test_split=asked.split or data.test_split,
+    data_dir=asked.data_dir or data.data_dir,
+  )
+  real = open_real(data, count, shape, eye, taken)
+  unseen = sets.open_set(data, split=data.test_split)
+  control = taken.choose(unseen, count) if len(unseen) >= count else None
+  return real._replace(control=control)
+
+
+def _about_real(real: Real) -> dict[str, Any]:
+  """What decides the numbers of the real side."""
+  if real.known is not None:
+    beside = {"images": len(real.chosen.indices)} if real.chosen else {}
+    return real.about | beside
+  if real.chosen is None:
+    return {}
+  return {
+    "source": real.chosen.images.description,
+    "crop": real.chosen.images.crop,
+    "count": len(real.chosen.indices),
+    "unseen": len(real.control.indices) if real.control else 0,
+  }
 
 
 def _about(run: Run) -> dict[str, Any]:
   """What decides a run's numbers."""
-  asked, wanted, pipe = run.asked, run.wanted, run.stream.pipe
+  asked, pipe = run.asked, run.stream.pipe
   model = {
     "model": pipe.card.name,
     "step": pipe.card.step,
@@ -199,16 +253,16 @@ def _about(run: Run) -> dict[str, Any]:
   }
   return {
     **model,
-    "scores": list(wanted.names),
-    "options": schema.to_dict(wanted.options),
-    "network": wanted.network.name,
-    "network_weights": wanted.weights,
-    "num_images": wanted.num_images,
+    "scores": list(run.names),
+    "options": schema.to_dict(asked.options),
+    "network": run.eye.network.name,
+    "network_weights": run.eye.digest,
+    "num_images": asked.num_images,
     "num_classes": pipe.card.num_classes,
     "seed": asked.seed,
     "batch_size": run.stream.batch_size,
     "save": asked.save,
-    "real": run.source.about,
+    "real": _about_real(run.real),
     "settings": [schema.to_dict(each) for each in run.settings],
   }
 
@@ -223,9 +277,9 @@ def _through(
   run: Run, about: dict[str, Any], begun: Begun, out: Path
 ) -> report.Whole:
   """All settings, those that are left, to what the report is made of."""
-  clock, line, wanted = Clock(), run.stream, run.wanted
+  clock, line = Clock(), run.stream
   made_from = {key: str(about[key]) for key in MADE_FROM}
-  real = reference.look(run.source, wanted, line, begun, clock.bar)
+  seen_real = look_at_real(run, jax.process_index() == 0, begun)
   rows = []
   for number in range(len(run.settings)):
     name = str(number)
@@ -240,26 +294,38 @@ def _through(
       title = f"settings {number + 1} of {len(run.settings)}"
       part = Part(line, settings, begun, name, title)
       seen, shown = part.run(clock, writer, bool(run.asked.save))
-      result = scored(seen, real, wanted, is_first=number == 0)
+      result = scored(seen, seen_real, run, is_first=number == 0)
       begun.finish(name, result)
       begun.save(name, {"shown": shown})
     rows.append(result)
-  described = report.describe(about, rows, real.about)
+  described = report.describe(about, rows, about["real"])
   described["device"] = environment.device()
   described["versions"] = environment.versions()
   shown = [begun.restored(str(n))["shown"] for n in range(len(rows))]
   return report.Whole(described, clock.speed(), np.stack(shown))
 
 
+def look_at_real(
+  run: Run, progress: bool = False, begun: Begun | None = None
+) -> Compared:
+  """What the network sees of the real side."""
+  return reference.look_at(
+    run.real, run.names, run.eye, Taken(), progress, begun
+  )
+
+
 def scored(
-  seen: Gathered, real: Reference, wanted: Wanted, is_first: bool
+  seen: Gathered, real: Compared, run: Run, is_first: bool
 ) -> dict[str, Any]:
   """Scores of generated images and, of the first settings, of real ones."""
-  scores = [kinds.SCORES[name] for name in wanted.names]
+  scores = [kinds.SCORES[name] for name in run.names]
   # What real images score is the same for all settings.
   is_needed = is_first or any(score.needs_unseen for score in scores)
-  unseen = real.unseen if is_needed else None
   compared = kinds.compare(
-    wanted.names, seen, real.real, unseen, wanted.options
+    run.names,
+    seen,
+    real.real,
+    real.control if is_needed else None,
+    run.eye.options,
   )
   return {"scores": compared.scores, "real": compared.real}

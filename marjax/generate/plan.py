@@ -32,6 +32,8 @@ from marjax.tokens.schedule import num_known_before, num_unknown_after
 MAX_BUCKETS = 16
 """Segments of a plan unless it is said how many, at most."""
 
+# Of 64 steps 1 segment pads the encoder's work × 2.02 and the head's × 1.75, 8
+# × 1.09 and × 1.05; 16 would pad × 1.05 and × 1.02, in twice as many programs.
 MAX_WASTE = 0.03
 """Padded work that is put up with to compile fewer programs, as a share."""
 

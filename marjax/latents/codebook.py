@@ -14,23 +14,23 @@ With it a model of discrete tokens is trained in minutes, and compared with one
 of continuous tokens of the very same patches.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from marjax import schema
-from marjax.arrays import ImageKeys, Images, RootKey
+from marjax.arrays import Images, RootKey
 from marjax.latents import codes
 from marjax.latents.codes import Coded, Ids
-from marjax.schema import Range, Size, check
+from marjax.latents.patched import OfPixels
+from marjax.schema import Range, Size
 from marjax.tokens import patches
 
 
 @schema.config
-class CodebookConfig(Coded):
+class CodebookConfig(OfPixels, Coded):
   """Image shape, scaling and size of the patch codebook.
 
   Attributes:
@@ -47,15 +47,10 @@ class CodebookConfig(Coded):
   mean: Annotated[float, Range(-1, 1)] = 0.0
   std: Annotated[float, Range(0, 1e3, is_open=True)] = 1.0
   kind: Literal["codebook"] = "codebook"
-  is_cached: ClassVar[bool] = False
   FREE: ClassVar[frozenset[str]] = frozenset({"image_size"})
 
   def __post_init__(self):
-    check(
-      self.image_size % self.patch == 0,
-      f"codec.image_size is {self.image_size}; expected a multiple of"
-      f" codec.patch = {self.patch}.",
-    )
+    self.check_patch()
 
   @property
   def stride(self) -> int:
@@ -88,9 +83,8 @@ class CodebookConfig(Coded):
 
   def vectors(self, images: Images) -> Float[Array, "B rows columns D"]:
     """Standardised patches [B, rows, columns, p²·C] of images in [-1, 1]."""
-    scaled = (images.astype(jnp.float32) - self.mean) / self.std
     batch, height, width, _ = images.shape
-    cut = patches.patchify(scaled, self.patch)
+    cut = patches.patchify(self.standardised(images), self.patch)
     return cut.reshape(batch, height // self.patch, width // self.patch, -1)
 
   def encode(self, params: PyTree, images: Images) -> Ids:
@@ -111,20 +105,3 @@ class CodebookConfig(Coded):
     shape = (rows * self.patch, columns * self.patch, self.channels)
     joined = patches.unpatchify(tokens, shape, self.patch)
     return joined * self.std + self.mean
-
-  def record(self, params: PyTree, images: Images) -> dict[str, Images]:
-    """The image itself."""
-    del params
-    return {"image": images}
-
-  def record_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """Of one image's record."""
-    shape = (self.image_size, self.image_size, self.channels)
-    return {"image": jax.ShapeDtypeStruct(shape, jnp.float32)}
-
-  def draw(
-    self, params: PyTree, record: Mapping[str, Any], keys: ImageKeys
-  ) -> Ids:
-    """The ids of recorded images; nothing is random."""
-    del keys
-    return self.encode(params, record["image"])

@@ -7,21 +7,18 @@ Patches of raw pixels are then tokens, as in the paper's pixel-space experiment
 with parameters, of which it has none.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from marjax import schema
-from marjax.arrays import ImageKeys, Images, Latents
-from marjax.latents.patched import Patched
-from marjax.schema import Range, check
+from marjax.arrays import Images, Latents
+from marjax.latents.patched import OfPixels, Patched
+from marjax.schema import Range
 
 
 @schema.config
-class PixelsConfig(Patched):
+class PixelsConfig(OfPixels, Patched):
   """Image shape and scaling of the identity codec.
 
   Attributes:
@@ -36,14 +33,9 @@ class PixelsConfig(Patched):
   mean: Annotated[float, Range(-1, 1)] = 0.0
   std: Annotated[float, Range(0, 1e3, is_open=True)] = 1.0
   kind: Literal["pixels"] = "pixels"
-  is_cached: ClassVar[bool] = False
 
   def __post_init__(self):
-    check(
-      self.image_size % self.patch == 0,
-      f"codec.image_size is {self.image_size}; expected a multiple of"
-      f" codec.patch = {self.patch}.",
-    )
+    self.check_patch()
 
   @property
   def stride(self) -> int:
@@ -63,26 +55,9 @@ class PixelsConfig(Patched):
   def encode(self, params: PyTree, images: Images) -> Latents:
     """Images in [-1, 1] to latents of about unit variance; params is {}."""
     del params
-    return (images.astype(jnp.float32) - self.mean) / self.std
+    return self.standardised(images)
 
   def decode(self, params: PyTree, latents: Latents) -> Images:
     """Latents to images; values may leave [-1, 1] slightly; params is {}."""
     del params
     return latents * self.std + self.mean
-
-  def record(self, params: PyTree, images: Images) -> dict[str, Images]:
-    """The image itself."""
-    del params
-    return {"image": images}
-
-  def record_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-    """Of one image's record."""
-    shape = (self.image_size, self.image_size, self.channels)
-    return {"image": jax.ShapeDtypeStruct(shape, jnp.float32)}
-
-  def draw(
-    self, params: PyTree, record: Mapping[str, Any], keys: ImageKeys
-  ) -> Latents:
-    """The latents of recorded images; nothing is random."""
-    del keys
-    return self.encode(params, record["image"])

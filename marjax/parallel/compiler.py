@@ -19,7 +19,11 @@ def compiler_options(mesh: Mesh) -> dict[str, bool | int] | None:
     return None
   level = 2 if device in jax.devices() else 0
   return {
+    # MAR-L at 512 sequences: 174 → 164 ms and half of the compile time; at
+    # batch 8 the head's products lose, 1.55 → 1.69 s for a generation.
     "xla_gpu_enable_triton_gemm": False,
+    # Without a search a generation is 8 % slower, 1.69 → 1.83 s.
     "xla_gpu_autotune_level": level,
+    # Queries, keys and values apart spare a copy, 0.48 ms a block.
     "xla_gpu_dot_merger_threshold_mb": 0,
   }

@@ -4,10 +4,10 @@ A config that has a top-level `image_size` is one of these; what is None in it
 is filled in this order, and what is typed stays as it is:
 
 1. Of the pictures: `data.survey`, and the mean and deviation of their pixels.
-2. Tokens: the patch that makes ACROSS tokens a side, or the nearest one.
+2. Tokens: the patch that makes so many of them a side, or the nearest one.
 3. The model's size and the batch: small on a CPU, larger elsewhere.
-4. Steps: as many as take MINUTES at the speed that a product of matrices has
-   here, but no picture is seen more than VIEWS times.
+4. Steps: as many as take so many minutes at the speed that a product of
+   matrices has here, but no picture is seen more than VIEWS times.
 5. Reports every few seconds; ten checkpoints and pictures of samples.
 
 A run that has a checkpoint keeps all of it: what is open is then read from its
@@ -16,11 +16,10 @@ config.json, whatever the pictures or the machine are now.
 
 import logging
 import math
-import os
 import shlex
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +27,7 @@ from flax.traverse_util import flatten_dict
 
 from marjax import outputs
 from marjax.data import sources, survey
+from marjax.evaluate import environment
 from marjax.experiment import DataConfig, Experiment
 from marjax.parallel import hosts
 from marjax.release import workdir as workdirs
@@ -36,15 +36,27 @@ from marjax.train.flops import training_flops
 
 log = logging.getLogger("marjax.train")
 
-ACROSS = {"cpu": 8}
-WIDTH = {"cpu": 128}
-DEPTH = {"cpu": 2}
-HEAD_WIDTH = {"cpu": 192}
-REPEATS = {"cpu": 1}
-BATCH = {"cpu": 64}
-MINUTES = {"cpu": 20.0}
-OTHERS = {"across": 16, "width": 512, "depth": 6, "head": 1024}
-OTHERS |= {"repeats": 4, "batch": 256, "minutes": 60.0}
+
+class Sizes(NamedTuple):
+  """What a kind of device is given to do.
+
+  Attributes:
+    across: tokens a side. width, depth: of the backbone.
+    head, repeats: width of the head, and how often it sees a token.
+    batch: pictures at most. minutes: of training.
+  """
+
+  across: int
+  width: int
+  depth: int
+  head: int
+  repeats: int
+  batch: int
+  minutes: float
+
+
+CPU = Sizes(8, 128, 2, 192, 1, 64, 20.0)
+ACCELERATOR = Sizes(16, 512, 6, 1024, 4, 256, 60.0)
 
 VIEWS = 1000
 """Times that a picture is seen at most."""
@@ -190,11 +202,15 @@ def _begun(workdir: str) -> dict[str, Any]:
   return flatten_dict(to_dict(workdirs.read_experiment(path)), sep=".")
 
 
+def _sizes(name: str) -> Sizes:
+  return CPU if name == "cpu" else ACCELERATOR
+
+
 def _fill_model(draft: Draft, name: str) -> None:
-  across = ACROSS.get(name, OTHERS["across"])
+  sizes = _sizes(name)
   size, channels = draft["data.image_size"], draft["data.channels"]
-  why = f"about {across} tokens a side on {name}"
-  draft.fill("codec.patch", patch_of(size, across), why)
+  why = f"about {sizes.across} tokens a side on {name}"
+  draft.fill("codec.patch", patch_of(size, sizes.across), why)
   patch = draft["codec.patch"]
   check(
     isinstance(patch, int) and patch > 0 and size % patch == 0,
@@ -210,15 +226,11 @@ def _fill_model(draft: Draft, name: str) -> None:
   key = "model.backbone.condition.num_classes"
   draft.fill(key, num_classes, "as data has them")
   why = f"a model for {name}"
-  width = WIDTH.get(name, OTHERS["width"])
-  draft.fill("model.backbone.width", width, why)
+  draft.fill("model.backbone.width", sizes.width, why)
   for part in ("encoder_depth", "decoder_depth"):
-    depth = DEPTH.get(name, OTHERS["depth"])
-    draft.fill(f"model.backbone.{part}", depth, why)
-  width = HEAD_WIDTH.get(name, OTHERS["head"])
-  draft.fill("model.head.width", width, why)
-  repeats = REPEATS.get(name, OTHERS["repeats"])
-  draft.fill("model.head.repeats", repeats, why)
+    draft.fill(f"model.backbone.{part}", sizes.depth, why)
+  draft.fill("model.head.width", sizes.head, why)
+  draft.fill("model.head.repeats", sizes.repeats, why)
   steps = min(AR_STEPS, draft["model.backbone.num_tokens"])
   draft.fill("sampling.num_ar_steps", steps, "of drawing")
   has_classes = draft["model.backbone.condition.num_classes"] > 0
@@ -230,7 +242,7 @@ def _fill_training(draft: Draft, name: str, count: int, speed: float) -> None:
   strata = draft.part("model.backbone").get("masking.num_strata", 1)
   parts = strata * jax.device_count()
   parts *= draft.part("training").get("num_microbatches", 1)
-  most = min(count, BATCH.get(name, OTHERS["batch"]))
+  most = min(count, _sizes(name).batch)
   where = outputs.shown(draft["data.data_dir"])
   check(
     not draft.is_open("training.batch_size") or most >= parts,
@@ -242,7 +254,7 @@ def _fill_training(draft: Draft, name: str, count: int, speed: float) -> None:
   size = draft["training.batch_size"]
   step = _seconds(draft, speed)
   if not draft.part("training").get("total_epochs"):
-    minutes = MINUTES.get(name, OTHERS["minutes"])
+    minutes = _sizes(name).minutes
     steps = min(60 * minutes / step, VIEWS * count / size)
     why = f"at most {minutes:g} minutes, and {VIEWS} views of a picture"
     steps = rounded(max(FEWEST_STEPS, steps))
@@ -304,8 +316,5 @@ def _flops_per_second() -> float:
   if jax.process_count() > 1:
     speed = float(hosts.gathered(speed).min())
   # Devices of a CPU that jax was told to pretend share its cores.
-  cores = os.cpu_count() or 1
-  if hasattr(os, "sched_getaffinity"):  # of which this process may use fewer
-    cores = len(os.sched_getaffinity(0))
-  parts = cores if is_cpu else jax.device_count()
+  parts = environment.num_cores() if is_cpu else jax.device_count()
   return EFFICIENCY * speed * parts

@@ -9,7 +9,6 @@
    computes them when it goes on.
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
 
@@ -18,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from marjax import outputs
-from marjax.evaluate import reference, sweep
+from marjax.evaluate import sweep
 from marjax.evaluate.scores.gathered import Gatherer
 from marjax.evaluate.scores.options import Options
 from marjax.experiment import Experiment
@@ -105,33 +104,16 @@ class Scorer:
     # Moving labels and sums is the purpose here, not an accident.
     with jax.transfer_guard("allow"):
       if self._real is None:
-        self._real = reference.look(
-          run.source, run.wanted, stream, None, _no_bar
-        )
+        self._real = sweep.look_at_real(run)
       for seen in stream.run(run.settings[0]):
         gatherer.add(seen.sums)
-      return sweep.scored(
-        gatherer.gathered(), self._real, run.wanted, is_first=False
-      )["scores"]
+      seen = gatherer.gathered()
+      return sweep.scored(seen, self._real, run, is_first=False)["scores"]
 
   def _write(self, step: int, scores: dict[str, float]) -> None:
-    count = self._run.wanted.num_images
+    count = self._run.asked.num_images
     self._writer.write_scalars(step, scores | {COUNT: count})
     self._writer.flush()
-
-
-@contextlib.contextmanager
-def _no_bar(total: int, what: str):
-  """No progress: the log is that of training."""
-  del total, what
-  yield Silent()
-
-
-class Silent:
-  """What a bar of progress is told, and does not show."""
-
-  def update(self, count: int) -> None:
-    """Shows nothing."""
 
 
 def open_scorer(

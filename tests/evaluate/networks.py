@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from marjax.evaluate.networks.protocol import Features
+from marjax.evaluate.scores.moments import Moments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,6 @@ class Projection:
   num_features: int = 16
   num_places: int = 12
   num_logits: int = 10
-  is_spread: bool = False
   source: str = "random numbers"
   command: str = ""
 
@@ -71,3 +71,11 @@ def noise_images(seed, count, size=8, channels=3, low=0, high=256):
   rng = np.random.default_rng(seed)
   shape = (count, size, size, channels)
   return rng.integers(low, high, shape).astype(np.uint8)
+
+
+def moments_of(rows):
+  """Moments of rows on the host, in float64, at once."""
+  rows = np.asarray(rows, np.float64)
+  mean = rows.mean(0)
+  centred = rows - mean
+  return Moments(len(rows), mean, centred.T @ centred)

@@ -73,6 +73,7 @@ def test_published_sizes_need_the_published_arithmetic():
   assert head / total == pytest.approx(HEAD_SHARE, abs=0.02)
 
 
+@pytest.mark.slow
 def test_training_needs_what_is_known_of_it():
   total, head = needed.of_training(sizes.experiment("large").model, 1)
   assert total / 1e12 == pytest.approx(TRAINING_TFLOP, rel=0.05)
@@ -95,6 +96,7 @@ def with_masks(masking):
   return dataclasses.replace(small.MODEL, backbone=backbone)
 
 
+@pytest.mark.slow
 def test_training_counts_each_number_of_known_tokens_by_itself():
   # No ratio is a whole token below 1, so every image knows none; but for the
   # buffer slots of the last block, whose z nobody needs, there is no padding.

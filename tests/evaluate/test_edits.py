@@ -102,6 +102,7 @@ def test_a_kept_latent_that_changes_stops_the_experiment(pipe, real):
     edits.check_kept(edited, before)
 
 
+@pytest.mark.slow
 def test_it_resumes_draws_and_has_a_line_per_edit(
   pipe, real, tmp_path, monkeypatch, capsys
 ):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from evaluate.networks import moments_of
 
 from marjax.evaluate.scores import bootstrap, frechet, moments
 from marjax.evaluate.scores.extrapolation import extrapolate
@@ -14,7 +15,7 @@ def rows(seed, count, shift=0.0, size=20):
 
 def test_two_halves_of_one_set_are_no_distance_apart():
   halves = rows(0, 1000), rows(1, 1000)
-  plain = frechet.distance(*map(moments.of_rows, halves))
+  plain = frechet.distance(*map(moments_of, halves))
   line = extrapolate(*halves)
   assert plain > 0.15
   assert abs(line.infinity) < 0.1 * plain
@@ -29,7 +30,7 @@ def test_against_moments_the_bias_of_generated_images_is_taken_away():
   # Of the true moments, so that the distance of infinitely many is known.
   truth = moments.Known(0, np.ones(20), np.eye(20))
   shifted = rows(2, 1500, 0.1)
-  plain = frechet.distance(moments.of_rows(shifted), truth)
+  plain = frechet.distance(moments_of(shifted), truth)
   line = extrapolate(shifted, truth)
   assert plain > 0.22 > 1.08 * 0.2
   assert line.infinity == pytest.approx(0.2, abs=0.03)
@@ -42,13 +43,13 @@ def test_too_few_images_to_extrapolate_from_are_refused():
 
 def test_a_gaussian_of_few_rows_is_that_of_their_moments():
   few, other = rows(3, 12), frechet.gaussian(np.zeros(20), np.eye(20))
-  summed = moments.of_rows(few)
+  summed = moments_of(few)
   expected = frechet.gaussian(summed.mean, summed.covariance)
   assert frechet.between(frechet.gaussian_of_rows(few), other) == pytest.approx(
     frechet.between(expected, other), rel=1e-10
   )
   many = rows(4, 30)
-  summed = moments.of_rows(many)
+  summed = moments_of(many)
   expected = frechet.gaussian(summed.mean, summed.covariance)
   assert frechet.between(
     frechet.gaussian_of_rows(many), other
@@ -56,9 +57,9 @@ def test_a_gaussian_of_few_rows_is_that_of_their_moments():
 
 
 def test_an_interval_is_as_wide_as_samples_differ():
-  real = moments.of_rows(rows(0, 2000))
+  real = moments_of(rows(0, 2000))
   sets = [rows(10 + seed, 300, 0.5) for seed in range(30)]
-  values = [frechet.distance(moments.of_rows(each), real) for each in sets]
+  values = [frechet.distance(moments_of(each), real) for each in sets]
   ends = bootstrap.of_frechet(values[0], sets[0], real, 60)
   assert ends.low < values[0] < ends.high
   width = (ends.high - ends.low) / (2 * 1.96)
@@ -68,8 +69,8 @@ def test_an_interval_is_as_wide_as_samples_differ():
 
 def test_an_interval_is_around_its_value_though_repeats_are_farther():
   # Of one distribution, where nearly all of a distance is that of few images.
-  real, few = moments.of_rows(rows(0, 2000)), rows(50, 300)
-  value = frechet.distance(moments.of_rows(few), real)
+  real, few = moments_of(rows(0, 2000)), rows(50, 300)
+  value = frechet.distance(moments_of(few), real)
   ends = bootstrap.of_frechet(value, few, real, 40)
   assert ends.low < value < ends.high
 

@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from evaluate.networks import Projection, noise_images
+from evaluate.networks import Projection, moments_of, noise_images
 
-from marjax.evaluate.scores import gathered, moments
+from marjax.evaluate.scores import gathered
 from marjax.evaluate.scores.gathered import Gatherer, Plan
 from marjax.parallel.mesh import make_mesh
 
@@ -52,7 +52,7 @@ def test_what_is_gathered_is_what_the_network_sees():
   assert result.count == COUNT
   np.testing.assert_allclose(result.features, seen.pooled, rtol=1e-6)
   for part, rows in ((1, seen.pooled), (2, seen.spatial)):
-    expected = moments.of_rows(np.asarray(rows))
+    expected = moments_of(np.asarray(rows))
     scale = np.abs(expected.scatter).max()
     np.testing.assert_allclose(
       result[part].scatter, expected.scatter, rtol=0, atol=1e-6 * scale
@@ -93,23 +93,6 @@ def test_a_state_goes_on_to_the_same_bits():
   other = Gatherer(dataclasses.replace(plan, num_images=91), NETWORK.params())
   with pytest.raises(ValueError, match="gathered before holds other arrays"):
     other.restore(first.state())
-
-
-def test_two_sets_are_merged_as_one():
-  whole = gather(needs=NEEDS - {"classes"})
-  images, labels = images_and_labels()
-  halves = []
-  for rows in (slice(0, 40), slice(40, COUNT)):
-    count = len(labels[rows])
-    plan = Plan(NETWORK, NEEDS - {"classes"}, count)
-    half = Gatherer(plan, NETWORK.params())
-    index, is_real = np.arange(count), np.ones(count, bool)
-    half.add(half.sums(images[rows], index, is_real, labels[rows]))
-    halves.append(half.gathered())
-  same(gathered.merge(*halves), whole, 1e-6)
-  other = halves[1]._replace(network=Projection(name="other"))
-  with pytest.raises(ValueError, match="seen by projection, the other"):
-    gathered.merge(halves[0], other)
 
 
 def test_images_are_counted_once_and_all_of_them():

@@ -47,7 +47,6 @@ def test_all_scores_have_a_number_and_real_images_beside_it(seen):
     "near_copy_rate",
   ]
   assert list(result.real) == list(result.scores)
-  assert result[2:] == (120, 150, 120)
   for name in ("fd_projection", "sfid_projection", "kid_projection"):
     assert result.scores[name] > 1.5 * result.real[name]
   assert result.scores["cmmd_projection"] > result.real["cmmd_projection"] > 0

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from evaluate.networks import moments_of
 
 from marjax.evaluate.scores import frechet, moments
 
@@ -37,7 +38,7 @@ def close(one, other, relative):
 
 def test_sums_of_batches_are_the_moments_of_all_rows():
   rows = rows_far_from_zero()
-  expected = moments.of_rows(rows)
+  expected = moments_of(rows)
   # float32 holds a row to 6e-8 of its size, which is far more than its spread.
   close(summed(rows), expected, 4e-6)
   close(summed(rows, 37), expected, 4e-6)
@@ -51,7 +52,7 @@ def test_covariances_in_float32_are_seen_to_be_wrong():
   # What sums of rows and of their products, in float32, would have given: the
   # reason for shifting, and for adding in float64.
   rows = rows_far_from_zero()
-  expected = moments.of_rows(rows).covariance
+  expected = moments_of(rows).covariance
   second = np.einsum("nd,ne->de", rows, rows, dtype=np.float32) / len(rows)
   mean = rows.mean(0, dtype=np.float32)
   wrong = np.abs(second - np.outer(mean, mean) - expected).max()
@@ -62,8 +63,8 @@ def test_covariances_in_float32_are_seen_to_be_wrong():
 
 def test_merging_is_the_moments_of_both_and_empty_ones_change_nothing():
   rows = rows_far_from_zero()
-  parts = [moments.of_rows(part) for part in (rows[:9], rows[9:])]
-  close(moments.merge(*parts), moments.of_rows(rows), 1e-9)
+  parts = [moments_of(part) for part in (rows[:9], rows[9:])]
+  close(moments.merge(*parts), moments_of(rows), 1e-9)
   nothing = moments.empty(rows.shape[1])
   for one, other in ((parts[0], nothing), (nothing, parts[0])):
     close(moments.merge(one, other), parts[0], 1e-12)
@@ -71,6 +72,6 @@ def test_merging_is_the_moments_of_both_and_empty_ones_change_nothing():
 
 
 def test_one_image_has_no_covariance():
-  one = moments.of_rows(np.ones((1, 3)))
+  one = moments_of(np.ones((1, 3)))
   with pytest.raises(ValueError, match="moments of 1 images; expected two"):
     frechet.distance(one, one)

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from evaluate.networks import Projection, noise_images
+from evaluate.networks import Projection, moments_of, noise_images
 from PIL import Image
 from sentences import refuses
 
@@ -16,7 +16,7 @@ from marjax.cli.score import place
 from marjax.evaluate import score_set, set_statistics, sets
 from marjax.evaluate.networks import kinds as networks
 from marjax.evaluate.networks import weights
-from marjax.evaluate.scores import frechet, moments, statistics
+from marjax.evaluate.scores import frechet, statistics
 from marjax.evaluate.scores.options import Options
 from marjax.evaluate.seen import Taken, load_eye, look
 
@@ -73,7 +73,7 @@ def distance(one, other):
     np.asarray(NETWORK(NETWORK.params(), images).pooled)
     for images in (one, other)
   )
-  return frechet.distance(*map(moments.of_rows, rows))
+  return frechet.distance(*map(moments_of, rows))
 
 
 def test_scores_are_those_of_the_images(report, places):

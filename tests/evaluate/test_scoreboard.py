@@ -130,6 +130,7 @@ def test_a_row_for_each_setting_seed_and_control(
   assert len(kept) == 2
 
 
+@pytest.mark.slow
 def test_a_board_that_was_stopped_goes_on(board, tmp_path, monkeypatch):
   whole = scoreboard.scored
 

@@ -5,11 +5,11 @@ import pickle
 
 import numpy as np
 import pytest
-from evaluate.networks import Projection, noise_images
+from evaluate.networks import Projection, moments_of, noise_images
 from peers import peer
 
 import marjax
-from marjax.evaluate.scores import frechet, moments, statistics
+from marjax.evaluate.scores import frechet, statistics
 from marjax.evaluate.scores.gathered import Gathered
 from marjax.evaluate.scores.statistics import About, Statistics
 
@@ -19,7 +19,7 @@ FID = Projection(name="inception", distance="fid")
 
 def sets(size=16, count=50):
   rng = np.random.default_rng(0)
-  return [moments.of_rows(rng.normal(size=(count, n))) for n in (size, 12)]
+  return [moments_of(rng.normal(size=(count, n))) for n in (size, 12)]
 
 
 def ours(**fields):

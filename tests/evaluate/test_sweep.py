@@ -186,7 +186,7 @@ REFUSED = {
   "guidance": (["--guidance=1,x"], "guidance_scale"),
   "both": (["--guidance=1", "--guidance_scale=2"], "are the same"),
   "twice": (["--guidance=2,2.0"], "asked for twice"),
-  "real": (["--num_real=500"], "fewer than the 500 real images"),
+  "real": (["--num_real=500"], "500 images are asked for of"),
   "few real": (["--num_real=12"], "12 images for fid"),
   "copies": (["--num_real=90", "--scores=copies"], "there are not so many"),
 }

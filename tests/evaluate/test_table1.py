@@ -99,6 +99,7 @@ def test_guidance_is_chosen_by_the_mean_and_on_training_digits(
       np.testing.assert_array_equal(part.labels, part.ids % 10)
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_measured_again(measured, tmp_path, monkeypatch):
   command = flags(tmp_path, "--num_runs", "1")
   whole = table1.samplers.measure

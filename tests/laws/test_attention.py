@@ -88,16 +88,21 @@ def test_a_platform_without_the_kernels_computes_the_same(request, rate):
 @pytest.mark.parametrize(
   ("queries", "lengths", "head_dim", "rate", "is_causal"),
   [
-    ((80,), (80,), 64, 0.1, False),  # blocks that are not full
-    # Sequences side by side, parts of a head.
-    ((40, 70), (40, 70), 80, 0.0, False),
+    # Sequences side by side, parts of a head, blocks that are not full.
     ((64, 33, 80), (64, 33, 80), 16, 0.3, False),
     ((5,), (70,), 48, 0.0, False),  # some queries only
-    ((150,), (150,), 64, 0.1, True),
-    ((40, 130), (40, 130), 80, 0.0, True),
     ((70, 64), (133, 129), 80, 0.3, True),  # diagonals anywhere in blocks
-    ((130,), (131,), 64, 0.0, True),
-    ((1, 65), (140, 128), 16, 0.0, True),
+    *(
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in (
+        ((80,), (80,), 64, 0.1, False),
+        ((40, 70), (40, 70), 80, 0.0, False),
+        ((150,), (150,), 64, 0.1, True),
+        ((40, 130), (40, 130), 80, 0.0, True),
+        ((130,), (131,), 64, 0.0, True),
+        ((1, 65), (140, 128), 16, 0.0, True),
+      )
+    ),
   ],
 )
 def test_the_kernels_are_the_einsums(

@@ -20,7 +20,7 @@ from marjax.tokens import regions
 SETTINGS = Settings(
   num_ar_steps=6,
   guidance_scale=2.0,
-  num_buckets=3,
+  num_buckets=2,
   head=ReverseSettings(num_steps=8, start=900),
 )
 CELL = 2

@@ -92,8 +92,8 @@ def trained():
   """A head after some steps on tokens N(m(z), 0.4²), and z of two kinds."""
   import optax
 
-  head = FlowHeadConfig(token_dim=1, width=64, depth=2, repeats=8).build()
-  z = jnp.repeat(jnp.eye(2), 64, axis=0)
+  head = FlowHeadConfig(token_dim=1, width=32, depth=2, repeats=8).build()
+  z = jnp.repeat(jnp.eye(2), 32, axis=0)
 
   def tokens(key):
     means = z @ jnp.array([[MEAN], [-1.0]])

@@ -55,7 +55,7 @@ def test_place_in_the_batch_does_not_change_images():
   np.testing.assert_allclose(late, whole[5:12], atol=1e-4)
 
 
-@pytest.mark.parametrize("buckets", [1, 4, 8])
+@pytest.mark.parametrize("buckets", [1, 4])
 def test_buckets_do_not_change_images(buckets):
   np.testing.assert_allclose(
     tokens_of(7, buckets=buckets)[0][0], tokens_of(7)[0][0], atol=1e-4

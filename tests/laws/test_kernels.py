@@ -13,7 +13,9 @@ CONFIG = BlockConfig(128, 2, 2, 0.3, 0.3, "bfloat16")
 LENGTHS, NUM_VALID = (6, 10), [jnp.array([3, 6]), jnp.array([10, 7])]
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize(
+  "remat", ["full", pytest.param("none", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("how", ["traced_for_gpus", "kernels"])
 def test_a_training_stack_has_the_same_gradients(request, how, remat):
   """Up to rounding to bfloat16 at other places."""

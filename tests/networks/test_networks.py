@@ -44,7 +44,7 @@ def test_a_network_is_as_it_says(name):
   assert network.name == name
   assert (network.distance == "fid") == (name == "inception")
   assert hash(network) == hash(type(network)())
-  sides = (40, 60) if network.is_spread else (32, 32)
+  sides = (40, 60) if network.name != "label" else (32, 32)
   images = jax.ShapeDtypeStruct((2, *sides, 3), jnp.uint8)
   features = jax.eval_shape(network, network.shapes(), images)
   counts = network.num_features, network.num_places, network.num_logits

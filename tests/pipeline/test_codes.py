@@ -56,7 +56,10 @@ def trained(workdir):
   return marjax.load(workdir, one_device())
 
 
-@pytest.fixture(scope="module", params=["masked", "random", "guided"])
+@pytest.fixture(
+  scope="module",
+  params=["masked", pytest.param("random", marks=pytest.mark.slow), "guided"],
+)
 def editable(request):
   run = small.of_kind(request.param, is_coded=True)
   codes = {"codes": jax.random.normal(jax.random.key(0), (CODES, 4))}

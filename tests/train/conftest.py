@@ -2,20 +2,9 @@
 
 import numpy as np
 import pytest
+from train.shared import share_program
 
-from marjax.train import loop, samples
-
-
-def share_program(patch):
-  """Runs share the first one's program: tracing is most of a run."""
-  programs, make = [], loop.make_train_program
-
-  def make_once(*args):
-    if not programs:
-      programs.append(make(*args))
-    return programs[0]
-
-  patch.setattr(loop, "make_train_program", make_once)
+from marjax.train import samples
 
 
 @pytest.fixture(scope="module")

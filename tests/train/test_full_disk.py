@@ -85,6 +85,7 @@ def goes_on(workdir, straight):
   assert steps == list(range(2, 11, 2))
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up(straight, disk):
   disk("size=20m")
   workdir = disk.folder / "run"
@@ -98,6 +99,7 @@ def test_a_disk_that_fills_up(straight, disk):
   goes_on(workdir, straight)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_read_only(straight, disk):
   disk("size=20m")
   workdir = disk.folder / "run"
@@ -143,6 +145,7 @@ def test_a_disk_too_full_for_a_line_of_metrics(quick, disk, monkeypatch):
   assert "checkpoints are intact: make room" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_files_that_may_not_grow(straight, tmp_path, monkeypatch):
   """Runs everywhere: such a file fails as on a full disk."""
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train.shared import share_program
 
 from marjax.cli import configs
 from marjax.parallel.mesh import host_mesh
@@ -40,19 +41,9 @@ def assert_same(state, other):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_program():
-  """Runs that compute the same share one program: tracing is most of a run."""
-  programs, make = {}, loop.make_train_program
-
-  def make_once(experiment, mesh, *rest):
-    training = experiment.training
-    same = (experiment.model, training.num_microbatches, training.batch_size)
-    same += (training.learning_rate,)
-    if same not in programs:
-      programs[same] = make(experiment, mesh, *rest)
-    return programs[same]
-
+  """Runs that compute the same share one program."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(loop, "make_train_program", make_once)
+    share_program(patch)
     yield
 
 
@@ -93,7 +84,7 @@ def test_each_reported_step_has_one_line(straight):
   assert [step for step, _ in straight[1]] == [2, 4, 6, 8, 10, 12]
 
 
-@pytest.mark.parametrize("at_batch", [2, 7, 12])
+@pytest.mark.parametrize("at_batch", [2, 7])
 def test_a_stopped_run_ends_with_the_same_bits(
   straight, tmp_path, monkeypatch, at_batch
 ):
@@ -224,7 +215,13 @@ def test_memory_and_speed_may_change(straight, tmp_path):
   assert int(state.step) == 12
 
 
-@pytest.mark.parametrize("place", ["generate", "png", "events"])
+@pytest.mark.parametrize(
+  "place",
+  [
+    "generate",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("png", "events")),
+  ],
+)
 def test_a_failing_picture_costs_nothing(
   straight, tmp_path, monkeypatch, caplog, place
 ):

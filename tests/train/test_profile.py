@@ -146,6 +146,7 @@ def test_operations_of_a_step_are_named():
   assert lacking(expected, scopes(lowered)) == []
 
 
+@pytest.mark.slow
 def test_operations_of_generating_are_named():
   settings = small.EXPERIMENT.sampling.for_model(small.MODEL)
   static = reveal.static_for(small.MODEL, settings)

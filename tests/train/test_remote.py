@@ -143,6 +143,7 @@ def one_sentence(error, *parts):
     assert part in message
 
 
+@pytest.mark.slow
 def test_a_save_that_is_refused_stops_the_run(local, moments, bucket):
   bucket.refuse = lambda method, name: (
     method == "PUT" and name.startswith(folder(4))

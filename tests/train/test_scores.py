@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from evaluate.networks import Projection
 from train import together
+from train.shared import share_program
 
 from marjax.cli import configs
 from marjax.evaluate import stream
@@ -20,6 +21,14 @@ NETWORK = Projection(channels=1, image_size=4)
 @pytest.fixture(autouse=True)
 def network(monkeypatch):
   monkeypatch.setitem(kinds.NETWORKS, NETWORK.name, NETWORK)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared():
+  """Runs share one program of training: tracing is most of a run."""
+  with pytest.MonkeyPatch.context() as patch:
+    share_program(patch)
+    yield
 
 
 def experiment(folder, *more):

@@ -17,7 +17,7 @@ from jaxtyping import PyTree
 from marjax import schema
 from marjax.evaluate.networks import resize, vit
 from marjax.evaluate.networks.layers import dense, float32
-from marjax.evaluate.networks.protocol import Features
+from marjax.evaluate.networks.protocol import Features, Named
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
@@ -25,7 +25,7 @@ PATCH = 14
 
 
 @schema.config
-class Clip:
+class Clip(Named):
   """Images of any size → the embedding, not of length 1.
 
   Attributes:
@@ -40,17 +40,11 @@ class Clip:
   num_heads: schema.Size = 16
 
   name = "clip"
-  distance = "fd_clip"
-  class_score = ""
-  num_places = 0
-  num_logits = 0
-  is_spread = True
   source = (
     "CLIP ViT-L/14@336px: Hugging Face's openai/clip-vit-large-patch14-336"
     " (.safetensors or .bin), timm's, or the state dict of"
     " OpenAI's program"
   )
-  command = "marjax convert clip FILE --out"
 
   def shapes(self) -> PyTree:
     """See `vit.shapes`; and the last matrix."""

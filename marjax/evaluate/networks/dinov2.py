@@ -22,7 +22,7 @@ from jaxtyping import Array, Float32, PyTree
 from marjax import schema
 from marjax.evaluate.networks import resize, vit
 from marjax.evaluate.networks.layers import HIGHEST
-from marjax.evaluate.networks.protocol import Features
+from marjax.evaluate.networks.protocol import Features, Named
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PATCH = 14
@@ -32,7 +32,7 @@ OFFSET = 0.1
 
 
 @schema.config
-class DinoV2:
+class DinoV2(Named):
   """Images of any size → the class token.
 
   Attributes:
@@ -47,16 +47,10 @@ class DinoV2:
   num_heads: schema.Size = 16
 
   name = "dinov2"
-  distance = "fd_dinov2"
-  class_score = ""
-  num_places = 0
-  num_logits = 0
-  is_spread = True
   source = (
     "dinov2_vitl14_pretrain.pth of github.com/facebookresearch/dinov2, or the"
     " same weights of Hugging Face's dinov2-large or timm"
   )
-  command = "marjax convert dinov2 FILE --out"
 
   def shapes(self) -> PyTree:
     """See `vit.shapes`; the positions are those of training."""

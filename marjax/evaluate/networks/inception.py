@@ -29,7 +29,7 @@ from jaxtyping import Array, Float32, PyTree
 
 from marjax import schema
 from marjax.evaluate.networks import layers, resize
-from marjax.evaluate.networks.protocol import Features
+from marjax.evaluate.networks.protocol import Features, Named
 
 SIZE, NUM_FEATURES, NUM_LOGITS = 299, 2048, 1008
 SPATIAL_SIDE, SPATIAL_CHANNELS = 17, 7
@@ -153,7 +153,7 @@ BLOCKS: dict[str, tuple[Branch, ...]] = {
 
 
 @schema.config
-class Inception:
+class Inception(Named):
   """Images of any size → 2048 features, 2023 places, 1008 logits."""
 
   name = "inception"
@@ -162,13 +162,11 @@ class Inception:
   num_features = NUM_FEATURES
   num_places = NUM_PLACES
   num_logits = NUM_LOGITS
-  is_spread = True
   source = (
     "pt_inception-2015-12-05-6726825d.pth of"
     " github.com/mseitzer/pytorch-fid/releases/tag/fid_weights, or the same"
     " weights as torch-fidelity (.pth) or jax-fid (.pickle) publish them"
   )
-  command = "marjax convert inception FILE --out"
 
   def shapes(self) -> PyTree:
     """{"Mixed_5b.branch1x1": kernel and bias, ..., "fc": ...}."""

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float32, PyTree, UInt8
 
 from marjax import schema
 from marjax.evaluate.networks import layers
-from marjax.evaluate.networks.protocol import Features
+from marjax.evaluate.networks.protocol import Features, Named
 from marjax.schema import Positive, Range
 
 STAGES = ((2, True), (4, False), (8, True))
@@ -39,7 +39,7 @@ Wider = Float32[Array, "B H W D"]
 
 
 @schema.config
-class Label:
+class Label(Named):
   """Images of one size → 8·width features, num_classes logits; see the module.
 
   Attributes:
@@ -53,10 +53,6 @@ class Label:
   width: Positive = 64
 
   name = "label"
-  distance = "fd_label"
-  class_score = "class_score_label"
-  num_places = 0
-  is_spread = False
   source = "the config of the model, whose data it is trained on in minutes"
   command = "marjax fit-classifier --config CONFIG --out"
 

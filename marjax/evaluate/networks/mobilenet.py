@@ -22,7 +22,7 @@ from jaxtyping import Array, Float32, PyTree
 
 from marjax import schema
 from marjax.evaluate.networks import layers, resize
-from marjax.evaluate.networks.protocol import Features
+from marjax.evaluate.networks.protocol import Features, Named
 
 SIZE = 224
 
@@ -40,22 +40,17 @@ STEM, TOP, NUM_LOGITS = 32, 1280, 1001
 
 
 @schema.config
-class MobileNet:
+class MobileNet(Named):
   """Images of any size → 1280 features, 1001 logits; see the module."""
 
   name = "mobilenet"
-  distance = "fd_mobilenet"
-  class_score = "class_score_mobilenet"
   num_features = TOP
-  num_places = 0
   num_logits = NUM_LOGITS
-  is_spread = True
   source = (
     "MobileNetV2 1.0/224 of google-coral/test_data"
     " (tf2_mobilenet_v2_1.0_224_ptq.tflite, Apache-2.0), its arrays saved as"
     " .npz: NN_weight int8, NN_scale and NN_bias for NN = 00 ... 52"
   )
-  command = "marjax convert mobilenet FILE --out"
 
   def shapes(self) -> PyTree:
     """{"conv_NN": kernel and bias}, depthwise kernels [3, 3, 1, C]."""

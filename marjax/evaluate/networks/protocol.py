@@ -38,7 +38,6 @@ class Network(Protocol):
     class_score: what the Inception Score's formula is called with its logits;
       "" where there are none.
     num_features, num_places, num_logits: of `Features`; 0 where there are none.
-    is_spread: whether it takes images of any size, which it resizes itself.
     source: what its weights are made of, for the message that they are missing:
       "the file X of Y".
     command: that makes them, up to the path of the file to make.
@@ -50,7 +49,6 @@ class Network(Protocol):
   num_features: int
   num_places: int
   num_logits: int
-  is_spread: bool
   source: str
   command: str
 
@@ -63,3 +61,25 @@ class Network(Protocol):
   ) -> Features:
     """What it sees, in float32 with full products."""
     ...
+
+
+class Named:
+  """What follows from a network's name, unless it says otherwise."""
+
+  num_places = 0
+  num_logits = 0
+
+  @property
+  def distance(self) -> str:
+    """See `Network`."""
+    return f"fd_{self.name}"
+
+  @property
+  def class_score(self) -> str:
+    """See `Network`."""
+    return f"class_score_{self.name}" if self.num_logits else ""
+
+  @property
+  def command(self) -> str:
+    """See `Network`."""
+    return f"marjax convert {self.name} FILE --out"

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float32, PyTree
 
 from marjax import schema
 from marjax.evaluate.networks import layers, resize
-from marjax.evaluate.networks.protocol import Features
+from marjax.evaluate.networks.protocol import Features, Named
 
 SIZE, NUM_FEATURES, NUM_LOGITS = 227, 512, 1000
 
@@ -42,21 +42,16 @@ AFTER_A_POOL = (2, 4, 6)
 
 
 @schema.config
-class SqueezeNet:
+class SqueezeNet(Named):
   """Images of any size → 512 features, 1000 logits; see the module."""
 
   name = "squeezenet"
-  distance = "fd_squeezenet"
-  class_score = "class_score_squeezenet"
   num_features = NUM_FEATURES
-  num_places = 0
   num_logits = NUM_LOGITS
-  is_spread = True
   source = (
     "ndf/example_models/weights/squeezenet_weights.pkl in the source of the"
     " package ndf 0.1.4, or torchvision's squeezenet1_1 (.pth)"
   )
-  command = "marjax convert squeezenet FILE --out"
 
   def shapes(self) -> PyTree:
     """{"conv1": kernel and bias, "fire2/squeeze1x1": ..., "conv10": ...}."""

@@ -8,11 +8,12 @@
 3. The SHA-256 of the file goes along with every score.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,6 @@ def read(path: str | os.PathLike, network: Network) -> tuple[PyTree, str]:
     FileNotFoundError: there is no such file; says where weights come from.
     ValueError: weights of another network, damaged, NaN, infinity.
   """
-  from safetensors import SafetensorError, safe_open
-
   path = outputs.local(path)
   if not path.exists():
     raise FileNotFoundError(
@@ -92,19 +91,15 @@ def read(path: str | os.PathLike, network: Network) -> tuple[PyTree, str]:
     )
   files.check_regular(path)
   digest = files.sha256(path)
-  try:
-    with safe_open(path, "numpy") as file:
-      _check_note(path, _note(path, file.metadata()), network)
-      names = file.keys()
-      entries = {name: file.get_slice(name) for name in names}
-      kinds = {
-        name: f"{entry.get_dtype()} {tuple(entry.get_shape())}"
-        for name, entry in entries.items()
-      }
-      _compare(kinds, network, str(path))
-      arrays = {name: file.get_tensor(name) for name in kinds}
-  except (OSError, SafetensorError) as error:
-    raise _unreadable(path, outputs.reason(error)) from None
+  with _opened(path) as file:
+    _check_note(path, _note(path, file.metadata()), network)
+    entries = {name: file.get_slice(name) for name in file.offset_keys()}
+    kinds = {
+      name: f"{entry.get_dtype()} {tuple(entry.get_shape())}"
+      for name, entry in entries.items()
+    }
+    _compare(kinds, network, str(path))
+    arrays = {name: file.get_tensor(name) for name in kinds}
   check_finite(arrays, str(path))
   tree = network.shapes()
   leaves = [jnp.asarray(arrays[name]) for name in named(tree)]
@@ -118,19 +113,14 @@ def note(path: str | os.PathLike) -> dict[str, Any]:
     FileNotFoundError: there is no such file.
     ValueError: it is no file of a network's weights.
   """
-  from safetensors import SafetensorError, safe_open
-
   path = outputs.local(path)
   if not path.exists():
     raise FileNotFoundError(
       f"{path} does not exist; expected a file of a network's weights: check"
       " the path."
     )
-  try:
-    with safe_open(path, "numpy") as file:
-      return _note(path, file.metadata())
-  except (OSError, SafetensorError) as error:
-    raise _unreadable(path, outputs.reason(error)) from None
+  with _opened(path) as file:
+    return _note(path, file.metadata())
 
 
 def command(network: Network, path: str | os.PathLike) -> str:
@@ -187,8 +177,17 @@ def _compare(theirs: Mapping[str, str], network: Network, where: str) -> None:
     )
 
 
-def _unreadable(path: Path, reason: str) -> ValueError:
-  return ValueError(
-    f"{path} cannot be read ({reason}); expected a .safetensors file of a"
-    " network's weights: copy or convert it again, whole."
-  )
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+  """A .safetensors file; one sentence of what is wrong with it."""
+  from safetensors import SafetensorError, safe_open
+
+  try:
+    with safe_open(path, "numpy") as file:
+      yield file
+  except (OSError, SafetensorError) as error:
+    raise ValueError(
+      f"{path} cannot be read ({outputs.reason(error)}); expected a"
+      " .safetensors file of a network's weights: copy or convert it again,"
+      " whole."
+    ) from None

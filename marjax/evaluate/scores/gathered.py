@@ -69,33 +69,6 @@ class Gathered(NamedTuple):
     return self.moments.count
 
 
-def merge(one: Gathered, other: Gathered) -> Gathered:
-  """What would have been gathered of both sets together.
-
-  Raises:
-    ValueError: different networks saw them, or different things were gathered.
-  """
-  check(
-    one.network == other.network,
-    f"one set was seen by {one.network.name}, the other by"
-    f" {other.network.name}; expected the same network.",
-  )
-  check(
-    [part is None for part in one] == [part is None for part in other],
-    "of two sets different things were gathered; expected the same of both.",
-  )
-  return Gathered(
-    one.network,
-    moments.merge(one.moments, other.moments),
-    one.spatial and moments.merge(one.spatial, other.spatial),
-    one.classes and class_score.add(one.classes, other.classes),
-    None
-    if one.features is None
-    else np.concatenate([one.features, other.features]),
-    None if one.hits is None else one.hits + other.hits,
-  )
-
-
 class BatchSums(NamedTuple):
   """What one batch adds; arrays of the device, whole on every host.
 

@@ -11,7 +11,6 @@
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -49,19 +48,18 @@ class Sets(NamedTuple):
   options: Options
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
   """One score.
 
   Attributes:
     needs: what must be gathered of the generated images.
-    of_real: the same of the real ones; none of it: they are not needed.
+    of_real: the same of the real ones; "" where they are not needed.
     compute: its numbers by name.
     needs_unseen: whether other real images are needed, as the generated ones.
   """
 
-  needs: frozenset[str]
-  of_real: frozenset[str]
+  needs: str
+  of_real: str
   compute: Callable[[Sets], Numbers]
   needs_unseen: bool = False
 
@@ -179,22 +177,16 @@ def _ends(name: str, ends: bootstrap.Interval) -> Numbers:
   return {f"{name}_low": ends.low, f"{name}_high": ends.high}
 
 
-def _score(needs: str, of_real: str, compute, needs_unseen=False) -> Score:
-  return Score(
-    frozenset(needs.split()), frozenset(of_real.split()), compute, needs_unseen
-  )
-
-
 SCORES = {
-  "fid": _score("moments", "moments", _fid),
-  "sfid": _score("spatial", "spatial", _sfid),
-  "is": _score("classes", "", _is),
-  "pr": _score("features", "features", _pr),
-  "kid": _score("features", "features", _kid),
-  "fd_infinity": _score("features", "moments", _fd_infinity),
-  "cmmd": _score("features", "features", _cmmd),
-  "accuracy": _score("hits", "", _accuracy),
-  "copies": _score("features", "features", _copies, needs_unseen=True),
+  "fid": Score("moments", "moments", _fid),
+  "sfid": Score("spatial", "spatial", _sfid),
+  "is": Score("classes", "", _is),
+  "pr": Score("features", "features", _pr),
+  "kid": Score("features", "features", _kid),
+  "fd_infinity": Score("features", "moments", _fd_infinity),
+  "cmmd": Score("features", "features", _cmmd),
+  "accuracy": Score("hits", "", _accuracy),
+  "copies": Score("features", "features", _copies, needs_unseen=True),
 }
 
 
@@ -220,10 +212,10 @@ def parse(names: str | Iterable[str]) -> tuple[str, ...]:
 
 def needs(names: Iterable[str], options: Options = DEFAULTS) -> frozenset[str]:
   """What must be gathered of generated and of unseen images."""
-  wanted = frozenset({"moments"}).union(*[SCORES[name].needs for name in names])
+  wanted = {"moments", *(SCORES[name].needs for name in names)}
   if options.num_draws and "fid" in names:
     wanted |= {"features"}
-  return wanted
+  return frozenset(wanted)
 
 
 def needs_of_real(
@@ -234,10 +226,10 @@ def needs_of_real(
   Where it is features, statistics of real images are not enough. Where there
   are images, fd_infinity takes their features, to extrapolate both sides.
   """
-  wanted = frozenset().union(*[SCORES[name].of_real for name in names])
+  wanted = {SCORES[name].of_real for name in names} - {""}
   if has_images and "fd_infinity" in names:
     wanted |= {"features"}
-  return wanted
+  return frozenset(wanted)
 
 
 def check_scores(
@@ -259,7 +251,7 @@ def check_scores(
   for name in parse(names):
     score = SCORES[name]
     _check_count(name, network, num_images, options)
-    if "hits" in score.needs:
+    if score.needs == "hits":
       check(
         network.num_logits == num_classes,
         f"the network {network.name} tells {network.num_logits} classes"
@@ -296,17 +288,12 @@ class Comparison(NamedTuple):
   Attributes:
     scores: of the generated images, by name.
     real: of other real images against the same real ones, by the same names;
-      nothing where there are none.
-    num_generated, num_real, num_unseen: images of each set, 0 for unknown or
-      none. The numbers of `real` are to be read beside those of `scores` only
-      where num_unseen is near num_generated.
+      nothing where there are none. Both are to be read side by side only where
+      about as many images are in both.
   """
 
   scores: Numbers
   real: Numbers
-  num_generated: int
-  num_real: int
-  num_unseen: int
 
 
 def compare(
@@ -335,8 +322,7 @@ def compare(
     scores |= compute(Sets(generated, real, unseen, options))
     if unseen is not None:
       others |= compute(Sets(unseen, real, unseen, options))
-  counts = (0 if part is None else part.count for part in (real, unseen))
-  return Comparison(scores, others, generated.count, *counts)
+  return Comparison(scores, others)
 
 
 def _check_sets(name: str, sets: Sets) -> None:
@@ -344,7 +330,7 @@ def _check_sets(name: str, sets: Sets) -> None:
   score, (generated, real, unseen, options) = SCORES[name], sets
   wanted = {
     "generated": (generated, needs([name], options)),
-    "real": (real, score.of_real),
+    "real": (real, needs_of_real([name])),
     "unseen real": (unseen, needs([name], options)),
   }
   for which, (part, parts) in wanted.items():

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Float64
+from jaxtyping import Array, Bool, Float32, Float64
 
 from marjax.schema import check
 
@@ -107,14 +107,6 @@ def empty(num_features: int) -> Moments:
   return Moments(
     0, np.zeros(num_features), np.zeros((num_features, num_features))
   )
-
-
-def of_rows(rows: Float[np.ndarray, "count features"]) -> Moments:
-  """Moments of rows on the host, in float64."""
-  rows = np.asarray(rows, np.float64)
-  mean = rows.mean(0)
-  centred = rows - mean
-  return Moments(len(rows), mean, centred.T @ centred)
 
 
 def of_features(rows: Float32[np.ndarray, "count features"]) -> Moments:
