@@ -104,6 +104,7 @@ setuptools.setup(
       "nbclient>=0.10",  # runs the notebooks
       "nbformat>=5.10",  # reads them
       "ipykernel>=6.29",  # in this kernel
+      "statsmodels>=0.14",  # the series of one of them, which comes with it
     ],
     "docs": [
       "mkdocs>=1.6,<2",  # the site of docs; the next one is its plugin

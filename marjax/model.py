@@ -14,7 +14,6 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num, PyTree
@@ -41,6 +40,7 @@ from marjax.latents.codebook import CodebookConfig
 from marjax.latents.kl import KLConfig
 from marjax.latents.pixels import PixelsConfig
 from marjax.latents.vq import VQConfig
+from marjax.layers.plain import Plain
 from marjax.protocols import (
   BackboneConfig,
   Codec,
@@ -116,7 +116,7 @@ class TrainingDraws:
   head: Leaf
 
 
-class MarModel(nn.Module):
+class MarModel(Plain):
   """Masked autoregressive model; see the module docstring."""
 
   config: ModelConfig
@@ -218,7 +218,7 @@ def init_params(config: ModelConfig, key):
   )
   shape = (batch, c.num_tokens, *c.token_shape)
   tokens = jnp.zeros(shape, token_dtype(c.num_codes))
-  return config.build().init(key, tokens, draws)["params"]
+  return config.build().boxed_init(key, tokens, draws)["params"]
 
 
 @functools.lru_cache(maxsize=8)

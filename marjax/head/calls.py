@@ -27,6 +27,7 @@ from marjax import keys, protocols
 from marjax.arrays import (
   check_shapes,
   checked,
+  count,
   instance,
   is_traced,
   numbers,
@@ -170,6 +171,23 @@ sample = checked(
   temperature=temperature,
   guidance=guidance,
 )
+
+
+def _of_likelihood(given: Mapping[str, Any]) -> None:
+  """Compares the arguments of a head's `log_likelihood`."""
+  head, z = given["self"], given["z"]
+  _check_params(head, z)
+  shape = (*z.shape[:-1], *head.config.token_shape)
+  check_shape(given["target"], "target", shape)
+
+
+def _some(value: Any, name: str) -> int:
+  """An integer, 1 or more."""
+  check(value is not None, f"{name} is None; expected 1 or more.")
+  return count(value, name)
+
+
+likelihood = checked(_of_likelihood, z=vectors, target=tokens, num_steps=_some)
 
 
 def _num_steps(settings: Any) -> int:

@@ -20,7 +20,6 @@ Source: arXiv 2406.11838, the cross-entropy of its table 1.
 
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +33,7 @@ from marjax.head.mlp import Guidance, guided, weighted_mean
 from marjax.head.noise import KeyedNoise, keys_of_rows
 from marjax.layers.linear import linear
 from marjax.layers.placed import by_batch
+from marjax.layers.plain import Plain
 from marjax.protocols import Noise
 from marjax.schema import Range, Share
 
@@ -111,7 +111,7 @@ class CategoricalHeadConfig:
     return path[-1] != "kernel"
 
 
-class CategoricalHead(nn.Module):
+class CategoricalHead(Plain):
   """p(code | z) by a softmax; see the module docstring."""
 
   config: CategoricalHeadConfig

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Key
 
 from marjax import keys, schema
 from marjax.arrays import Conditions, TokenRows
+from marjax.head import calls, likelihood
 from marjax.head.mlp import MLPConfig, MLPHead, Passes, guided
 from marjax.head.noise import LossDraws
 from marjax.head.reverse import Steps
@@ -133,6 +134,33 @@ class FlowHead(MLPHead):
     start = temperature * noise.initial(self.config.noise_shape)
     step = integrator(velocity, temperature)
     return self.evaluations(step, (start,) * 2, walk, walk.time, noise, both)[1]
+
+  @calls.likelihood
+  def log_likelihood(
+    self, z: Conditions, target: TokenRows, num_steps: int = 32
+  ) -> Float[Array, "*batch"]:
+    """log p(target | z) without guidance, [*batch] float32, in nats.
+
+    That of the tokens which the head draws at temperature 1 by "euler" or
+    "midpoint" with many steps. The trace of ∂v/∂x is exact, so the cost is that
+    of 4 · num_steps evaluations of v and D gradients of each.
+
+    Args:
+      z: [*batch, W]. target: [*batch, D]; where targets were standardised,
+        subtract `Standard.log_volume` from the result.
+      num_steps: of order 4; twice as many leave a sixteenth of the error.
+
+    Raises:
+      ValueError: one of them, or the parameters, of another type or shape; NaN.
+    """
+    net, variables = self.net.unbind()
+    z = z[..., None, :]  # The network takes batches, also of a single z.
+
+    def velocity(x, t):
+      return net.apply(variables, x, jnp.full(z.shape[:-1], t), z)
+
+    x = target[..., None, :]
+    return likelihood.log_likelihood(velocity, x, num_steps)[..., 0]
 
 
 def integrator(velocity, temperature=1.0):

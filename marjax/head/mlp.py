@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
@@ -19,6 +18,7 @@ from marjax.head import calls, scan
 from marjax.head.denoiser import Denoiser
 from marjax.head.noise import KeyedNoise, LossDraws, keys_of_rows
 from marjax.layers.placed import platform
+from marjax.layers.plain import Plain
 from marjax.protocols import Noise
 from marjax.schema import Range, Size
 
@@ -88,7 +88,7 @@ class MLPConfig:
     )
 
 
-class MLPHead(nn.Module):
+class MLPHead(Plain):
   """z ↔ the distribution of one token, by an MLP; one for each kind of it.
 
   A kind says what its loss is made of, in `loss_terms`, and how it draws, in

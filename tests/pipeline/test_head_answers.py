@@ -9,6 +9,7 @@ from sentences import refuses
 import marjax
 from marjax.head.categorical import CategoricalHeadConfig
 from marjax.head.diffusion import DiffusionHead, DiffusionHeadConfig
+from marjax.head.flow import FlowHeadConfig
 from marjax.head.noise import KeyedNoise, LossDraws, RecordedNoise
 from marjax.model import ModelConfig
 
@@ -128,6 +129,25 @@ def test_the_head_alone_with_other_parameters(params, wrong, message):
     f"the parameters are not those of a DiffusionHead for z of .*{message}"
   )
   refuses(lambda: HEAD.apply(wrong(params), Z, X, key=KEY), message)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"z": jnp.ones((5, 7))}, r"of shape \(6, 8\); expected shape \(7, 8\)"),
+    ({"z": Z.at[2, 1].set(NAN)}, r"z\[2, 1\] is nan; expected"),
+    ({"target": X[:, :2]}, r"target has shape \(5, 2\); expected \(5, 3\)"),
+    ({"target": X.astype(int)}, r"target is int32 \[5, 3\]; expected floats"),
+    ({"num_steps": 0}, "num_steps is 0; expected 1 or more"),
+    ({"num_steps": 2.5}, r"num_steps is 2.5 \(float\); expected an integer, 1"),
+    ({"num_steps": None}, "num_steps is None; expected 1 or more"),
+  ],
+)
+def test_the_likelihood_of_the_head_alone(arguments, message):
+  head = FlowHeadConfig(token_dim=3, width=8, depth=2).build()
+  params = head.init(KEY, Z, X, key=KEY)
+  asked = {"z": Z, "target": X, **arguments}
+  refuses(lambda: head.apply(params, **asked, method="log_likelihood"), message)
 
 
 CODES = jnp.array([0, 6, 3, 2, 1])

@@ -40,7 +40,7 @@ def run(params, z, nothing, target, keys):
   "axes", [{"data": 8}, {"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}]
 )
 def test_numbers_are_those_of_one_device(axes):
-  boxed = HEAD.init(jax.random.key(3), Z[0], TARGET)["params"]
+  boxed = HEAD.boxed_init(jax.random.key(3), Z[0], TARGET)["params"]
   params = nn.unbox(boxed)
   expected = jax.jit(run)(params, *Z, TARGET, KEYS)
   mesh = make_mesh(**axes)

@@ -6,11 +6,13 @@ import pathlib
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
 from jax.sharding import PartitionSpec as P
 
+from marjax import model
 from marjax.cli import configs
 from marjax.experiment import MeshConfig
 from marjax.layers.placed import constrained
@@ -183,3 +185,20 @@ def test_a_batch_is_put_together_from_its_rows(sizes):
   for name, array in placed.items():
     np.testing.assert_array_equal(array, batch[name])
     assert array.sharding.spec == P(("data", "fsdp"))
+
+
+def test_a_models_own_init_is_plain_and_its_axes_are_apart():
+  config = small.MODEL
+  batch, shape = config.backbone.batch_multiple, config.backbone.token_shape
+  keys = jax.random.split(jax.random.key(0), batch)
+  draws = model.draw(config, keys, config.backbone.condition.nothing(batch))
+  tokens = jnp.zeros((batch, config.backbone.num_tokens, *shape))
+
+  def init(method):
+    call = getattr(config.build(), method)
+    return jax.eval_shape(lambda: call(keys[0], tokens, draws)["params"])
+
+  boxed = param_shapes(config)
+  assert init("boxed_init") == boxed
+  assert init("init") == nn.unbox(boxed)
+  assert init("init") != boxed

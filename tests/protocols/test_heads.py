@@ -32,7 +32,7 @@ def head(request):
   settings = config.Settings()
   if settings.num_steps > 4:
     settings = config.Settings(num_steps=4)
-  return module, noisy(nn.unbox(params)), settings
+  return module, noisy(params), settings
 
 
 @pytest.fixture
@@ -54,6 +54,21 @@ def assert_close(one, other):
   """Within rounding, which first steps from pure noise multiply."""
   scale = 1 + np.abs(np.asarray(other)).max()
   np.testing.assert_allclose(one, other, atol=2e-4 * scale)
+
+
+def test_its_parameters_are_arrays_and_their_axes_are_apart(head):
+  module = head[0]
+  call = jax.random.key(3), Z, tokens(module.config, 16)
+  fresh = jax.jit(lambda: module.init(*call, key=KEYS))()
+  paths = jax.tree_util.tree_leaves_with_path(fresh)
+  assert all(isinstance(leaf, jax.Array) for _, leaf in paths)
+  names = {type(part).__name__ for path, _ in paths for part in path}
+  assert names == {"DictKey"}  # no box on the way
+  boxed = jax.eval_shape(lambda: module.boxed_init(*call, key=KEYS))
+  specs = jax.tree.leaves(nn.get_partition_spec(boxed))
+  assert len(specs) == len(paths)
+  assert any(name for spec in specs for name in spec)
+  jax.tree.map(np.testing.assert_array_equal, nn.unbox(fresh), fresh)
 
 
 def test_its_config_is_complete(head):

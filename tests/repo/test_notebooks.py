@@ -1,12 +1,14 @@
 """The notebooks are clean, and run from top to bottom on tiny models.
 
 A copy of each is executed by the interpreter of the tests, in an empty folder.
-A cell put behind the one tagged "parameters" names tiny checkpoints, so nothing
-is fetched.
+A cell put behind the one tagged "parameters" names tiny checkpoints, or few
+steps, so nothing is fetched and little is trained.
 """
 
 import ast
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,7 +28,13 @@ from marjax.release.workdir import card_of
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NAMES = sorted(path.name for path in FOLDER.glob("*.ipynb"))
-EXECUTED = ("convert_and_check.ipynb", "data_flow.ipynb", "sample.ipynb")
+EXECUTED = (
+  "convert_and_check.ipynb",
+  "data_flow.ipynb",
+  "head_alone.ipynb",
+  "own_pictures.ipynb",
+  "sample.ipynb",
+)
 
 CODEC = KLConfig(
   image_size=8,
@@ -193,6 +201,65 @@ def test_convert_and_check_runs(published, here):
   )
   assert "92 arrays of the ema weights, equal" in text
   assert num_pictures == 2
+
+
+@pytest.mark.slow
+def test_sample_trains_a_model_where_there_is_none(here):
+  text, num_pictures = run("sample.ipynb", here, NUM_STEPS=4)
+  assert "step 4/4" in text
+  assert "digits: 550,024 parameters" in text
+  assert num_pictures == 5
+  assert (here / "out" / "digits" / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_own_pictures_runs(here):
+  text, num_pictures = run(
+    "own_pictures.ipynb", here, NUM_DRAWN=30, NUM_STEPS=4
+  )
+  assert "3 classes with names" in text
+  assert "step 4/4" in text
+  assert "(24, 16, 16, 1) disc square triangle" in text
+  assert num_pictures == 3
+  assert (here / "out" / "mine.png").exists()
+
+
+@pytest.mark.slow
+def test_head_alone_runs(here):
+  text, num_pictures = run("head_alone.ipynb", here, NUM_STEPS=4, NUM_DRAWS=20)
+  assert "inputs (732, 3) of which for training 432" in text
+  rows = re.findall(
+    r"^(flow head|Gaussian) +\d+% +\d+% +-?\d+\.\d\d nats$", text, re.M
+  )
+  assert rows == ["flow head", "Gaussian"]
+  assert num_pictures == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_notebook_installs_is_this_checkout(name):
+  """`pip install` of no name that an index would be asked for."""
+  parameters, install, *_ = code_cells(read(name))
+  assert re.findall(r'^MARJAX = "(.+)"$', parameters.source, re.M) == [".."]
+  assert (FOLDER.parent / "setup.py").is_file()
+  line = re.compile(r'%pip install --quiet "\{MARJAX\}(?:\[([\w,]+)\])?"')
+  (extras,) = line.findall(install.source)
+  setup = (FOLDER.parent / "setup.py").read_text()
+  for extra in filter(None, extras.split(",")):
+    assert f'"{extra}": [' in setup
+
+
+@pytest.mark.slow
+def test_pip_takes_the_checkout_with_extras():
+  """As the notebooks write it, from where they are; nothing is installed."""
+  pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps"]
+  shown = subprocess.run(
+    [*pip, "--no-build-isolation", "--ignore-installed", "..[demo]"],
+    cwd=FOLDER,
+    check=True,
+    capture_output=True,
+    text=True,
+  ).stdout
+  assert f"Would install marjax-{marjax.__version__}" in shown
 
 
 def test_every_notebook_is_executed_here():
