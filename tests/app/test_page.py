@@ -1,6 +1,7 @@
 """What the page answers without a browser: pictures, code, links, errors."""
 
 import contextlib
+import dataclasses
 import socket
 import sys
 
@@ -49,7 +50,7 @@ def request(query=""):
 
 
 def values(asked):
-  return page.astuple(asked)
+  return dataclasses.astuple(asked)
 
 
 def editor(image, *, rows=slice(0), background=None):
@@ -66,10 +67,12 @@ def test_the_page_begins_as_the_checkpoint_says(pipe):
   assert STARTED.arguments(pipe) == {"seed": 0, "num_images": 1}
 
 
-def test_a_preset_changes_its_settings_only(pipe):
+def test_a_preset_changes_its_settings_only(pipe, answers):
   before = Asked(3, 2, 5, "", 2.0, 6, 8)
   quick = before.with_preset(pipe, "quick")
   assert quick == Asked(3, 2, 5, "quick", 1.0, 2, 3)
+  chosen = dataclasses.replace(before, preset="quick")
+  assert answers.preset(*values(chosen)) == values(quick)
   assert quick.arguments(pipe) == {
     **{"seed": 5, "num_images": 2, "settings": "quick"}
   }
