@@ -77,6 +77,9 @@ setuptools.setup(
     "hub": [
       "huggingface_hub>=1.0",  # releases by name, hf://USER/NAME
     ],
+    "app": [
+      "gradio>=6.31",  # the page: components, a queue, uploads, painting
+    ],
     "gcs": [
       "gcsfs>=2026.4",  # files of work directories in buckets, gs://
       "fsspec>=2026.4",  # its settings
@@ -100,6 +103,8 @@ setuptools.setup(
       "pytorch-fid>=0.3; python_version < '3.12'",  # the FID network
       "torch-fidelity>=0.4; python_version < '3.12'",  # its resizing and logits
       "timm>=1.0.20; python_version < '3.12'",  # DINOv2 and CLIP
+      "gradio>=6.31",  # as in app
+      "selenium>=4.51",  # drives a browser, if there is one, on its page
       "scipy>=1.14",  # the test of whether draws follow a distribution
       "nbclient>=0.10",  # runs the notebooks
       "nbformat>=5.10",  # reads them

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 from marjax import outputs
 from marjax.cli import (
+  app,
   cache_latents,
   configs,
   convert,
@@ -51,6 +52,7 @@ VERBS = {
   "train": train,
   "generate": generate,
   "edit": edit,
+  "app": app,
   "evaluate": evaluate,
   "score": score,
   "statistics": statistics,
@@ -63,7 +65,7 @@ VERBS = {
 CONFIGURED = ("train", "preflight", "fit-codebook", "fit-classifier")
 
 # Those whose compiling is worth keeping.
-COMPILING = ("train", "generate", "edit", "evaluate")
+COMPILING = ("train", "generate", "edit", "app", "evaluate")
 COMPILING += ("score", "statistics", "fit-classifier")
 
 SMALLER = (
@@ -84,6 +86,7 @@ EXTRAS = {
   "torch": "convert",
   "requests": "convert",
   "huggingface_hub": "hub",
+  "gradio": "app",
 }
 
 FLAGS = """

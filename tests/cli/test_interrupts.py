@@ -90,6 +90,7 @@ ARGUMENTS = {
     *("--checkpoint", "x", "--image", "x", "--mask", "left"),
     *("--out", "x.png"),
   ],
+  "app": ["--checkpoint", "x"],
   "evaluate": ["--checkpoint", "x", "--out", "x"],
   "score": ["x", "--network", "x", "--weights", "x"],
   "statistics": ["x", "--network", "x", "--weights", "x", "--out", "x"],

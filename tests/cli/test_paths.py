@@ -42,6 +42,7 @@ FLAGS = {
     *("--checkpoint", "x", "--image", "i.png", "--mask", "left"),
     *("--out", "PATH.png"),
   ],
+  ("app", "checkpoint"): ["--checkpoint", "PATH"],
   ("evaluate", "checkpoint"): ["--checkpoint", "PATH", "--out", "o"],
   ("evaluate", "out"): ["--checkpoint", "x", "--out", "PATH"],
   ("convert", "source"): ["PATH", "--out", "o"],

@@ -63,7 +63,7 @@ def test_the_package_declares_what_it_imports():
   wanted = imported("marjax", "configs")
   required = groups[""] - INDIRECT
   assert required <= wanted
-  chosen = ("demo", "convert", "gcs", "hub", "parquet")
+  chosen = ("app", "demo", "convert", "gcs", "hub", "parquet")
   extras = set().union(*(groups[extra] for extra in chosen))
   assert wanted - {"tensorflow"} == required | extras
 
@@ -107,7 +107,17 @@ def test_the_demo_needs_no_other_framework():
 
 
 def test_there_are_no_other_extras():
-  extras = {"", "convert", "demo", "docs", "gcs", "hub", "parquet", "test"}
+  extras = {
+    "",
+    "app",
+    "convert",
+    "demo",
+    "docs",
+    "gcs",
+    "hub",
+    "parquet",
+    "test",
+  }
   assert set(declared()) == extras | OPTIONAL
 
 

@@ -33,6 +33,7 @@ ORDER = [
   "evaluate",
   "train",
   "preflight",
+  "app",
   "cli",
 ]
 
@@ -45,7 +46,7 @@ STRANGERS = {
 }
 
 HEAVY = ("tensorflow", "torch", "orbax", "grain", "tensorflow_datasets")
-HEAVY += ("safetensors", "requests", "tqdm")
+HEAVY += ("safetensors", "requests", "tqdm", "gradio")
 HEAVY += ("matplotlib", "sklearn", "scipy", "PIL", "tensorboard")
 MAX_MODULES = 1500
 
