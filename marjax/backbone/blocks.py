@@ -44,7 +44,7 @@ from marjax.layers.gelu import gelu_of_product
 from marjax.layers.gpu.attention import Sequences
 from marjax.layers.linear import linear, product, shared
 from marjax.layers.norm import LayerNorm
-from marjax.layers.placed import constrained
+from marjax.layers.placed import constrained, is_split
 
 SLOT_AXES = ("batch", "sequence", "features")
 
@@ -162,8 +162,15 @@ class Attention(nn.Module):
     length: int,
   ) -> tuple[Float[Array, "B F N H"], Cache]:
     """The same for new slots after those of a cache, see `Stack.cached`."""
-    part, bias = self._parts()
-    query, *new = (part(index, x) for index in range(3))
+    kernel, bias = self.qkv.weights((self.config.width,))
+    if is_split("heads"):
+      part, _ = self._parts()
+      query, *new = (part(index, x) for index in range(3))
+    else:
+      # A few rows are soon multiplied: one product is launched, not three.
+      with jax.named_scope("qkv"):
+        whole = product(x, kernel, bias)
+      query, *new = (constrained(whole[:, :, i], HEAD_AXES) for i in range(3))
     cache = cache.written(*new, layer, 0 if first is None else first)
     if first is not None:
       kept = (cache.keys, cache.values)

@@ -51,7 +51,7 @@ def _over(run, carry, xs: tuple, unroll: bool = False):
   if not isinstance(blocks, tuple):
     return jax.lax.scan(run, carry, xs, unroll=unroll)[0]
   for i, block in enumerate(blocks):
-    own = jax.tree.map(lambda leaf, i=i: leaf[i], others)
+    own = jax.tree.map(lambda leaf, i=i: jnp.asarray(leaf[i]), others)
     carry, _ = run(carry, (block, *own))
   return carry
 
@@ -204,7 +204,9 @@ class Stack(_Blocks):
       out = self._apply(params, *carry, number, first, length, method="cached")
       return out, None
 
-    return _over(run, (x, cache), (self._stacked(), np.arange(self.depth, dtype=np.int32)))
+    return _over(
+      run, (x, cache), (self._stacked(), np.arange(self.depth, dtype=np.int32))
+    )
 
 
 class Queries(_Blocks):

@@ -16,7 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from marjax.layers.placed import platform
 from marjax.protocols import Noise
+
+FEW = 16
+"""Evaluations that compile about as soon without a loop as with one."""
 
 
 def evaluations(
@@ -43,6 +47,10 @@ def evaluations(
     at_once: C, a divisor of T.
   """
   num_steps = jax.tree.leaves(scanned)[0].shape[0]
+  # On GPUs a loop in a loop is launched piece by piece. Without the inner one a
+  # step of causal L, 64 images, 10 evaluations, is one graph of kernels: with
+  # one product for queries, keys and values 1.03 → 0.89 s on an H200.
+  unroll = platform() == "gpu" and num_steps <= FEW
 
   def one(entries, x, scanned):
     """x is that before the step with so many left."""
@@ -57,7 +65,7 @@ def evaluations(
     drawn = noise.at_steps(left, shape)
     scanned = (jnp.arange(at_once), values, drawn)
     return jax.lax.scan(
-      functools.partial(one, entries), x, scanned, reverse=True
+      functools.partial(one, entries), x, scanned, reverse=True, unroll=unroll
     )
 
   grouped = jax.tree.map(

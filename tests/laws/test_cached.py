@@ -14,6 +14,7 @@ from marjax.backbone.guided import GuidedConfig
 from marjax.generate import reveal
 from marjax.generate.draws import draw_batch
 from marjax.generate.settings import Settings
+from marjax.head import scan
 from marjax.head.reverse import ReverseSettings
 from marjax.model import ModelConfig, draw
 from marjax.parallel.mesh import make_mesh
@@ -287,6 +288,29 @@ def test_no_step_copies_the_cache(model):
     for array in run.instruction.arrays:
       if run.times > 1 and array.shape in caches:
         assert moved / run.times < caches[array.shape], run.instruction
+
+
+@pytest.mark.parametrize("name", ["random", "guided"])
+def test_blocks_without_a_loop_are_the_same_as_in_one(name, monkeypatch):
+  """As on GPUs: no loop over blocks, whose weights lie by themselves."""
+  model = ModelConfig(BACKBONES[name], small.MODEL.head)
+  settings = dataclasses.replace(SAMPLING, num_buckets=1).for_model(model)
+  static = reveal.static_for(model, settings)
+  draws = draw_batch(jax.random.key(3), jnp.arange(2), model.backbone)
+  rest = (jnp.arange(2), draws, reveal.numbers_for(static.plan, settings))
+
+  def drawn():
+    program = jax.jit(lambda *args: reveal.generate(static, *args)[0])
+    lowered = program.lower(small.params(model=model), *rest)
+    loops = lowered.as_text().count("stablehlo.while")
+    return loops, lowered.compile()(small.params(model=model), *rest)
+
+  loops, expected = drawn()
+  for module in (reveal, scan):
+    monkeypatch.setattr(module, "platform", lambda: "gpu")
+  fewer, tokens = drawn()
+  assert fewer == loops - (2 if name == "guided" else 1)
+  np.testing.assert_allclose(tokens, expected, atol=2e-4)
 
 
 @pytest.mark.parametrize(
