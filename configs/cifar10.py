@@ -76,6 +76,9 @@ def get_config(variant: str = "") -> ConfigDict:
       config.name = f"cifar10_{name}"
     if name in cells.NAMES:
       cells.set_cell(config, name, CODES, num_ar_steps=(64, 32))
+      if name.startswith("guided"):
+        # Blocks of queries have no keys and values: one more makes up for it.
+        config.model.backbone.query_depth += 1
       if name.endswith("_ce"):
         config.data.autoencoder = "out/cifar10_codes"
         config.codec.update(kind="codebook", num_codes=CODES)

@@ -42,8 +42,8 @@ class Stub:
   def settings(self, changes=()):
     return EXPERIMENT.sampling.changed(dict(changes))
 
-  def generate(self, labels, seed, settings, progress=False):
-    del progress
+  def generate(self, labels, seed, settings, batch_size=None, progress=False):
+    del batch_size, progress
     self.calls.append((self.card.name, settings, seed))
     rng = np.random.default_rng(seed)
     scale = 60 * abs(settings.guidance_scale - 2)

@@ -1,0 +1,138 @@
+"""The paper's claims, as what `experiments.studies` trains and draws for each.
+
+A study is a sentence, cells, which are trained, and the settings and orders
+that they are drawn with. Studies share cells.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+Changes = dict[str, Any]
+"""Of settings, by name."""
+
+
+class Cell(NamedTuple):
+  """What is trained: a variant, fields of it that are changed, and a seed."""
+
+  variant: str = "mar"
+  changes: tuple[str, ...] = ()
+  seed: int = 0
+
+  @property
+  def name(self) -> str:
+    """Of its folder, and of its rows."""
+    changed = [
+      c.removeprefix("config.").replace("=", "_") for c in self.changes
+    ]
+    return "-".join([self.variant, *changed, str(self.seed)])
+
+
+class Draw(NamedTuple):
+  """How images are drawn: settings that differ from the config's, an order."""
+
+  changes: Changes
+  order: str = "own"
+
+
+class Study(NamedTuple):
+  """A claim, and what it takes to try it.
+
+  Attributes:
+    claim: a sentence. cells: trained. draws: of each of them.
+    axis, series: keys of a row or its settings: what a picture's points lie
+      over, and what its lines are of.
+  """
+
+  claim: str
+  cells: Sequence[Cell]
+  draws: Sequence[Draw] = (Draw({}),)
+  axis: str = "cell"
+  series: str = "cell"
+
+
+def _with(field: str, *values: Any) -> list[Cell]:
+  return [Cell(changes=(f"config.{field}={value}",)) for value in values]
+
+
+def _draws(name: str, *values: Any, **others: Any) -> list[Draw]:
+  return [Draw({name: value} | others) for value in values]
+
+
+def _reverse(start: int, *counts: int) -> list[Draw]:
+  return [Draw({"head": {"num_steps": n, "start": start}}) for n in counts]
+
+
+MASKED = Cell()
+TWICE = ("mar", "mar_ce", "ar_random", "ar_random_ce")
+ONCE = ("ar_raster", "ar_raster_ce", "guided", "guided_ce")
+YOUNG = "config.training.num_steps=1500"
+
+STUDIES: dict[str, Study] = {
+  "table1": Study(
+    "Diffusion Loss beats cross-entropy in every order and attention;"
+    " bidirectional attention beats causal; several tokens a step cost little.",
+    [
+      *(Cell(name, seed=seed) for name in TWICE for seed in (0, 1)),
+      *(Cell(name) for name in ONCE),
+    ],
+    [Draw({}), Draw({"num_ar_steps": 64})],
+  ),
+  "head_size": Study(
+    "A wider head is better, and 1024 is enough; depth matters less.",
+    [
+      MASKED,  # 512, 6
+      *_with("model.head.width", 256, 1024, 1536),
+      *_with("model.head.depth", 3, 12),
+    ],
+  ),
+  "diffusion_steps": Study(
+    "100 steps are enough.",
+    [MASKED],
+    [
+      *_reverse(999, 10, 25, 50, 100, 250, 1000),
+      *_reverse(950, 10, 25, 50, 100, 250, 950),
+    ],
+    "num_diffusion_steps",
+    "start_timestep",
+  ),
+  "temperature": Study(
+    "Temperature trades diversity for fidelity, and so does guidance.",
+    [MASKED],
+    [
+      draw
+      for scale in (1.0, 2.0, 3.0, 4.0)
+      for draw in _draws(
+        "temperature", 0.9, 0.95, 1.0, 1.02, 1.05, guidance_scale=scale
+      )
+    ],
+    "temperature",
+    "guidance_scale",
+  ),
+  "speed": Study(
+    "More AR steps are better and slower; masked models need few.",
+    [MASKED, Cell("guided")],
+    _draws("num_ar_steps", 4, 8, 16, 32, 64),
+    "num_ar_steps",
+  ),
+  "orders": Study(
+    "Random orders are what a masked model was trained for.",
+    [MASKED],
+    [Draw({}, order) for order in ("random", "raster", "checkerboard")],
+    "order",
+  ),
+  "mask_ratio": Study(
+    "Masks from 0.7 on, as published, or from 0.3.",
+    [MASKED, *_with("model.backbone.masking.lowest", 0.7)],
+  ),
+  "control_l2": Study(
+    "Without a distribution of each token, images are means.",
+    [MASKED, Cell("regression")],
+  ),
+  "start": Study(
+    "The reverse process is to start below the first timestep, the more so the"
+    " younger a model is.",
+    [MASKED, Cell(changes=(YOUNG,))],
+    [*_reverse(999, 100), *_reverse(980, 100), *_reverse(950, 100)],
+    "start_timestep",
+  ),
+}

@@ -1,0 +1,310 @@
+"""The paper's claims on photographs: trainings, drawn and scored, a row each.
+
+1. A study (`experiments.claims`) is a claim: cells, which are trained, and the
+   settings and orders that they are drawn with. Studies share cells, and rows,
+   so nothing is trained, drawn or scored twice.
+2. A cell is a work directory in OUT/runs, of a variant of configs/cifar10.py,
+   some changed fields and a seed. A training that was stopped goes on.
+3. A row is N images of a cell, of one seed, at one setting, scored by all
+   judges as `experiments.scoreboard` does, in OUT/rows.jsonl. Real test images
+   and training images with noise have rows as well.
+4. `studies_tables` makes OUT/STUDY.md, .png and _samples.png of the rows.
+
+Command   python -m experiments.studies table1,head_size --data_dir photos \
+            --weights mobilenet=FILE,label=FILE --out out/studies
+Before    the same with --dry_run, which says what is missing and what it costs
+Laptop    --laptop: made-up images and tiny models, a few seconds for each cell
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from experiments import rows, samplers, scoreboard, studies_tables
+from experiments.claims import MASKED, STUDIES, Cell, Draw
+from experiments.scoreboard import Board, eyes
+from marjax.cli import configs
+from marjax.evaluate import archives, environment, run, sets
+from marjax.evaluate.seen import Taken
+from marjax.experiment import Experiment
+from marjax.generate.settings import Settings
+from marjax.pipeline import Pipeline, load
+from marjax.schema import check
+from marjax.train.flops import training_flops
+
+CONFIG = "configs/cifar10.py"
+
+TRAINING_FLOPS, ROW_SECONDS, DRAWN_SECONDS = 2.7e14, 20.0, 30.0
+"""Of one H200: FLOPs in a second of training; seconds for a row's scores, and
+for 10 000 images in 64 × 50 steps. Measured on the masked model."""
+
+
+class Asked(NamedTuple):
+  """What is measured, and where.
+
+  Attributes:
+    out: folder of the results. data_dir: of the photographs.
+    is_laptop: tiny, on made-up images. num_images: of a row.
+    seeds: of generation. batch_size: images drawn at once, None for the
+      pipeline's. deadline: in `time.monotonic`, after which nothing is begun.
+  """
+
+  out: Path
+  data_dir: str
+  is_laptop: bool
+  num_images: int
+  seeds: tuple[int, ...]
+  batch_size: int | None
+  deadline: float
+
+  @property
+  def rows(self) -> Path:
+    """The file of rows."""
+    return self.out / "rows.jsonl"
+
+  def is_late(self) -> bool:
+    """Whether to begin nothing more."""
+    return time.monotonic() > self.deadline
+
+
+def experiment_of(cell: Cell, asked: Asked) -> Experiment:
+  """What a cell is trained as."""
+  variant = f"{cell.variant},laptop" if asked.is_laptop else cell.variant
+  changes = [*cell.changes, f"config.seed={cell.seed}"]
+  if not asked.is_laptop:
+    changes.append(f"config.data.data_dir={asked.data_dir}")
+  if cell.variant.endswith("_ce"):
+    changes.append(f"config.data.autoencoder={asked.out / 'codes'}")
+  return configs.load(f"{CONFIG}:{variant}", changes)
+
+
+def trained(cell: Cell, asked: Asked) -> Pipeline:
+  """A cell's pipeline, trained first as far as it is not."""
+  from marjax.train import codebook, loop
+
+  experiment = experiment_of(cell, asked)
+  codes = experiment.data.autoencoder
+  if codes and not Path(codes).exists():
+    codebook.fit(experiment.codec, experiment.data, codes)
+  workdir = asked.out / "runs" / cell.name
+  loop.train(experiment, workdir)
+  return load(workdir)
+
+
+def settings_of(cell: Cell, draw: Draw, asked: Asked) -> Settings | None:
+  """Those of a cell and draw; None where the cell cannot be drawn so."""
+  experiment = experiment_of(cell, asked)
+  length = experiment.model.backbone.num_tokens
+  changes = dict(draw.changes)
+  steps = changes.get("num_ar_steps")
+  if steps is not None:
+    changes["num_ar_steps"] = min(steps, length)
+    if experiment.model.backbone.is_sequential and steps < length:
+      return None
+  if "head" in changes and asked.is_laptop:
+    changes["head"] = {**changes["head"], "num_steps": 4}
+  return experiment.sampling.changed(changes, experiment.model)
+
+
+def planned(names: Sequence[str], asked: Asked) -> list[tuple]:
+  """(cell, settings, order, seed) of the studies, each once, cell by cell."""
+  every = [
+    (cell, settings, draw.order, seed)
+    for name in names
+    for cell in STUDIES[name].cells
+    for draw in STUDIES[name].draws
+    if (settings := settings_of(cell, draw, asked)) is not None
+    for seed in asked.seeds
+  ]
+  first = {cell: place for place, (cell, *_) in reversed([*enumerate(every)])}
+  return sorted(dict.fromkeys(every), key=lambda one: first[one[0]])
+
+
+def key_of(cell: Cell, settings: Settings, order: str, seed: int, number: int):
+  """What tells a row from others, but for the judges."""
+  return {
+    "cell": cell.name,
+    "settings": rows.as_row(settings),
+    "order": order,
+    "seed": seed,
+    "num_images": number,
+  }
+
+
+def order_of(name: str, own: Int[np.ndarray, "N L"]) -> Int[np.ndarray, "N L"]:
+  """Generation orders of that name; cells within a colour come as in `own`."""
+  if name in ("own", "random"):
+    return own
+  if name == "raster":
+    return np.broadcast_to(np.arange(own.shape[1], dtype=own.dtype), own.shape)
+  row, column = np.divmod(own, round(own.shape[1] ** 0.5))
+  later = np.argsort((row + column) % 2, axis=1, kind="stable")
+  return np.take_along_axis(own, later, axis=1)
+
+
+def measure(
+  pipe: Pipeline, key: dict[str, Any], settings: Settings, board: Board, asked
+) -> None:
+  """Adds a row: draws its images, and scores them."""
+  labels = run.balanced_labels(asked.num_images, pipe.card.num_classes)
+  how: dict[str, Any] = {"seed": key["seed"]}
+  if key["order"] != "own":
+    draws = pipe.draws(key["seed"], len(labels))
+    order = order_of(key["order"], np.asarray(draws.order))
+    how = {"draws": dataclasses.replace(draws, order=order)}
+  start = time.monotonic()
+  images = pipe.generate(
+    labels, settings=settings, batch_size=asked.batch_size, progress=True, **how
+  )
+  seconds = time.monotonic() - start
+  is_shown = key["seed"] == asked.seeds[0] and key["order"] == "own"
+  is_shown = is_shown and settings == pipe.settings()
+  path = asked.out / "images" / f"{key['cell']}{'' if is_shown else '.now'}.npz"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.unlink(missing_ok=True)  # of a row that a kill cut short
+  archives.write(path, images.shape, [images], labels)
+  chosen = Taken().choose(sets.open_set(path), None)
+  scores = scoreboard.scored(board, chosen, key["cell"])
+  if not is_shown:
+    path.unlink()
+  count = sum(leaf.size for leaf in jax.tree.leaves(pipe.params))
+  row = key | {"scores": scores, "seconds": seconds, "num_parameters": count}
+  row |= {"parameters": samplers.fingerprint(pipe.params)}
+  row |= {"device": environment.device(), "versions": environment.versions()}
+  rows.append(asked.rows, row)
+  print(f"{key['cell']}: {studies_tables.sentence(scores)}", flush=True)
+
+
+def plan(missing: Sequence[tuple], asked: Asked) -> str:
+  """What is missing, a line for each cell, and what it costs on one H200."""
+  lines, total = [], 0.0
+  for cell in dict.fromkeys(one[0] for one in missing):
+    own = [one for one in missing if one[0] == cell]
+    experiment, minutes = experiment_of(cell, asked), 0.0
+    is_begun = (asked.out / "runs" / cell.name).exists()
+    if not is_begun:
+      training = experiment.training
+      images = training.num_steps * training.batch_size
+      flops = training_flops(experiment.model)
+      minutes += images * flops / TRAINING_FLOPS / 60
+    for _, settings, _, _ in own:
+      work = settings.num_ar_steps * getattr(settings.head, "num_steps", 1)
+      share = asked.num_images / 10_000
+      minutes += share * (ROW_SECONDS + DRAWN_SECONDS * work / 3200) / 60
+    total += minutes
+    words = ", trained or begun" if is_begun else ""
+    lines.append(f"{cell.name}{words}: {len(own)} rows, {minutes:.0f} minutes")
+  return "\n".join([*lines, f"{total:.0f} minutes of one H200, an estimate"])
+
+
+def run_studies(
+  names: Sequence[str], weights: dict[str, str], asked: Asked
+) -> None:
+  """All rows of the studies that are missing, then their tables."""
+  networks = eyes(weights, asked.num_images, allow_few=asked.is_laptop)
+  data = dataclasses.replace(experiment_of(MASKED, asked).data, flip=False)
+  own = scoreboard.Asked(
+    asked.num_images, asked.seeds, (), (), asked.out, None, asked.batch_size
+  )
+  board = scoreboard.board_of(data, networks, own)
+  scoreboard.controls(board, own)
+  pipe, at = None, None
+  for cell, settings, order, seed in planned(names, asked):
+    key = key_of(cell, settings, order, seed, asked.num_images)
+    key |= {"judges": board.names()}
+    if rows.find(rows.read(asked.rows), **key) is not None:
+      continue
+    if asked.is_late():
+      print("it is late: nothing more is begun", flush=True)
+      break
+    if at != cell:
+      pipe, at = trained(cell, asked), cell
+    measure(pipe, key, settings, board, asked)
+  table = [
+    row for row in rows.read(asked.rows) if row["judges"] == board.names()
+  ]
+  real = [row for row in table if "cell" not in row]
+  for name in names:
+    keys = [key_of(*one, asked.num_images) for one in planned([name], asked)]
+    own = [rows.find(table, **key) for key in keys]
+    measured = [row for row in own if row is not None]
+    studies_tables.write(asked.out, name, STUDIES[name], measured, real)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Flags → rows → tables and pictures; 2 when a flag is wrong."""
+  args = _flags(argv)
+  try:
+    names = args.studies.split(",")
+    unknown = [name for name in names if name not in STUDIES]
+    check(
+      not unknown,
+      f"there is no study {' '.join(unknown[:1])}; expected some of"
+      f" {', '.join(STUDIES)}.",
+    )
+    asked = Asked(
+      args.out,
+      args.data_dir,
+      args.laptop,
+      args.num_images,
+      tuple(map(int, args.seeds.split(","))),
+      args.batch_size,
+      time.monotonic() + args.limit_s,
+    )
+    if args.dry_run:
+      there = rows.read(asked.rows)
+      missing = [
+        one
+        for one in planned(names, asked)
+        if rows.find(there, **key_of(*one, asked.num_images)) is None
+      ]
+      print(plan(missing, asked))
+      return 0
+    check(
+      args.laptop or bool(args.data_dir),
+      "--data_dir is missing; expected a folder of photographs, or --laptop.",
+    )
+    check(
+      bool(args.weights),
+      "--weights is missing; expected NETWORK=FILE,NETWORK=FILE: see"
+      " docs/networks.md.",
+    )
+    weights = dict(part.split("=", 1) for part in args.weights.split(","))
+    run_studies(names, weights, asked)
+  except (ValueError, OSError) as error:
+    print(f"experiments.studies: {error}", file=sys.stderr)
+    return 2
+  return 0
+
+
+def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog="python -m experiments.studies",
+    description=__doc__.partition("\n")[0],
+  )
+  add = parser.add_argument
+  add("studies", help=f"A,B of {', '.join(STUDIES)}")
+  add(
+    "--data_dir", default="", help="of photographs: FOLDER/{train,test}/CLASS"
+  )
+  add("--weights", default="", help="NETWORK=FILE,NETWORK=FILE")
+  add("--out", type=Path, default=Path("out/studies"))
+  add("--num_images", type=int, default=10_000, help="of a row")
+  add("--seeds", default="0,1,2", help="of generation")
+  add("--batch_size", type=int, help="images that are drawn at once")
+  add("--limit_s", type=float, default=float("inf"))
+  add("--laptop", action="store_true", help="tiny, on made-up images")
+  add("--dry_run", action="store_true", help="print the plan and its cost")
+  return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

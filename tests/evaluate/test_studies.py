@@ -1,0 +1,184 @@
+"""The studies of the paper's claims: their plans, rows, tables and pictures."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from evaluate.networks import Projection
+from evaluate.test_scoreboard import UNSEEN
+
+from experiments import claims, rows, scoreboard, studies
+from marjax.evaluate.networks import kinds, weights
+from marjax.experiment import Experiment
+from marjax.generate.draws import Draws, draw_batch
+from marjax.model import param_shapes
+from marjax.pipeline import Pipeline
+from marjax.release.card import Card
+
+NETWORK = Projection(image_size=16)
+
+
+def asked_of(out, is_laptop=True, seeds=(0, 1)) -> studies.Asked:
+  never = float("inf")
+  return studies.Asked(out, "photos", is_laptop, 120, seeds, None, never)
+
+
+class Stub:
+  """A pipeline of a cell that has not been trained; its images are real."""
+
+  def __init__(self, cell, experiment: Experiment):
+    self.experiment, self.asked = experiment, []
+    self.params = {"of": np.full(3, len(cell.name), np.float32)}
+    self.card = Card(
+      name=cell.name,
+      codec=experiment.codec,
+      model=experiment.model,
+      sampling=experiment.sampling,
+    )
+
+  def settings(self):
+    return self.experiment.sampling
+
+  def draws(self, seed, count) -> Draws:
+    backbone = self.experiment.model.backbone
+    return draw_batch(jax.random.key(seed), jnp.arange(count), backbone)
+
+  def generate(self, labels, seed=0, settings=None, draws=None, **how):
+    self.asked.append((settings, seed, draws, how))
+    images = UNSEEN.images[: len(labels)].astype(int)
+    shift = 5 * len(self.card.name) + seed + (0 if draws is None else 40)
+    return np.clip(images + shift, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def board(monkeypatch, tmp_path):
+  """Flags of studies, whose cells are stubs, and those stubs by name."""
+  stubs: dict[str, Stub] = {}
+
+  def trained(cell, asked):
+    assert cell.name not in stubs, "a cell is trained once"
+    stubs[cell.name] = Stub(cell, studies.experiment_of(cell, asked))
+    return stubs[cell.name]
+
+  monkeypatch.setitem(kinds.NETWORKS, "projection", NETWORK)
+  monkeypatch.setattr(studies, "trained", trained)
+  file = tmp_path / "p.safetensors"
+  weights.write(file, NETWORK, NETWORK.params(), {})
+  flags = [
+    f"--weights=projection={file}",
+    f"--out={tmp_path / 'out'}",
+    "--seeds=0,1",
+    "--num_images=120",
+    "--laptop",
+  ]
+  return flags, stubs
+
+
+@pytest.mark.parametrize("is_laptop", [True, False])
+@pytest.mark.parametrize("name", claims.STUDIES)
+def test_every_study_can_be_planned(name, is_laptop, tmp_path):
+  asked = asked_of(tmp_path, is_laptop)
+  planned = studies.planned([name], asked)
+  assert len(planned) == len(set(planned)) >= 4
+  for cell, settings, *_ in planned:
+    experiment = studies.experiment_of(cell, asked)
+    assert settings == settings.for_model(experiment.model)
+  at = [cell for cell, _ in itertools.groupby(planned, lambda one: one[0])]
+  assert len(at) == len(set(at)), "one cell after the other"
+
+
+def test_cells_of_a_column_have_as_many_parameters(tmp_path):
+  asked, counts = asked_of(tmp_path, is_laptop=False), {}
+  for cell in claims.STUDIES["table1"].cells:
+    shapes = param_shapes(studies.experiment_of(cell, asked).model)
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    counts.setdefault(cell.variant.endswith("_ce"), []).append(count)
+  for column in counts.values():
+    assert max(column) / min(column) < 1.06  # 3 % of their middle
+
+
+def test_a_checkerboard_comes_colour_by_colour():
+  own = np.array([[3, 0, 2, 1], [0, 1, 2, 3]])
+  board = studies.order_of("checkerboard", own)
+  np.testing.assert_array_equal(board, [[3, 0, 2, 1], [0, 3, 1, 2]])
+  raster = studies.order_of("raster", own)
+  np.testing.assert_array_equal(raster, [[0, 1, 2, 3]] * 2)
+  np.testing.assert_array_equal(studies.order_of("random", own), own)
+
+
+def test_rows_are_shared_and_measured_once(board, tmp_path, capsys):
+  flags, stubs = board
+  names = "orders,control_l2,mask_ratio"
+  assert studies.main([names, *flags, "--dry_run"]) == 0
+  text = capsys.readouterr().out
+  assert "mar-0: 8 rows" in text
+  assert "of one H200, an estimate" in text
+  assert not stubs
+
+  assert studies.main([names, *flags]) == 0
+  out = tmp_path / "out"
+  table = rows.read(out / "rows.jsonl")
+  kinds_of = [row.get("kind", row.get("order")) for row in table]
+  assert kinds_of.count("control") == 2
+  assert len(table) == 2 + 8 + 2 + 2
+  assert set(stubs) == {
+    "mar-0",
+    "regression-0",
+    "mar-model.backbone.masking.lowest_0.7-0",
+  }
+  orders = [draws.order for _, _, draws, _ in stubs["mar-0"].asked if draws]
+  assert len(orders) == 6
+  assert any((order == np.arange(16)).all() for order in orders)
+  for name in names.split(","):
+    for end in (".md", ".png"):
+      assert (out / f"{name}{end}").stat().st_size > 100
+  lines = (out / "control_l2.md").read_text().splitlines()
+  assert len(lines) == 2 + 2 + 2 + 2
+  assert lines[4].startswith("| mar | 4 | 950 | 2 | ")
+  assert " ± " in lines[4]
+  assert lines[6].startswith(f"| {scoreboard.TEST} |")
+  assert {path.name for path in (out / "images").iterdir()} == {
+    f"{name}.npz" for name in stubs
+  }
+
+  stubs.clear()
+  assert studies.main([names, *flags]) == 0
+  assert not stubs
+  assert rows.read(out / "rows.jsonl") == table
+
+
+def test_late_begins_nothing(board, tmp_path):
+  flags, stubs = board
+  assert studies.main(["control_l2", *flags, "--limit_s=0"]) == 0
+  assert not stubs
+
+
+@pytest.mark.parametrize(
+  ("argv", "words"),
+  [
+    (["steps"], "there is no study steps; expected some of table1"),
+    (["orders"], "--data_dir is missing"),
+    (["orders", "--laptop"], "--weights is missing"),
+  ],
+)
+def test_wrong_flags_are_one_sentence(argv, words, capsys):
+  assert studies.main(argv) == 2
+  error = capsys.readouterr().err
+  assert words in error
+  assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_cell_is_trained_and_drawn(tmp_path):
+  """The road without stubs: codes are fitted, and a training goes on."""
+  asked = asked_of(tmp_path, seeds=(0,))
+  cell = claims.Cell("mar_ce")
+  pipe = studies.trained(cell, asked)
+  assert isinstance(pipe, Pipeline)
+  assert pipe.card.step == 4
+  images = pipe.generate([1, 2], settings=pipe.settings())
+  assert images.shape == (2, 16, 16, 3)
+  again = studies.trained(cell, asked)
+  jax.tree.map(np.testing.assert_array_equal, again.params, pipe.params)
