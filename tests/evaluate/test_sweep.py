@@ -157,6 +157,22 @@ def test_images_are_saved_also_by_a_run_that_was_stopped(
   )
 
 
+def test_intervals_stand_beside_scores(place, tmp_path, stopping, capsys):
+  flags = ("--scores", "sfid,is", "--num_draws", "20")
+  out = tmp_path / "out"
+  stopping(2)
+  assert run(place, out, *flags) == 130
+  ran = stopping(None)
+  assert run(place, out, *flags) == 0
+  assert ran == [32]
+  report = json.loads((out / "report.json").read_text())
+  scores, real = report["results"][0]["scores"], report["real_in_their_place"]
+  for numbers in (scores, real):
+    for name in ("sfid_projection", "class_score_projection"):
+      assert numbers[f"{name}_low"] < numbers[name] < numbers[f"{name}_high"]
+  assert f"({scores['sfid_projection_low']:.4g} to" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", ["png", "array_record", "npz"])
 def test_images_in_the_way_are_told_before_long_work(
   place, tmp_path, monkeypatch, capsys, kind
