@@ -57,7 +57,8 @@ SCORED = """
 --order shuffled|given
   of images before the class score splits them (default: shuffled)
 --num_draws N
-  of images, for an interval of each score (default: none)
+  of images, for intervals of fid, sfid, is, pr, accuracy and copies (default:
+  none)
 --allow_few
   also with fewer images than features
 --guidance X,Y,...

@@ -164,15 +164,13 @@ class Part:
 
 def open_writer(
   stream: Stream, kind: str, where: Path, made_from: Mapping[str, str]
-) -> Writer | None:
-  """Where the first process saves images; None in others.
+) -> Writer:
+  """Saves the images of a run; of several processes the first opens it.
 
   Args:
     kind: png, array_record or npz. where: without a suffix.
     made_from: see `Saving`.
   """
-  if jax.process_index() > 0:
-    return None
   height, width, channels = shape_of(stream.pipe.card.codec)
   saving = Saving(
     kind=kind,

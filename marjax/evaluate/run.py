@@ -71,7 +71,9 @@ def load_real(config: DataConfig) -> Real:
   train, test = (batches.load_all(config, split) for split in splits)
   for split, part in zip(splits, (train, test), strict=True):
     pixels.check_real(part.images, part.labels, config.num_classes, split)
+  # Refuse what generated images could not be scored against.
   pixels.frechet_ratio(test.images, train.images, test.images)
+  pixels.near_copy_rate(test.images, train.images, test.images)
   try:
     classifier = pixels.fit_classifier(train.images, train.labels)
   except ModuleNotFoundError as error:

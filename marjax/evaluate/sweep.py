@@ -32,6 +32,7 @@ from marjax.evaluate.begun import Begun, held
 from marjax.evaluate.networks import kinds as networks
 from marjax.evaluate.part import Clock, Part, open_writer, shape_of
 from marjax.evaluate.reference import Compared, Real, open_real
+from marjax.evaluate.saving import Writer
 from marjax.evaluate.scores import gathered, kinds
 from marjax.evaluate.scores.gathered import Gathered
 from marjax.evaluate.scores.options import DEFAULTS, Options
@@ -277,23 +278,18 @@ def _through(
   run: Run, about: dict[str, Any], begun: Begun, out: Path
 ) -> report.Whole:
   """All settings, those that are left, to what the report is made of."""
-  clock, line = Clock(), run.stream
-  made_from = {key: str(about[key]) for key in MADE_FROM}
+  clock, line, count = Clock(), run.stream, len(run.settings)
+  # Before the network runs: a folder that is in the way is told at once.
+  writers = [_writer(run, about, out, number) for number in range(count)]
   seen_real = look_at_real(run, jax.process_index() == 0, begun)
   rows = []
-  for number in range(len(run.settings)):
+  for number, settings in enumerate(run.settings):
     name = str(number)
     result = begun.result(name)
     if result is None:
-      settings = run.settings[number]
-      writer = None
-      if run.asked.save:
-        where = out / ("images" if len(run.settings) == 1 else f"images_{name}")
-        decides = {**made_from, "settings": str(schema.to_dict(settings))}
-        writer = open_writer(line, run.asked.save, where, decides)
-      title = f"settings {number + 1} of {len(run.settings)}"
+      title = f"settings {number + 1} of {count}"
       part = Part(line, settings, begun, name, title)
-      seen, shown = part.run(clock, writer, bool(run.asked.save))
+      seen, shown = part.run(clock, writers[number], bool(run.asked.save))
       result = scored(seen, seen_real, run, is_first=number == 0)
       begun.finish(name, result)
       begun.save(name, {"shown": shown})
@@ -303,6 +299,18 @@ def _through(
   described["versions"] = environment.versions()
   shown = [begun.restored(str(n))["shown"] for n in range(len(rows))]
   return report.Whole(described, clock.speed(), np.stack(shown))
+
+
+def _writer(
+  run: Run, about: Mapping[str, Any], out: Path, number: int
+) -> Writer | None:
+  """Where images of one of the settings are saved, if they are; one process."""
+  if not run.asked.save or jax.process_index() > 0:
+    return None
+  where = out / ("images" if len(run.settings) == 1 else f"images_{number}")
+  made_from = {key: str(about[key]) for key in MADE_FROM}
+  made_from["settings"] = str(schema.to_dict(run.settings[number]))
+  return open_writer(run.stream, run.asked.save, where, made_from)
 
 
 def look_at_real(

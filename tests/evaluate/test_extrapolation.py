@@ -1,11 +1,13 @@
 """The distance of infinitely many images, and how sure a score is."""
 
+import jax
 import numpy as np
 import pytest
 from evaluate.networks import moments_of
 
-from marjax.evaluate.scores import bootstrap, frechet, moments
+from marjax.evaluate.scores import bootstrap, class_score, frechet, moments
 from marjax.evaluate.scores.extrapolation import extrapolate
+from marjax.evaluate.scores.options import Options
 
 
 def rows(seed, count, shift=0.0, size=20):
@@ -81,3 +83,37 @@ def test_the_interval_of_a_share_is_binomial():
   error = 1.96 * np.sqrt(0.25 * 0.75 / 400)
   assert low == pytest.approx(0.25 - error, abs=0.006)
   assert high == pytest.approx(0.25 + error, abs=0.006)
+
+
+def class_scores(sets):
+  """The class score's mean of each set of logits."""
+  splits = class_score.splits_of(sets.shape[1])
+  program = jax.jit(class_score.batch_sums, static_argnums=3)
+  empty = class_score.empty(10, sets.shape[2])
+  sums = [program(logits, splits, splits >= 0, 10) for logits in sets]
+  return [
+    class_score.class_score(class_score.add(empty, each)).mean for each in sums
+  ]
+
+
+def test_the_interval_of_a_class_score_is_as_wide_as_samples_differ():
+  rng = np.random.default_rng(0)
+  sets = rng.normal(0, 2, (40, 500, 12)).astype(np.float32)
+  values = class_scores(sets)
+  options = Options(num_draws=100)
+  ends = bootstrap.of_class_score(values[0], sets[0], options)
+  # Around the value, though the mean of draws is lower: images repeat.
+  assert ends.low < values[0] < ends.high
+  width = (ends.high - ends.low) / (2 * 1.96)
+  assert width == pytest.approx(np.std(values), rel=0.3)
+
+
+def test_every_image_once_is_the_class_score_itself():
+  class Once:
+    def integers(self, count, size):
+      return np.arange(size)
+
+  logits = np.random.default_rng(0).normal(0, 3, (203, 12)).astype(np.float32)
+  draw = class_score.of_draws(logits, class_score.splits_of(203))
+  (expected,) = class_scores(logits[None])
+  assert draw(Once()) == pytest.approx(expected, rel=1e-6)

@@ -51,6 +51,8 @@ def test_what_is_gathered_is_what_the_network_sees():
   result = gather()
   assert result.count == COUNT
   np.testing.assert_allclose(result.features, seen.pooled, rtol=1e-6)
+  np.testing.assert_allclose(result.places, seen.spatial, rtol=0, atol=1e-5)
+  np.testing.assert_allclose(result.logits, seen.logits, rtol=0, atol=1e-5)
   for part, rows in ((1, seen.pooled), (2, seen.spatial)):
     expected = moments_of(np.asarray(rows))
     scale = np.abs(expected.scatter).max()
@@ -75,7 +77,7 @@ def test_batches_and_meshes_change_nothing(size, devices):
 
 def test_only_what_is_wanted_is_gathered():
   result = gather(needs=frozenset({"moments"}))
-  assert result[2:] == (None,) * 4
+  assert result[2:] == (None,) * 6
 
 
 def test_a_state_goes_on_to_the_same_bits():

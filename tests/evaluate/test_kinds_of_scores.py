@@ -61,15 +61,29 @@ def test_names_are_plain_for_the_network_of_the_fid_only():
   assert list(result.scores) == ["fid", "sfid"]
 
 
-def test_intervals_come_on_request(seen):
+def test_intervals_come_on_request():
   options = Options(num_draws=20)
-  names = ("fid", "pr", "accuracy")
-  assert "features" in kinds.needs(names, options)
-  assert "features" not in kinds.needs(("fid",))
-  result = kinds.compare(names, *seen, options).scores
-  for name in ("fd_projection", "precision", "recall", "label_accuracy"):
-    assert result[f"{name}_low"] <= result[name] <= result[f"{name}_high"]
-  assert result["fd_projection_low"] < result["fd_projection_high"]
+  names = ("fid", "sfid", "is", "pr", "accuracy")
+  rows = {"features", "places", "logits"}
+  assert kinds.needs(iter(names), options) >= rows
+  assert kinds.needs(("fid", "sfid", "is")) & rows == set()
+  seen = [
+    gather(seed, count, names, options=options, low=low)
+    for seed, count, low in ((0, 120, 30), (1, 150, 0), (2, 120, 0))
+  ]
+  scores, real = kinds.compare(names, *seen, options)
+  distances = ["fd_projection", "sfid_projection", "class_score_projection"]
+  for name in (*distances, "precision", "recall", "label_accuracy"):
+    assert scores[f"{name}_low"] <= scores[name] <= scores[f"{name}_high"]
+    assert real[f"{name}_low"] <= real[name] <= real[f"{name}_high"]
+  for name in distances:
+    assert scores[f"{name}_low"] < scores[f"{name}_high"]
+  # Sums alone were gathered for no interval.
+  few = gather(0, 120, names)
+  with pytest.raises(ValueError, match="generated images places are missing"):
+    kinds.compare("sfid", few, seen[1], options=options)
+  with pytest.raises(ValueError, match="generated images logits are missing"):
+    kinds.compare("is", few, options=options)
 
 
 def test_statistics_do_for_distances_of_moments_only(seen):

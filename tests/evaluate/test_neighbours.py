@@ -92,3 +92,8 @@ def test_sets_that_cannot_be_compared_are_refused():
     precision_recall(generated=train[:3], real=train)
   with pytest.raises(ValueError, match="is also a training image"):
     neighbours.is_near_copy(generated=train, train=train, unseen=train)
+  # A few copies are enough, though rounding puts them a little apart.
+  unseen = cluster(11, 200, 1.0)
+  unseen[:4] = train[:4] + 1e-3
+  with pytest.raises(ValueError, match="is also a training image"):
+    neighbours.is_near_copy(generated=unseen, train=train, unseen=unseen)

@@ -82,15 +82,6 @@ def test_copies_are_all_found_and_unseen_images_hardly_any():
   )
 
 
-def test_nearest_distances_match_the_definition():
-  rng = np.random.default_rng(9)
-  images, train = noise_images(rng, 300, 4), noise_images(rng, 50, 4)
-  apart = images[:, None].astype(float) - train[None]
-  expected = np.sqrt((apart**2).sum((2, 3, 4))).min(1)
-  found = pixels.nearest_distances(images, train)
-  np.testing.assert_array_equal(found, expected)
-
-
 def test_classifier_scores_real_digits_and_counts_wrong_labels():
   datasets = pytest.importorskip("sklearn.datasets")
   digits = datasets.load_digits()
@@ -110,4 +101,4 @@ def test_classifier_scores_real_digits_and_counts_wrong_labels():
 def test_scores_refuse_images_that_are_not_uint8():
   images = np.zeros((3, 8, 8, 1))
   with pytest.raises(ValueError, match="expected at least one uint8"):
-    pixels.nearest_distances(images, images)
+    pixels.near_copy_rate(images, images, images)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -232,6 +233,9 @@ def test_what_cannot_be_scored_is_told_before_generating(tmp_path, monkeypatch):
   small_set(tmp_path, "test", cat=25, dog=25)
   small_set(tmp_path, "few", cat=3, dog=3)
   small_set(tmp_path, "half", cat=25)
+  shutil.copytree(tmp_path / "test", tmp_path / "seen")
+  for path in sorted((tmp_path / "train" / "cat").iterdir())[:10]:
+    shutil.copy(path, tmp_path / "seen" / "cat")
 
   def refused(words, num_images=40, split="", **changes):
     pipe = folder_pipe(tmp_path, monkeypatch, **changes)
@@ -247,6 +251,7 @@ def test_what_cannot_be_scored_is_told_before_generating(tmp_path, monkeypatch):
   refused("images in split 'few' is 6; expected more than 20", split="few")
   refused("'half' has no images of 1 of 2 classes, the first 1", split="half")
   refused("test images have the same moments", split="train")
+  refused("one in a hundred or more of the unseen real images", split="seen")
   refused("class 0 is dog for .* and cat in the real", names=("dog", "cat"))
   refused("does not say what it was trained on", data=None)
   latents = dataclasses.replace(data, source="latents")

@@ -133,7 +133,7 @@ def test_other_settings_do_not_go_on(place, tmp_path, stopping, capsys):
   assert "report.json already exists" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["png", "npz"])
+@pytest.mark.parametrize("kind", ["png", "array_record", "npz"])
 def test_images_are_saved_also_by_a_run_that_was_stopped(
   place, tmp_path, stopping, kind
 ):
@@ -144,7 +144,7 @@ def test_images_are_saved_also_by_a_run_that_was_stopped(
   ran = stopping(None)
   assert run(place, out, "--save", kind) == 0
   assert ran == [0, 16, 32]
-  where = out / {"png": "images", "npz": "images.npz"}[kind]
+  where = out / ("images.npz" if kind == "npz" else "images")
   images = sets.open_set(where)
   rows = list(images.rows(np.arange(40)))
   assert [label for _, label in rows] == [*range(10)] * 4
@@ -155,6 +155,41 @@ def test_images_are_saved_also_by_a_run_that_was_stopped(
     np.stack([image for image, _ in rows]),
     np.broadcast_to(expected, (*expected.shape[:3], shape)),
   )
+
+
+def test_intervals_stand_beside_scores(place, tmp_path, stopping, capsys):
+  flags = ("--scores", "sfid,is", "--num_draws", "20")
+  out = tmp_path / "out"
+  stopping(2)
+  assert run(place, out, *flags) == 130
+  ran = stopping(None)
+  assert run(place, out, *flags) == 0
+  assert ran == [32]
+  report = json.loads((out / "report.json").read_text())
+  scores, real = report["results"][0]["scores"], report["real_in_their_place"]
+  for numbers in (scores, real):
+    for name in ("sfid_projection", "class_score_projection"):
+      assert numbers[f"{name}_low"] < numbers[name] < numbers[f"{name}_high"]
+  assert f"({scores['sfid_projection_low']:.4g} to" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["png", "array_record", "npz"])
+def test_images_in_the_way_are_told_before_long_work(
+  place, tmp_path, monkeypatch, capsys, kind
+):
+  monkeypatch.setattr(stream.Stream, "run", None)
+  monkeypatch.setattr(Gatherer, "sums", None)
+  out = tmp_path / "out"
+  # Of the last settings, in the way of the folder or of the file.
+  (out / "images_2").mkdir(parents=True)
+  (out / "images_2" / "mine.txt").write_text("mine")
+  np.savez(out / "images_2.npz", arr_0=np.zeros(3))
+  assert run(place, out, *GUIDANCE, "--save", kind) == 2
+  said = capsys.readouterr().err
+  assert len(said.splitlines()) == 1
+  assert "images_2" in said
+  assert "already exists" in said
+  assert "choose another" in said
 
 
 def test_a_sweep_shares_its_programs(place):

@@ -15,6 +15,7 @@
    the classes and the score falls to a fifth.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -137,6 +138,34 @@ def class_score(sums: Sums) -> ClassScore:
   scores = [_score(*each) for each in zip(*sums, strict=True)]
   whole = _score(*[np.sum(array, axis=0) for array in sums])
   return ClassScore(float(np.mean(scores)), float(np.std(scores)), whole)
+
+
+def of_draws(
+  logits: Float32[np.ndarray, "images classes"],
+  splits: Int32[np.ndarray, " images"],
+) -> Callable[[np.random.Generator], float]:
+  """What gives, by a random generator, the mean score of splits drawn anew.
+
+  Each is drawn from its own images. A draw is made of how often each of them is
+  in it, so images are not copied.
+  """
+  parts = []
+  for split in range(splits.max() + 1):
+    log_chances = np.asarray(jax.nn.log_softmax(logits[splits == split]))
+    chances = np.exp(log_chances)
+    certainty = np.sum(chances * log_chances, -1)
+    parts.append((chances, certainty.astype(np.float64)))
+
+  def draw(rng):
+    scores = []
+    for chances, certainty in parts:
+      count = len(chances)
+      times = np.bincount(rng.integers(count, size=count), minlength=count)
+      total = (times.astype(np.float32) @ chances).astype(np.float64)
+      scores.append(_score(float(count), total, float(times @ certainty)))
+    return float(np.mean(scores))
+
+  return draw
 
 
 def _score(count: float, chances: np.ndarray, certainty: float) -> float:

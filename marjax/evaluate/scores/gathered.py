@@ -1,7 +1,7 @@
 """All that is kept of a set of images that one network has seen.
 
-1. A plan says what the scores need: moments always, and of a second map, sums
-   by class, hits of labels, or the features themselves only where asked for.
+1. A plan says what the scores need: moments always; only where asked for those
+   of a map, sums by class, hits of labels, or what is seen of every image.
 2. Its sums of a batch are a pure function, so that it can end the program that
    generates the images: nothing else leaves the devices.
 3. The host adds them in float64. Every image has an index from 0 to N - 1 and
@@ -40,7 +40,10 @@ from marjax.parallel import hosts
 from marjax.parallel.rules import batch_sharding, replicated
 from marjax.schema import check
 
-NEEDS = ("moments", "spatial", "classes", "features", "hits")
+ROWS = {"features": "pooled", "places": "spatial", "logits": "logits"}
+"""What is kept of every image, by the name of what the network sees of it."""
+
+NEEDS = ("moments", "spatial", "classes", "hits", *ROWS)
 
 
 class Gathered(NamedTuple):
@@ -51,17 +54,20 @@ class Gathered(NamedTuple):
     moments: of its features.
     spatial: moments of its map, or None.
     classes: sums of the class score, or None.
-    features: of every image in the order of their indices, or None.
     hits: of each class how many images were seen as what their label says, and
       how many there are, or None.
+    features, places, logits: of every image in the order of their indices, or
+      None; places are those of the map.
   """
 
   network: Network
   moments: Moments
   spatial: Moments | None = None
   classes: class_score.Sums | None = None
-  features: Float32[np.ndarray, "images features"] | None = None
   hits: Int64[np.ndarray, "classes 2"] | None = None
+  features: Float32[np.ndarray, "images features"] | None = None
+  places: Float32[np.ndarray, "images places"] | None = None
+  logits: Float32[np.ndarray, "images classes"] | None = None
 
   @property
   def count(self) -> int:
@@ -76,7 +82,8 @@ class BatchSums(NamedTuple):
     index: of each image among all.
     is_real: whether it is one, not padding.
     first_bad: smallest index whose features or logits are not finite, or -1.
-    moments, spatial, classes, features, hits: see `Gathered`.
+    moments, spatial, classes, hits: see `Gathered`.
+    rows: of each image, by name; those of `Gathered`.
   """
 
   index: Int32[Array, " batch"]
@@ -85,8 +92,8 @@ class BatchSums(NamedTuple):
   moments: moments.Sums
   spatial: moments.Sums | None
   classes: class_score.Sums | None
-  features: Float32[Array, "batch features"] | None
   hits: Int32[Array, "classes 2"] | None
+  rows: dict[str, Float32[Array, "batch numbers"]]
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,8 @@ class Plan:
       ("spatial", self.network.num_places, "map, which sFID needs"),
       ("classes", self.network.num_logits, "classes, which a score needs"),
       ("hits", self.network.num_logits, "classes, which a score needs"),
+      ("places", self.network.num_places, "map, which sFID needs"),
+      ("logits", self.network.num_logits, "classes, which a score needs"),
     ):
       check(
         need not in self.needs or size > 0,
@@ -162,8 +171,12 @@ class Plan:
       moments.batch_sums(seen.pooled, is_real),
       wanted("spatial", lambda: moments.batch_sums(seen.spatial, is_real)),
       wanted("classes", lambda: self._classes(seen.logits, index, is_real)),
-      wanted("features", lambda: seen.pooled),
       wanted("hits", lambda: _hits(seen.logits, labels, is_real)),
+      {
+        name: getattr(seen, part)
+        for name, part in ROWS.items()
+        if name in self.needs
+      },
     )
 
   def _classes(self, logits, index, is_real) -> class_score.Sums:
@@ -262,9 +275,8 @@ class Gatherer:
       state["spatial"] = moments.add(state["spatial"], sums.spatial)
     if sums.classes is not None:
       state["classes"] = class_score.add(state["classes"], sums.classes)
-    if sums.features is not None:
-      rows = np.asarray(sums.features)[np.asarray(sums.is_real)]
-      state["features"][index] = rows
+    for name, rows in sums.rows.items():
+      state[name][index] = np.asarray(rows)[np.asarray(sums.is_real)]
     if sums.hits is not None:
       state["hits"] = state["hits"] + np.asarray(sums.hits, np.int64)
 
@@ -346,9 +358,13 @@ def _empty(plan: Plan) -> dict:
     state["classes"] = class_score.empty(
       plan.options.num_splits, network.num_logits
     )
-  if "features" in needs:
-    shape = (plan.num_images, network.num_features)
-    state["features"] = np.zeros(shape, np.float32)
+  for name, size in (
+    ("features", network.num_features),
+    ("places", network.num_places),
+    ("logits", network.num_logits),
+  ):
+    if name in needs:
+      state[name] = np.zeros((plan.num_images, size), np.float32)
   if "hits" in needs:
     state["hits"] = np.zeros((network.num_logits, 2), np.int64)
   return state

@@ -70,34 +70,45 @@ def named(network: Network, name: str) -> str:
 
 
 def _fid(sets: Sets) -> Numbers:
-  generated, real, _, options = sets
+  generated, real = sets.generated, sets.real
   name = generated.network.distance
-  numbers = {name: frechet.distance(generated.moments, real.moments)}
+  return _frechet(
+    name, generated.moments, generated.features, real.moments, sets.options
+  )
+
+
+def _sfid(sets: Sets) -> Numbers:
+  generated, real = sets.generated, sets.real
+  name = named(generated.network, "sfid")
+  return _frechet(
+    name, generated.spatial, generated.places, real.spatial, sets.options
+  )
+
+
+def _frechet(name: str, ours, rows, real, options: Options) -> Numbers:
+  """A Fréchet distance, with its interval, for which the rows are needed."""
+  numbers = {name: frechet.distance(ours, real)}
   if options.num_draws:
     ends = bootstrap.of_frechet(
-      numbers[name],
-      generated.features,
-      real.moments,
-      options.num_draws,
-      options.seed,
+      numbers[name], rows, real, options.num_draws, options.seed
     )
     numbers |= _ends(name, ends)
   return numbers
 
 
-def _sfid(sets: Sets) -> Numbers:
-  value = frechet.distance(sets.generated.spatial, sets.real.spatial)
-  return {named(sets.generated.network, "sfid"): value}
-
-
 def _is(sets: Sets) -> Numbers:
-  score = class_score.class_score(sets.generated.classes)
-  name = sets.generated.network.class_score
-  return {
+  generated, options = sets.generated, sets.options
+  score = class_score.class_score(generated.classes)
+  name = generated.network.class_score
+  numbers = {
     name: score.mean,
     f"{name}_deviation": score.deviation,
     f"{name}_unsplit": score.unsplit,
   }
+  if options.num_draws:
+    ends = bootstrap.of_class_score(score.mean, generated.logits, options)
+    numbers |= _ends(name, ends)
+  return numbers
 
 
 def _pr(sets: Sets) -> Numbers:
@@ -189,6 +200,9 @@ SCORES = {
   "copies": Score("features", "features", _copies, needs_unseen=True),
 }
 
+DRAWN = {"fid": "features", "sfid": "places", "is": "logits"}
+"""What is kept of every image for the interval of a score made of sums."""
+
 
 def parse(names: str | Iterable[str]) -> tuple[str, ...]:
   """Names of scores, from a list or "fid,is,pr".
@@ -212,9 +226,10 @@ def parse(names: str | Iterable[str]) -> tuple[str, ...]:
 
 def needs(names: Iterable[str], options: Options = DEFAULTS) -> frozenset[str]:
   """What must be gathered of generated and of unseen images."""
+  names = list(names)
   wanted = {"moments", *(SCORES[name].needs for name in names)}
-  if options.num_draws and "fid" in names:
-    wanted |= {"features"}
+  if options.num_draws:
+    wanted |= {DRAWN[name] for name in names if name in DRAWN}
   return frozenset(wanted)
 
 

@@ -111,8 +111,9 @@ def is_near_copy(
   """
   apart, _ = nearest(unseen, train)
   threshold = np.percentile(apart, COPY_PERCENTILE)
+  # In float32 an image is up to about 1e-3 of that from itself, not always 0.
   check(
-    bool(threshold > 0),
+    bool(threshold > 1e-2 * np.median(apart)),
     "one in a hundred or more of the unseen real images is also a training"
     " image; expected other images: choose another split.",
   )

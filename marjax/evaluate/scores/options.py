@@ -20,7 +20,8 @@ class Options:
     subset_size: images in each of them.
     num_sizes: of sets that the Fréchet distance is extrapolated from.
     num_draws: of images, for every interval; 0 for no intervals, which spares
-      the Fréchet distance from keeping the features.
+      Fréchet distances and the class score from keeping what was seen of each
+      image.
     seed: of subsets and draws.
     allow_few: score with fewer images than features.
   """
