@@ -3,8 +3,8 @@
     apt-get install fonts-noto-color-emoji; pip install fonttools
     python -m experiments.emoji photos
 
-The font has one PNG for each glyph, 136 × 128 pixels. Flags are ligatures of two
-letters; what else is taken is told by the names of characters.
+The font has one PNG for each glyph, 136 × 128 pixels. Flags are ligatures of
+two letters; what else is taken is told by the names of characters.
 """
 
 import argparse
