@@ -1,4 +1,7 @@
-"""A Hub on this machine, for what huggingface_hub asks of one."""
+"""A Hub on this machine, for what huggingface_hub asks of one.
+
+python -m tests.convert.hub_server    until Ctrl-C; says how to use it
+"""
 
 import base64
 import contextlib
@@ -220,3 +223,9 @@ def running():
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+if __name__ == "__main__":
+  with running() as hub, contextlib.suppress(KeyboardInterrupt):
+    print(f"export HF_ENDPOINT={hub.url} HF_TOKEN=may-write", flush=True)
+    threading.Event().wait()
