@@ -25,7 +25,6 @@ from marjax import outputs
 from marjax.release import directory, loading, model_card
 from marjax.release.card import MANIFEST
 from marjax.schema import check
-from marjax.ticks import ticking
 
 SCHEME = "hf://"
 FILES = (MANIFEST, "*.safetensors")
@@ -114,8 +113,7 @@ def push(
   scores = _scores(report) if report else {}
   with tempfile.TemporaryDirectory() as folder:
     out = Path(folder) / "release"
-    with ticking("writing the release"):
-      manifest = loading.export(source, out)
+    manifest = loading.export(source, out)
     if picture:
       shutil.copyfile(picture, out / PICTURE)
     page = model_card.text(
@@ -124,7 +122,7 @@ def push(
     (out / "README.md").write_text(page, encoding="utf-8")
     directory.verify(out, manifest)
     api = hub.HfApi()
-    with _explained(address), ticking("uploading"):
+    with _explained(address):
       url = api.create_repo(address.repo, private=is_private, exist_ok=True)
       if address.revision:
         api.create_branch(address.repo, branch=address.revision, exist_ok=True)
