@@ -66,7 +66,7 @@ FEWEST_STEPS = 200
 EFFICIENCY = 0.25
 """Of a step's arithmetic, against that of a large product alone."""
 
-REPORT_SECONDS = 5.0
+REPORT_SECONDS = 2.0
 
 AR_STEPS = 32
 
@@ -262,7 +262,7 @@ def _fill_training(draft: Draft, name: str, count: int, speed: float) -> None:
   steps = draft.part("training")["num_steps"]
   steps = steps or draft["training.total_epochs"] * count / size
   every = rounded(min(steps, REPORT_SECONDS / step))
-  draft.fill("training.log_every", every, "about every 5 seconds")
+  draft.fill("training.log_every", every, "about every 2 seconds")
   every = rounded(steps / 10)
   draft.fill("training.checkpoint_every", every, "ten times")
   draft.fill("training.sample_every", every, "ten times")
