@@ -71,6 +71,8 @@ class Asked:
       name: text if name == "preset" else _literal(text)
       for name, text in query.items()
     }
+    if isinstance(given.get("label"), str):  # a class by its name
+      given["label"] = int(pipe.labels([given["label"]])[0])
     return schema.from_dict(cls, schema.to_dict(start) | given, "link")
 
   def with_preset(self, pipe: "Pipeline", preset: str) -> "Asked":

@@ -7,6 +7,7 @@ in Python. It is served to this machine alone, until Ctrl-C.
 import argparse
 
 from marjax.cli import flags
+from marjax.ticks import ticking
 
 FLAGS = """
 --checkpoint FOLDER, required
@@ -30,15 +31,16 @@ def run(args: argparse.Namespace) -> None:
 
   check_free(args.host, args.port)
   print("marjax: loading ...", flush=True)
-  import marjax
-  from marjax.app import page
-  from marjax.cli.main import sentence
-
-  pipe = marjax.load(args.checkpoint)
-  pipe.settings()  # an autoencoder alone has none, and says so
   with tempfile.TemporaryDirectory(prefix="marjax-app-") as folder:
-    asked = page.Page(pipe, args.checkpoint, folder, sentence)
-    blocks = page.serve(asked, args.host, args.port)
+    with ticking("starting the page"):
+      import marjax
+      from marjax.app import page
+      from marjax.cli.main import sentence
+
+      pipe = marjax.load(args.checkpoint)
+      pipe.settings()  # an autoencoder alone has none, and says so
+      asked = page.Page(pipe, args.checkpoint, folder, sentence)
+      blocks = page.serve(asked, args.host, args.port)
     print(f"http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)
     try:
       threading.Event().wait()

@@ -7,6 +7,7 @@ Its page is made of what is known of it: samples, scores, settings, data.
 import argparse
 
 from marjax.cli import flags
+from marjax.ticks import ticking
 
 FLAGS = """
 --private
@@ -31,14 +32,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Flags → push → the address."""
-  from marjax.convert import fetching, hub
+  with ticking("pushing"):
+    from marjax.convert import fetching, hub
 
-  url = hub.push(
-    fetching.find(args.checkpoint),
-    args.name,
-    is_private=args.private,
-    picture=args.picture,
-    report=args.report,
-  )
+    url = hub.push(
+      fetching.find(args.checkpoint),
+      args.name,
+      is_private=args.private,
+      picture=args.picture,
+      report=args.report,
+    )
   address = hub.parse(args.name)
   print(f'{url}\nload it with marjax.load("{address}")')

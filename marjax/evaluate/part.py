@@ -25,6 +25,7 @@ from marjax.evaluate.stream import Seen, Stream
 from marjax.generate.settings import Settings
 from marjax.parallel import hosts
 from marjax.protocols import Codec
+from marjax.ticks import ticking
 
 SHOWN = 20
 """Images of each of the settings that are kept for a picture."""
@@ -114,6 +115,7 @@ class Part:
     with (
       writer or contextlib.nullcontext(),
       clock.bar(total, self._title, start) as bar,
+      ticking(self._title, bar.refresh, every=1.0),
     ):
       try:
         for seen in self._stream.run(self._settings, start):

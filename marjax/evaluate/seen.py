@@ -32,6 +32,7 @@ from marjax.experiment import DataConfig
 from marjax.parallel.mesh import make_mesh
 from marjax.requests import batching
 from marjax.schema import Positive, Range, Seed, Size
+from marjax.ticks import ticking
 
 LARGEST_BATCH = 64
 """Images that the network sees at a time, on each device."""
@@ -157,9 +158,12 @@ def look(
     eye.mesh, len(indices), taken.batch_size, LARGEST_BATCH
   )
   pixels, waiting = hashlib.sha256(), deque()
-  with tqdm(
-    total=len(indices), unit="image", desc=title, disable=not progress
-  ) as bar:
+  with (
+    tqdm(
+      total=len(indices), unit="image", desc=title, disable=not progress
+    ) as bar,
+    ticking(title, bar.refresh, every=1.0),
+  ):
     for batch in sets.batches(images, indices, size):
       waiting.append((gatherer.sums(*batch), int(batch.is_real.sum())))
       pixels.update(batch.images[: waiting[-1][1]].data)

@@ -22,6 +22,7 @@ from marjax.release import card as cards
 from marjax.release import directory, kinds, workdir
 from marjax.release.card import MANIFEST, Card, Codec, Manifest
 from marjax.schema import check
+from marjax.ticks import ticking
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +43,7 @@ class Release:
   autoencoder: outputs.AnyPath | None = None
 
 
+@ticking("loading")
 def load(
   path: str | os.PathLike, mesh: jax.sharding.Mesh, verify: bool = True
 ) -> Release:

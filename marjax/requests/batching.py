@@ -13,6 +13,7 @@ Random numbers are addressed by image and position, so none of this changes an
 image.
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ from marjax.parallel.rules import RULES, batch_sharding, replicated
 from marjax.protocols import BackboneConfig, Codec
 from marjax.requests.compiled import Program, Programs
 from marjax.schema import check
+from marjax.ticks import ticking
 
 LARGEST_BATCH = 64
 """Images of one device batch, on each device, unless told otherwise."""
@@ -411,7 +413,13 @@ def place(mesh: Mesh, tree: PyTree) -> PyTree:
   return jax.tree.map(lambda leaf: spread(leaf, batch_sharding(mesh)), tree)
 
 
+@contextlib.contextmanager
 def _bar(total: int, is_shown: bool):
+  """A bar whose time goes on while nothing else does, as in compiling."""
   from tqdm import tqdm
 
-  return tqdm(total=total, unit="step", disable=not is_shown)
+  with (
+    tqdm(total=total, unit="step", disable=not is_shown) as bar,
+    ticking("drawing", bar.refresh, every=1.0),
+  ):
+    yield bar

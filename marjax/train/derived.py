@@ -30,8 +30,10 @@ from marjax.data import sources, survey
 from marjax.evaluate import environment
 from marjax.experiment import DataConfig, Experiment
 from marjax.parallel import hosts
+from marjax.parallel.mesh import host_mesh
 from marjax.release import workdir as workdirs
 from marjax.schema import check, from_dict, to_dict
+from marjax.train import initial
 from marjax.train.flops import training_flops
 
 log = logging.getLogger("marjax.train")
@@ -66,9 +68,12 @@ FEWEST_STEPS = 200
 EFFICIENCY = 0.25
 """Of a step's arithmetic, against that of a large product alone."""
 
-REPORT_SECONDS = 5.0
+REPORT_SECONDS = 2.0
 
 AR_STEPS = 32
+
+OF_PICTURES = ("image_size", "channels", "num_tokens", "num_classes")
+"""What new pictures may have otherwise than the model to start from."""
 
 
 def fill(mapping: Mapping[str, Any], workdir: str = "") -> Experiment:
@@ -90,6 +95,7 @@ def fill(mapping: Mapping[str, Any], workdir: str = "") -> Experiment:
       outputs.shown(workdir),
     )
     return draft.experiment()
+  _fill_start(draft)
   data, count = fill_data(draft)
   name = jax.default_backend()
   _fill_model(draft, name)
@@ -202,6 +208,19 @@ def _begun(workdir: str) -> dict[str, Any]:
   return flatten_dict(to_dict(workdirs.read_experiment(path)), sep=".")
 
 
+def _fill_start(draft: Draft) -> None:
+  """Fills what the weights to start from decide: scales of tokens, shapes."""
+  name = draft.part("training").get("init_from")
+  if not name:
+    return
+  card = initial.load(name, host_mesh()).card
+  parts = {"codec": to_dict(card.codec), "model": to_dict(card.model)}
+  why = f"as {outputs.shown(name)} has it, from which it starts"
+  for key, value in flatten_dict(parts, sep=".").items():
+    if not key.endswith(OF_PICTURES):
+      draft.fill(key, value, why)
+
+
 def _sizes(name: str) -> Sizes:
   return CPU if name == "cpu" else ACCELERATOR
 
@@ -262,7 +281,7 @@ def _fill_training(draft: Draft, name: str, count: int, speed: float) -> None:
   steps = draft.part("training")["num_steps"]
   steps = steps or draft["training.total_epochs"] * count / size
   every = rounded(min(steps, REPORT_SECONDS / step))
-  draft.fill("training.log_every", every, "about every 5 seconds")
+  draft.fill("training.log_every", every, "about every 2 seconds")
   every = rounded(steps / 10)
   draft.fill("training.checkpoint_every", every, "ten times")
   draft.fill("training.sample_every", every, "ten times")

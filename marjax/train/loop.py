@@ -40,6 +40,7 @@ from marjax.parallel import hosts
 from marjax.parallel.mesh import mesh_for
 from marjax.parallel.rules import global_batch, local_rows
 from marjax.schema import to_dict
+from marjax.ticks import ticking
 from marjax.train import autoencoder, initial
 from marjax.train.checkpoint import Checkpointer
 from marjax.train.flops import training_flops
@@ -146,6 +147,7 @@ def train(
     stack.callback(ids.close)
     stack.enter_context(jax.transfer_guard("disallow"))
 
+    compiling = ticking("compiling the step")
     for step in range(start, num_steps + 1):
       is_last = step == num_steps
       is_leaving = is_preempted(step) and not is_last
@@ -153,7 +155,7 @@ def train(
       is_score_due = is_due(step, training.evaluate_every, is_last)
       is_last = is_last or is_leaving
       if step > start and is_due(step, training.checkpoint_every, is_last):
-        with report.paused(is_last):
+        with report.paused("saving", is_last):
           report.check_state(step, state)
           # Where the data is, and whose latents it is of.
           noted = {"step": step, "autoencoder": codec.digest}
@@ -161,10 +163,10 @@ def train(
           forget_stop(workdir)
       # There may be half a minute left, which neither of these may take.
       if step > start and is_sample_due and not is_leaving:
-        with report.paused():
+        with report.paused("drawing samples"):
           sampler.draw(step, state.ema_params)
       if is_score_due and not is_leaving and scorer.is_missing(step, start):
-        with report.paused():
+        with report.paused("scoring"):
           scorer.score(step, state.ema_params)
       if is_last:
         if is_leaving:
@@ -175,7 +177,8 @@ def train(
         local = next(line)
         batch = place(local, mesh)
       ids.write_scalars(step + 1, {"ids": local["id"].tolist()})
-      state, metrics = profile.run(step, program.step, state, batch)
+      with compiling if step == start else contextlib.nullcontext():
+        state, metrics = profile.run(step, program.step, state, batch)
       report.add(step + 1, metrics)
     return state
 
@@ -198,8 +201,10 @@ def restore_or_init(
   """
   log.info("%s", parameter_table(program.abstract_state.params))
   if checkpoints.latest_step() is None:
-    return (first or program.init)(), 0
-  state, data = checkpoints.restore(program.abstract_state)
+    with ticking("making the first state"):
+      return (first or program.init)(), 0
+  with ticking("reading the newest checkpoint"):
+    state, data = checkpoints.restore(program.abstract_state)
   workdir = checkpoints.directory.parent
   autoencoder.check_same(data.get("autoencoder", ""), digest, workdir)
   log.info("resumed from step %d", data["step"])
@@ -257,12 +262,14 @@ class Report:
       self._write(before[0], self._checked(*before))
 
   @contextlib.contextmanager
-  def paused(self, is_leaving: bool = False):
+  def paused(self, stage: str, is_leaving: bool = False):
     """Reads what is pending; time spent inside counts in no rate.
 
     A line that cannot be written is told after what is inside, a save perhaps.
 
-    `is_leaving`: write what was read since the last line, however little.
+    Args:
+      stage: what is inside, for the log if it takes long.
+      is_leaving: write what was read since the last line, however little.
     """
     pending, self._pending, failure = self._pending, None, None
     if pending:
@@ -271,7 +278,7 @@ class Report:
         self._write(pending[0], numbers, is_leaving)
       except Exception as error:
         failure = error
-    with self.stopwatch.paused():
+    with self.stopwatch.paused(), ticking(stage):
       yield
     if failure:
       raise failure

@@ -103,10 +103,15 @@ def test_a_link_may_say_little(answers):
   )
 
 
+def test_a_link_may_name_its_class(answers):
+  assert answers.restore(request("label=thing 2"))[0] == 2
+
+
 @pytest.mark.parametrize(
   ("query", "words"),
   [
-    ("label=otter", "link.label is 'otter'; expected"),
+    ("label=otter", "otter"),
+    ("label=[1]", "link.label is [1] (list); expected"),
     (f"num_images={MOST_IMAGES + 1}", "link.num_images is 17; expected"),
     ("seed=-1", "link.seed is -1; expected"),
     ("preset=best", "there is no preset 'best'"),

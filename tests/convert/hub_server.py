@@ -1,4 +1,7 @@
-"""A Hub on this machine, for what huggingface_hub asks of one."""
+"""A Hub on this machine, for what huggingface_hub asks of one.
+
+python -m tests.convert.hub_server    until Ctrl-C; says how to use it
+"""
 
 import base64
 import contextlib
@@ -220,3 +223,11 @@ def running():
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+if __name__ == "__main__":
+  with running() as hub, contextlib.suppress(KeyboardInterrupt):
+    # Its uploads are those of before xet, and of anyone with this token.
+    tokens = "HF_TOKEN=may-write HF_HUB_DISABLE_XET=1"
+    print(f"export HF_ENDPOINT={hub.url} {tokens}", flush=True)
+    threading.Event().wait()

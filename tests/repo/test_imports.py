@@ -12,6 +12,7 @@ PACKAGE = ROOT / "marjax"
 ORDER = [
   "version",
   "schema",
+  "ticks",
   "outputs",
   "arrays",
   "keys",

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shlex
+import types
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,24 @@ def test_a_typed_value_is_kept_and_others_follow(photos):
     configs.load(CONFIG, [*TYPED, "config.codec.patch=5"])
   one = configs.load(CONFIG, [*TYPED, "config.training.total_epochs=3"])
   assert one.training.num_steps is None
+
+
+def test_a_start_from_a_model_keeps_its_scale_and_its_shapes(
+  photos, tmp_path, monkeypatch
+):
+  add(tmp_path / "other", "sun", 50, side=64)
+  typed = ["config.data.data_dir=other", "config.image_size=64"]
+  alone = configs.load(CONFIG, typed)
+  shape = ["config.codec.mean=0.25", "config.model.backbone.width=64"]
+  before = configs.load(CONFIG, [*TYPED, *shape])
+  card = types.SimpleNamespace(codec=before.codec, model=before.model)
+  source = types.SimpleNamespace(card=card)
+  monkeypatch.setattr(derived.initial, "load", lambda *names: source)
+  one = configs.load(CONFIG, [*typed, "config.training.init_from=out/mine"])
+  assert (one.codec.mean, one.model.backbone.width) == (0.25, 64)
+  assert (alone.codec.patch, one.codec.patch) == (8, 4)
+  assert (one.model.backbone.num_tokens, one.codec.image_size) == (256, 64)
+  assert one.model.backbone.condition.num_classes == 1
 
 
 def test_without_class_folders_there_are_no_classes(photos, tmp_path):

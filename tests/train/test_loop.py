@@ -5,6 +5,7 @@ import logging
 import pathlib
 import re
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from train.shared import share_program
 
+from marjax import ticks
 from marjax.cli import configs
 from marjax.parallel.mesh import host_mesh
 from marjax.release import workdir as workdirs
@@ -156,7 +158,7 @@ def test_a_report_does_not_wait_for_the_newest_step(monkeypatch):
   assert read == []
   report.add(2, second)
   assert read == [first]
-  with report.paused():
+  with report.paused("saving"):
     assert read == [first, second], "what is saved was seen to be finite"
 
 
@@ -293,3 +295,18 @@ def test_weights_of_another_model_are_one_sentence(tmp_path):
   other.append(f"config.training.init_from={tmp_path / 'first'}")
   with pytest.raises(ValueError, match=r"init_from.*: \S+ is of shape .*; ex"):
     loop.train(configs.load(CONFIG, other), tmp_path / "second")
+
+
+def test_what_takes_long_says_so(tmp_path, monkeypatch, caplog):
+  caplog.set_level(logging.INFO, "marjax")
+  monkeypatch.setattr(ticks, "EVERY", 0.1)
+
+  def slow(*call):
+    time.sleep(0.25)
+    return call[2](*call[3:]) if len(call) > 3 else None
+
+  monkeypatch.setattr(loop.Profile, "run", slow)
+  monkeypatch.setattr(loop.Sampler, "draw", slow)
+  loop.train(tiny(num_steps=1, sample_every=1), tmp_path)
+  told = {message.partition(":")[0] for message in caplog.messages}
+  assert {"compiling the step", "drawing samples"} <= told
