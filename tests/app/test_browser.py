@@ -36,7 +36,9 @@ SECONDS = 30
 
 # The command, that writes down whom it looks up or connects to.
 WATCHED = """
-import sys
+import signal, sys
+# Who starts the tests in the background has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def watch(event, args):
   if event in ("socket.connect", "socket.getaddrinfo"):
     place = args[1] if event == "socket.connect" else args[:1]
