@@ -99,6 +99,19 @@ def test_cells_of_a_column_have_as_many_parameters(tmp_path):
     assert max(column) / min(column) < 1.06  # 3 % of their middle
 
 
+def test_a_row_knows_its_recipe_and_seeds_have_their_own_order(tmp_path):
+  cells = [claims.Cell(seed=seed) for seed in (0, 1)]
+  asked = [asked_of(tmp_path, is_laptop) for is_laptop in (True, False)]
+  data = [studies.experiment_of(cell, asked[1]).data for cell in cells]
+  assert [part.seed for part in data] == [0, 1]
+  keys = [
+    studies.key_of(cells[0], *studies.planned(["orders"], one)[0][1:], one)
+    for one in asked
+  ]
+  assert keys[0]["cell"] == keys[1]["cell"]
+  assert keys[0]["trained_as"] != keys[1]["trained_as"]
+
+
 def test_a_checkerboard_comes_colour_by_colour():
   own = np.array([[3, 0, 2, 1], [0, 1, 2, 3]])
   board = studies.order_of("checkerboard", own)

@@ -14,7 +14,7 @@ from marjax.backbone.guided import GuidedConfig
 from marjax.generate import reveal
 from marjax.generate.draws import draw_batch
 from marjax.generate.settings import Settings
-from marjax.head import scan
+from marjax.head import mlp, scan
 from marjax.head.reverse import ReverseSettings
 from marjax.model import ModelConfig, draw
 from marjax.parallel.mesh import make_mesh
@@ -306,7 +306,7 @@ def test_blocks_without_a_loop_are_the_same_as_in_one(name, monkeypatch):
     return loops, lowered.compile()(small.params(model=model), *rest)
 
   loops, expected = drawn()
-  for module in (reveal, scan):
+  for module in (reveal, scan, mlp):
     monkeypatch.setattr(module, "platform", lambda: "gpu")
   fewer, tokens = drawn()
   assert fewer == loops - (2 if name == "guided" else 1)
