@@ -181,3 +181,27 @@ def save_release(folder):
   """A released model with its autoencoder inside; returns the folder."""
   directory.save(folder, card(), params(), codec_params())
   return folder
+
+
+def fit_head(head, z, tokens, num_steps):
+  """Parameters of a head that learned tokens(key) [*batch, D] given z."""
+  import optax
+
+  key = jax.random.key(2)
+  params = jax.jit(head.init)(
+    jax.random.key(0), z, tokens(jax.random.key(1)), key=key
+  )
+  optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, num_steps))
+
+  def step(carry, key):
+    params, state = carry
+
+    def loss(params):
+      return head.apply(params, z, tokens(key), key=key)["loss"]
+
+    updates, state = optimizer.update(jax.grad(loss)(params), state)
+    return (optax.apply_updates(params, updates), state), None
+
+  keys = jax.random.split(jax.random.key(3), num_steps)
+  run = jax.jit(lambda carry: jax.lax.scan(step, carry, keys)[0])
+  return run((params, optimizer.init(params)))[0]

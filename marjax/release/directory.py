@@ -37,6 +37,8 @@ WEIGHTS = "weights"
 AUTOENCODER = "autoencoder"
 SHARD_BYTES = 2**31
 
+AGAIN = "copy the release again, whole, or convert again."
+
 
 def save(
   folder: str | os.PathLike,
@@ -175,7 +177,7 @@ def stored(
     if not file.startswith(f"{part}-"):
       continue
     path = Path(folder) / file
-    with _opened(path) as shard:
+    with files.opened(path, AGAIN) as shard:
       for name in shard.offset_keys():
         array = shard.get_slice(name)
         kind = f"{array.get_dtype()} of shape {tuple(array.get_shape())}"
@@ -215,7 +217,10 @@ def read_weights(
   for name, leaf in wanted.items():
     # Opened for each array: the pages of one that was read count as memory
     # until its file is closed. Training forbids transfers that nobody meant.
-    with _opened(arrays[name][0]) as shard, jax.transfer_guard("allow"):
+    with (
+      files.opened(arrays[name][0], AGAIN) as shard,
+      jax.transfer_guard("allow"),
+    ):
       array = jax.make_array_from_callback(
         leaf.shape, leaf.sharding, shard.get_slice(name).__getitem__
       )
@@ -242,20 +247,6 @@ def _sync(path: Path) -> None:
   """Returns when the file is on the disk."""
   with path.open("rb+") as file:
     os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-  from safetensors import SafetensorError, safe_open
-
-  try:
-    with safe_open(path, "numpy") as shard:
-      yield shard
-  except (OSError, SafetensorError) as error:
-    raise ValueError(
-      f"{path} cannot be read ({outputs.reason(error)}); copy the release"
-      " again, whole, or convert again."
-    ) from None
 
 
 @contextlib.contextmanager

@@ -6,13 +6,15 @@
 3. A name in a list of files never leaves its folder: it is relative and has no
    `..`. Only an autoencoder may also be beside its model: `../NAME`.
 4. `fault` compares files with the list of their sizes and hashes.
+5. `opened` reads arrays of a .safetensors file.
 """
 
+import contextlib
 import hashlib
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -132,3 +134,24 @@ def check_name(name: str, where: str, is_sibling: bool = False) -> None:
     f"{where} names {printable(name)!r}; expected a name inside its folder"
     f"{', or ../NAME beside it' if is_sibling else ''}: take another copy.",
   )
+
+
+@contextlib.contextmanager
+def opened(path: Path, advice: str) -> Iterator[Any]:
+  """A .safetensors file; one sentence of what is wrong with it.
+
+  Args:
+    advice: the sentence's end, from the semicolon on.
+
+  Raises:
+    ValueError: it cannot be read, also inside the context.
+  """
+  from safetensors import SafetensorError, safe_open
+
+  try:
+    with safe_open(path, "numpy") as file:
+      yield file
+  except (OSError, SafetensorError) as error:
+    raise ValueError(
+      f"{path} cannot be read ({outputs.reason(error)}); {advice}"
+    ) from None

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 
 from marjax.head import flow, scan
 from marjax.head.flow import FlowHeadConfig, FlowSettings, integrator
@@ -90,8 +91,6 @@ def test_midpoint_takes_two_evaluations():
 @pytest.fixture(scope="module")
 def trained():
   """A head after some steps on tokens N(m(z), 0.4²), and z of two kinds."""
-  import optax
-
   head = FlowHeadConfig(token_dim=1, width=32, depth=2, repeats=8).build()
   z = jnp.repeat(jnp.eye(2), 32, axis=0)
 
@@ -99,23 +98,7 @@ def trained():
     means = z @ jnp.array([[MEAN], [-1.0]])
     return means + STD * jax.random.normal(key, means.shape)
 
-  params = jax.jit(head.init)(
-    jax.random.key(0), z, tokens(jax.random.key(1)), key=jax.random.key(2)
-  )
-  optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, 600))
-
-  def step(carry, key):
-    params, state = carry
-
-    def loss(params):
-      return head.apply(params, z, tokens(key), key=key)["loss"]
-
-    updates, state = optimizer.update(jax.grad(loss)(params), state)
-    return (optax.apply_updates(params, updates), state), None
-
-  keys = jax.random.split(jax.random.key(3), 600)
-  run = jax.jit(lambda carry: jax.lax.scan(step, carry, keys)[0])
-  return head, run((params, optimizer.init(params)))[0]
+  return head, small.fit_head(head, z, tokens, 600)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

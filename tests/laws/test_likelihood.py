@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+import small
 from protocols.parts import noisy
 
 from marjax.head.flow import FlowHeadConfig, FlowSettings
@@ -128,22 +128,7 @@ def test_a_trained_head_has_the_density_of_its_data():
   def tokens(key, count=128):
     return mean + jax.random.normal(key, (count, 2)) @ factor.T
 
-  key = jax.random.key(0)
-  params = head.init(key, z, tokens(key), key=key)
-  optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, 1000))
-
-  def step(carry, key):
-    params, state = carry
-
-    def loss(params):
-      return head.apply(params, z, tokens(key), key=key)["loss"]
-
-    updates, state = optimizer.update(jax.grad(loss)(params), state)
-    return (optax.apply_updates(params, updates), state), None
-
-  keys = jax.random.split(jax.random.key(3), 1000)
-  run = jax.jit(lambda carry: jax.lax.scan(step, carry, keys)[0])
-  params = run((params, optimizer.init(params)))[0]
+  params = small.fit_head(head, z, tokens, 1000)
   x = tokens(jax.random.key(9), 1000)
   logp = head.apply(params, jnp.ones((1000, 1)), x, method="log_likelihood")
   lost = density(x, mean, factor @ factor.T) - np.asarray(logp)

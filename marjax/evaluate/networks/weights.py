@@ -8,12 +8,11 @@
 3. The SHA-256 of the file goes along with every score.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,11 @@ from marjax.release import files
 from marjax.schema import check
 
 NOTE = "network"
+
+AGAIN = (
+  "expected a .safetensors file of a network's weights: copy or convert it"
+  " again, whole."
+)
 
 
 def write(
@@ -91,7 +95,7 @@ def read(path: str | os.PathLike, network: Network) -> tuple[PyTree, str]:
     )
   files.check_regular(path)
   digest = files.sha256(path)
-  with _opened(path) as file:
+  with files.opened(path, AGAIN) as file:
     _check_note(path, _note(path, file.metadata()), network)
     entries = {name: file.get_slice(name) for name in file.offset_keys()}
     kinds = {
@@ -119,7 +123,7 @@ def note(path: str | os.PathLike) -> dict[str, Any]:
       f"{path} does not exist; expected a file of a network's weights: check"
       " the path."
     )
-  with _opened(path) as file:
+  with files.opened(path, AGAIN) as file:
     return _note(path, file.metadata())
 
 
@@ -175,19 +179,3 @@ def _compare(theirs: Mapping[str, str], network: Network, where: str) -> None:
       f" {ours.get(name, 'absent')}, as {network.name} has it: convert its"
       " weights again.",
     )
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-  """A .safetensors file; one sentence of what is wrong with it."""
-  from safetensors import SafetensorError, safe_open
-
-  try:
-    with safe_open(path, "numpy") as file:
-      yield file
-  except (OSError, SafetensorError) as error:
-    raise ValueError(
-      f"{path} cannot be read ({outputs.reason(error)}); expected a"
-      " .safetensors file of a network's weights: copy or convert it again,"
-      " whole."
-    ) from None
