@@ -37,6 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.model = {"backbone": {"num_tokens": None, "token_dim": None}}
   backbone = config.model.backbone
   backbone.update(width=None, encoder_depth=None, decoder_depth=None)
+  backbone.dtype = None
   backbone.update(num_heads=4, num_buffer=4, remat="none")
   backbone.condition = {"num_classes": None}
   backbone.masking = {"num_strata": 2, "lowest": 0.01, "std": 0.5}
@@ -44,7 +45,7 @@ def get_config(variant: str = "") -> ConfigDict:
   # diffusion head's first steps are multiplied by 13: at 64² it drew nothing
   # but patches of wrong colours after 500 steps.
   config.model.head = {"kind": "flow", "token_dim": None, "width": None}
-  config.model.head.update(depth=3, repeats=None)
+  config.model.head.update(depth=3, repeats=None, dtype=None)
   config.training = {"batch_size": None, "num_steps": None, "log_every": None}
   config.training.update(checkpoint_every=None, sample_every=None)
   # Constant, so that a longer run is the same command with more steps.

@@ -1,8 +1,7 @@
 """Photographs of 64² in 4 × 4 patches, as in the paper's experiment on pixels.
 
 Data      an image folder, FOLDER/{train,val}/CLASS/*.jpg; Tiny-ImageNet has 200
-          classes of 500, and 40 of them are what the mean and deviation below
-          are of
+          classes of 500, and 40 of them are what the mean below is of
 Tokens    256 patches of 4 × 4 raw pixels
 Command   marjax train --config configs/photos64.py --workdir out/photos64 \
             --config.data.data_dir=FOLDER --config.data.num_classes=N \
@@ -32,7 +31,7 @@ def get_config(variant: str = "") -> ConfigDict:
   with config.unlocked():
     config.data.update(data_dir="photos64", test_split="val")
     config.data.update(image_size=64, num_classes=NUM_CLASSES)
-    config.codec.update(image_size=64, mean=-0.11, std=0.56)
+    config.codec.update(image_size=64, mean=-0.11, std=1.3)
     backbone.update(num_tokens=256)
     backbone.condition.num_classes = NUM_CLASSES
     is_whole = config.sampling.num_ar_steps == 64

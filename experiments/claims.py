@@ -40,7 +40,7 @@ class Study(NamedTuple):
   Attributes:
     claim: a sentence. cells: trained. draws: of each of them.
     axis, series: keys of a row or its settings: what a picture's points lie
-      over, and what its lines are of.
+      over, and what its lines are of, which may be several, "KEY, KEY".
   """
 
   claim: str
@@ -58,8 +58,11 @@ def _draws(name: str, *values: Any, **others: Any) -> list[Draw]:
   return [Draw({name: value} | others) for value in values]
 
 
-def _reverse(start: int, *counts: int) -> list[Draw]:
-  return [Draw({"head": {"num_steps": n, "start": start}}) for n in counts]
+def _reverse(start: int, spacing: str, *counts: int) -> list[Draw]:
+  return [
+    Draw({"head": {"num_steps": n, "start": start, "spacing": spacing}})
+    for n in counts
+  ]
 
 
 MASKED = Cell()
@@ -89,11 +92,12 @@ STUDIES: dict[str, Study] = {
     "100 steps are enough.",
     [MASKED],
     [
-      *_reverse(999, 10, 25, 50, 100, 250, 1000),
-      *_reverse(950, 10, 25, 50, 100, 250, 950),
+      *_reverse(999, "even", 10, 25, 50, 100, 250, 1000),
+      *_reverse(950, "even", 10, 25, 50, 100, 250, 950),
+      *_reverse(950, "quadratic", 10, 25, 50, 100, 250),
     ],
     "num_diffusion_steps",
-    "start_timestep",
+    "spacing, start_timestep",
   ),
   "temperature": Study(
     "Temperature trades diversity for fidelity, and so does guidance.",
@@ -132,7 +136,7 @@ STUDIES: dict[str, Study] = {
     "The reverse process is to start below the first timestep, the more so the"
     " younger a model is.",
     [MASKED, Cell(changes=(YOUNG,))],
-    [*_reverse(999, 100), *_reverse(980, 100), *_reverse(950, 100)],
+    [draw for start in (999, 980, 950) for draw in _reverse(start, "even", 100)],
     "start_timestep",
   ),
 }

@@ -24,6 +24,7 @@ SHOWN = (
   "temperature",
   "num_diffusion_steps",
   "start_timestep",
+  "spacing",
 )
 """Settings that a table shows where they differ."""
 
@@ -45,7 +46,9 @@ def cell_of(row: rows.Row) -> str:
 
 
 def value_of(row: rows.Row, key: str) -> Any:
-  """What a row says of an axis."""
+  """What a row says of an axis, or of several, "KEY, KEY"."""
+  if ", " in key:
+    return " ".join(_text(value_of(row, part)) for part in key.split(", "))
   if key == "cell":
     return cell_of(row)
   return row[key] if key in row else row["settings"].get(key)

@@ -47,7 +47,8 @@ class ReverseSettings:
   Attributes:
     num_steps: T >= 2 network evaluations per token.
     start: original index (1 .. 999) of the first one; 999 as published.
-    spacing: "even" (published) or "stride", see `marjax.head.timesteps`.
+    spacing: "even" (published), "stride" or "quadratic", see
+      `marjax.head.timesteps`.
     sampler: "ancestral" or "ddim".
     ddim_eta: 0 (deterministic) .. 1; only for "ddim".
     final_num_steps: those of the last AR step's tokens; from the first step to
@@ -57,7 +58,7 @@ class ReverseSettings:
 
   num_steps: Steps = 100
   start: Annotated[int, Range(1, NUM_TIMESTEPS - 1)] = NUM_TIMESTEPS - 1
-  spacing: Literal["even", "stride"] = "even"
+  spacing: Literal["even", "stride", "quadratic"] = "even"
   sampler: Literal["ancestral", "ddim"] = "ancestral"
   ddim_eta: Annotated[float, Range(0, 1)] = 0.0
   final_num_steps: Steps | None = None

@@ -45,6 +45,7 @@ class Sizes(NamedTuple):
   Attributes:
     across: tokens a side. width, depth: of the backbone.
     head, repeats: width of the head, and how often it sees a token.
+    dtype: of products of matrices.
     batch: pictures at most. minutes: of training.
   """
 
@@ -53,12 +54,13 @@ class Sizes(NamedTuple):
   depth: int
   head: int
   repeats: int
+  dtype: str
   batch: int
   minutes: float
 
 
-CPU = Sizes(8, 128, 2, 192, 1, 64, 20.0)
-ACCELERATOR = Sizes(16, 512, 6, 1024, 4, 256, 60.0)
+CPU = Sizes(8, 128, 2, 192, 1, "float32", 64, 20.0)
+ACCELERATOR = Sizes(16, 512, 6, 1024, 4, "bfloat16", 256, 60.0)
 
 VIEWS = 1000
 """Times that a picture is seen at most."""
@@ -241,6 +243,7 @@ def _fill_model(draft: Draft, name: str) -> None:
   how = f"{patch}² pixels of {channels}"
   for part in ("backbone", "head"):
     draft.fill(f"model.{part}.token_dim", token_dim, how)
+    draft.fill(f"model.{part}.dtype", sizes.dtype, f"products on {name}")
   num_classes = draft["data.num_classes"]
   key = "model.backbone.condition.num_classes"
   draft.fill(key, num_classes, "as data has them")

@@ -127,12 +127,25 @@ def test_loss_needs_weights_only_of_what_counts():
   np.testing.assert_allclose(loss, alone, rtol=1e-6)
 
 
+@pytest.mark.parametrize("sigma", [0.3, 0.1, 0.02])
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+def test_quadratic_spacing_keeps_more_of_small_details(sampler, sigma):
+  even, quadratic = (
+    1 - recovered_std(ReverseSettings(50, 950, spacing, sampler), sigma) / sigma
+    for spacing in ("even", "quadratic")
+  )
+  assert 0 < quadratic < 0.7 * even
+
+
+@pytest.mark.parametrize("spacing", ["even", "quadratic"])
 @pytest.mark.parametrize("start", [999, 980, 950])
-def test_spacing_starts_where_asked(start):
-  visited = spaced(20, start)
+@pytest.mark.parametrize("steps", [2, 20, 500, 951])
+def test_spacing_ascends_to_where_asked(steps, start, spacing):
+  visited = spaced(steps, start, spacing)
   assert visited[0] == 0
   assert visited[-1] == start
-  assert len(set(visited)) == 20
+  assert len(visited) == steps
+  assert np.all(np.diff(visited) > 0)
 
 
 @pytest.mark.parametrize(
