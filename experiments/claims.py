@@ -69,6 +69,16 @@ MASKED = Cell()
 TWICE = ("mar", "mar_ce", "ar_random", "ar_random_ce")
 ONCE = ("ar_raster", "ar_raster_ce", "guided", "guided_ce")
 YOUNG = "config.training.num_steps=1500"
+SHORT = "config.training.num_steps=3000"
+SLOW = (SHORT, "config.training.learning_rate=8e-4")
+WIDE = ("config.model.backbone.width=384", "config.model.backbone.num_heads=6")
+WIDE += ("config.model.head.repeats=2",)
+BROAD = ("config.model.backbone.masking.lowest=0.02",)
+BROAD += ("config.model.backbone.masking.std=0.5",)
+DROPOUT = tuple(
+  f"config.model.backbone.{kind}_dropout=0.1"
+  for kind in ("attention", "projection")
+)
 
 STUDIES: dict[str, Study] = {
   "table1": Study(
@@ -79,6 +89,22 @@ STUDIES: dict[str, Study] = {
       *(Cell(name) for name in ONCE),
     ],
     [Draw({}), Draw({"num_ar_steps": 64})],
+  ),
+  "recipe": Study(
+    "What the masked model gains by, in short trainings.",
+    [
+      Cell(changes=(SHORT,)),
+      Cell(changes=SLOW),
+      *(
+        Cell(changes=(*SLOW, *DROPOUT, f"config.codec.std={std}"))
+        for std in (0.5, 1.0, 1.5)
+      ),
+      Cell(changes=(*SLOW, *BROAD)),
+      *(
+        Cell(changes=(SHORT, *WIDE, f"config.training.learning_rate={rate}"))
+        for rate in ("8e-4", "1.6e-3", "3.2e-3")
+      ),
+    ],
   ),
   "head_size": Study(
     "A wider head is better, and 1024 is enough; depth matters less.",
