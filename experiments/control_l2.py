@@ -14,6 +14,7 @@ digits; the paper reports a FID above 100 (arXiv 2406.11838, section 5.1).
 
 import argparse
 import dataclasses
+import functools
 import logging
 import sys
 import time
@@ -23,7 +24,7 @@ from typing import Any
 
 from experiments import rows
 from marjax.cli import configs
-from marjax.evaluate import environment, run
+from marjax.evaluate import run
 from marjax.pipeline import Pipeline, load
 
 RESULTS = Path("experiments/results/control_l2.jsonl")
@@ -44,8 +45,6 @@ def measure(
     "seconds": seconds,
     "settings": dataclasses.asdict(pipe.settings()),
     "training": run.training_record(pipe, checkpoint),
-    "device": environment.device(),
-    "versions": environment.versions("scikit-learn"),
   }
 
 
@@ -70,10 +69,8 @@ def add_row(
     "num_images": num_images,
     "seed": seed,
   }
-  row = rows.find(rows.read(out), **asked)
-  if row is None:
-    row = {**asked, **measure(checkpoint, pipe, num_images, seed)}
-    rows.append(out, row)
+  how = functools.partial(measure, checkpoint, pipe, num_images, seed)
+  row, _ = rows.measured(out, asked, how)
   print(
     f"{head} head, {pipe.card.step} steps:"
     f" accuracy {row['label_accuracy']:.3f},"

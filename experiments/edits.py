@@ -22,6 +22,7 @@ Seconds are those of one edit of all digits; the first of a kind compiles.
 """
 
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ import numpy as np
 
 from experiments import rows, samplers
 from marjax import outputs, regions
-from marjax.evaluate import environment, run
+from marjax.evaluate import run
 from marjax.evaluate.scores import pixels
 from marjax.generate.settings import Settings
 from marjax.pipeline import Pipeline, load
@@ -207,17 +208,8 @@ def measure_missing(
       for seed in range(num_seeds):
         asked = {"edit": name, "region": region, "seed": seed}
         asked |= {"settings": settings, **common}
-        row = rows.find(rows.read(out), **asked)
-        is_new = row is None
-        if is_new:
-          row = {
-            **asked,
-            **measure(pipe, real, edit, region, seed),
-            "device": environment.device(),
-            "versions": environment.versions("scikit-learn"),
-          }
-          rows.append(out, row)
-        print(_line(row, is_new), flush=True)
+        how = functools.partial(measure, pipe, real, edit, region, seed)
+        print(_line(*rows.measured(out, asked, how)), flush=True)
 
 
 def _line(row: rows.Row, is_new: bool) -> str:

@@ -31,7 +31,7 @@ from experiments import paired, rows, samplers
 from marjax import keys
 from marjax.cli import configs
 from marjax.data import batches
-from marjax.evaluate import environment, run
+from marjax.evaluate import run
 from marjax.experiment import DataConfig
 from marjax.model import draw
 from marjax.pipeline import Pipeline, load
@@ -145,14 +145,16 @@ def score_missing(
     "num_images": num_images,
     "parameters": samplers.fingerprint(pipe.params),
   }
-  if rows.find(rows.read(out), **asked) is None:
+
+  def measured() -> rows.Row:
     data = run.known_data(pipe)
     scores = {"test_loss": loss_of(pipe, data)}
     if num_images:
       real, settings = run.load_real(data), pipe.settings()
       scores |= samplers.measure(pipe, real, settings, num_images, seed)
-    own = {"device": environment.device(), "versions": environment.versions()}
-    rows.append(out, {**asked, **scores, **own})
+    return scores
+
+  rows.measured(out, asked, measured)
   print(f"{arm} {seed}: done", flush=True)
 
 

@@ -14,6 +14,7 @@ Cost      6 minutes of training a run and 1 of scoring, on 2 CPU cores
 
 import argparse
 import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 
 from experiments import rows, samplers
 from marjax.cli import configs
-from marjax.evaluate import environment, run
+from marjax.evaluate import run
 from marjax.pipeline import Pipeline, load
 
 RESULTS = Path("experiments/results/heads.jsonl")
@@ -51,10 +52,8 @@ def score_missing(
       "steps_trained": pipe.card.step,
       "parameters": samplers.fingerprint(pipe.params),
     }
-    if rows.find(rows.read(out), **asked) is None:
-      scores = samplers.measure(pipe, real, settings, num_images, seed)
-      own = {"device": environment.device(), "versions": environment.versions()}
-      rows.append(out, {**asked, **scores, **own})
+    how = (pipe, real, settings, num_images, seed)
+    rows.measured(out, asked, functools.partial(samplers.measure, *how))
     print(f"{kind} {seed} {changes}: done", flush=True)
 
 

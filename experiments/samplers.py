@@ -12,6 +12,7 @@ Seconds are those of generating, after compiling.
 
 import argparse
 import dataclasses
+import functools
 import sys
 import time
 import zlib
@@ -23,7 +24,7 @@ import jax
 import numpy as np
 
 from experiments import rows
-from marjax.evaluate import environment, run
+from marjax.evaluate import run
 from marjax.generate.settings import Settings
 from marjax.head.reverse import ReverseSettings
 from marjax.pipeline import Pipeline, load
@@ -116,19 +117,11 @@ def measure_missing(
       "steps_trained": pipe.card.step,
       "parameters": fingerprint(pipe.params),
     }
-    row = rows.find(rows.read(out), **asked)
-    if row is None:
-      print(f"{name} ...", end=" ", flush=True)
-      row = {
-        **asked,
-        **measure(pipe, real, settings, num_images, seed),
-        "device": environment.device(),
-        "versions": environment.versions("scikit-learn"),
-      }
-      rows.append(out, row)
-    else:
-      print(f"{name}: already there,", end=" ")
+    print(f"{name} ...", end=" ", flush=True)
+    how = (pipe, real, settings, num_images, seed)
+    row, is_new = rows.measured(out, asked, functools.partial(measure, *how))
     print(
+      f"{'' if is_new else 'already there, '}"
       f"accuracy {row['label_accuracy']:.3f},"
       f" Fréchet ratio {row['frechet_ratio']:.2f},"
       f" near copies {row['near_copy_rate']:.3f}, {row['seconds']:.1f} s",

@@ -29,7 +29,7 @@ import numpy as np
 
 from experiments import rows, samplers
 from marjax.cli import configs
-from marjax.evaluate import environment, run
+from marjax.evaluate import run
 from marjax.experiment import Experiment
 from marjax.pipeline import Pipeline, load
 from marjax.requests import pictures
@@ -122,14 +122,14 @@ def score(
     "settings": rows.as_row(settings),
     "parameters": samplers.fingerprint(pipe.params),
   }
-  row = rows.find(rows.read(out), **asked)
-  if row is None:
+
+  def measured() -> rows.Row:
     number, seed = asked["num_images"], asked["seed"]
-    scores = samplers.measure(pipe, real, settings, number, seed)
-    own = {"device": environment.device(), "versions": environment.versions()}
     count = sum(leaf.size for leaf in jax.tree.leaves(pipe.params))
-    row = {**asked, **scores, "num_parameters": count, **own}
-    rows.append(out, row)
+    scores = samplers.measure(pipe, real, settings, number, seed)
+    return scores | {"num_parameters": count}
+
+  row, _ = rows.measured(out, asked, measured)
   print(
     f"{name} {asked['run']} guidance {asked['guidance_scale']:g} seed"
     f" {asked['seed']}: Fréchet ratio {row['frechet_ratio']:.2f}, accuracy"

@@ -13,6 +13,7 @@
 """
 
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Sequence
@@ -24,7 +25,6 @@ import numpy as np
 import optax
 
 from experiments import rows
-from marjax.evaluate import environment
 from marjax.head.diffusion import DiffusionHeadConfig
 from marjax.head.flow import FlowHeadConfig, FlowSettings
 from marjax.head.reverse import ReverseSettings
@@ -122,11 +122,8 @@ def measure(kind: str, dim: int, width: int, num_steps: int) -> rows.Row:
   )
   drawn = draw(jnp.ones((POINTS, 1)))
   row = {
-    **{"head": kind, "token_dim": dim, "width": width, "steps": num_steps},
     "distance": distance(drawn, one) / distance(points, other),
     "training_seconds": seconds,
-    "device": environment.device(),
-    "versions": environment.versions(),
   }
   if kind == "flow":
     density = jax.jit(
@@ -150,8 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
   for kind, dim, width in CASES:
     case = {"head": kind, "token_dim": dim, "width": width}
     case["steps"] = chosen.num_steps
-    if not rows.find(rows.read(chosen.out), **case):
-      rows.append(chosen.out, measure(kind, dim, width, chosen.num_steps))
+    how = functools.partial(measure, kind, dim, width, chosen.num_steps)
+    rows.measured(chosen.out, case, how)
   print(markdown(rows.read(chosen.out)))
   return 0
 

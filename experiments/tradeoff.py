@@ -22,6 +22,7 @@ no image; timings and arithmetic are those of the checkpoint's own plan.
 
 import argparse
 import dataclasses
+import functools
 import statistics
 import sys
 import time
@@ -85,7 +86,8 @@ def score_missing(
   from tqdm import tqdm
 
   real = run.load_real(run.known_data(pipe))
-  measure_real(pipe, real, num_images, out)
+  asked = {"kind": "real", "num_images": num_images}
+  rows.measured(out, asked, lambda: measure_real(pipe, real, num_images))
   found = rows.read(out)
   todo = [
     (variant, settings, asked)
@@ -96,15 +98,11 @@ def score_missing(
   ]
   for variant, settings, asked in (bar := tqdm(todo, unit="row")):
     work = flops_of(pipe, pipe.settings(variant))
-    row = {
-      **asked,
-      "head_evaluations": head_evaluations(variant),
-      "flops_per_image": work / TIMED_BATCH,
-      **samplers.measure(pipe, real, settings, num_images, asked["seed"]),
-      "device": environment.device(),
-      "versions": environment.versions("scikit-learn"),
-    }
-    rows.append(out, row)
+    asked["head_evaluations"] = head_evaluations(variant)
+    asked["flops_per_image"] = work / TIMED_BATCH
+    how = (pipe, real, settings, num_images, asked["seed"])
+    measure = functools.partial(samplers.measure, *how)
+    row, _ = rows.measured(out, asked, measure)
     bar.write(
       f"{row['name']}, seed {row['seed']}:"
       f" Fréchet ratio {row['frechet_ratio']:.2f},"
@@ -112,28 +110,16 @@ def score_missing(
     )
 
 
-def measure_real(
-  pipe: Pipeline, real: run.Real, num_images: int, out: Path
-) -> None:
-  """A row of what real images score, unless it is there."""
-  asked = {"kind": "real", "num_images": num_images}
-  if rows.find(rows.read(out), **asked) is None:
-    labels = run.balanced_labels(num_images, pipe.card.data.num_classes)
-    mean, spread = pixels.repeated_ratio(
-      real.train.images, real.train.labels, real.test.images, labels
-    )
-    accuracy = pixels.label_accuracy(
-      real.classifier, real.test.images, real.test.labels
-    )
-    rows.append(
-      out,
-      {
-        **asked,
-        "frechet_ratio": mean,
-        "spread": spread,
-        "label_accuracy": accuracy,
-      },
-    )
+def measure_real(pipe: Pipeline, real: run.Real, num_images: int) -> rows.Row:
+  """What real images score."""
+  labels = run.balanced_labels(num_images, pipe.card.data.num_classes)
+  mean, spread = pixels.repeated_ratio(
+    real.train.images, real.train.labels, real.test.images, labels
+  )
+  accuracy = pixels.label_accuracy(
+    real.classifier, real.test.images, real.test.labels
+  )
+  return {"frechet_ratio": mean, "spread": spread, "label_accuracy": accuracy}
 
 
 def time_all(pipe: Pipeline, variants: Iterable[Changes], out: Path) -> None:

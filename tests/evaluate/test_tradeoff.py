@@ -77,7 +77,7 @@ def test_scores_are_measured_once_for_each_setting_and_seed(
     return {"frechet_ratio": 2.0, "label_accuracy": 0.9, "seconds": 1.0}
 
   monkeypatch.setattr(tradeoff.run, "load_real", lambda data: None)
-  monkeypatch.setattr(tradeoff, "measure_real", lambda *args: None)
+  monkeypatch.setattr(tradeoff, "measure_real", lambda *args: {})
   monkeypatch.setattr(tradeoff.samplers, "measure", measure)
   monkeypatch.setattr(tradeoff, "flops_of", lambda pipe, settings: 64e6)
   variants = [
@@ -88,11 +88,12 @@ def test_scores_are_measured_once_for_each_setting_and_seed(
   for seeds in ([0], [0, 1]):
     tradeoff.score_missing(pipe, variants, 10, seeds, out)
   assert measured == [(5, 0, 1), (10, 0, 1), (5, 1, 1), (10, 1, 1)]
-  found = rows.read(out)
+  real, *found = rows.read(out)
+  assert real["kind"] == "real"
   assert [row["head_evaluations"] for row in found] == [80, 80, 80, 80]
   pipe.params["weights"][0] = 7
   tradeoff.score_missing(pipe, variants, 10, [0], out)
-  assert len(rows.read(out)) == 6
+  assert len(rows.read(out)) == 7
 
 
 def test_settings_are_timed_in_turn_and_the_newest_counts(
