@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import rows
+from experiments import programs, rows
 from marjax.cli import configs
 from marjax.evaluate import run
 from marjax.pipeline import Pipeline, load
@@ -89,26 +89,19 @@ def train_control(checkpoint: Path, workdir: Path) -> None:
   loop.train(control, workdir)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Scores the checkpoint, trains the control, scores it."""
   args = _flags(argv)
   logging.basicConfig(level=logging.INFO, format="%(message)s")
   rest = (args.num_images, args.seed, args.out)
-  try:
-    add_row(args.checkpoint, "diffusion", *rest)
-    train_control(args.checkpoint, args.workdir)
-    add_row(args.workdir, "regression", *rest)
-  except (ValueError, OSError) as error:
-    print(f"experiments.control_l2: {error}", file=sys.stderr)
-    return 2
-  return 0
+  add_row(args.checkpoint, "diffusion", *rest)
+  train_control(args.checkpoint, args.workdir)
+  add_row(args.workdir, "regression", *rest)
 
 
 def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m experiments.control_l2",
-    description=__doc__.partition("\n")[0],
-  )
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument(
     "--checkpoint",
     type=Path,

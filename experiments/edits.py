@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import rows, samplers
+from experiments import programs, rows, samplers
 from marjax import outputs, regions
 from marjax.evaluate import run
 from marjax.evaluate.scores import pixels
@@ -271,28 +271,21 @@ def _hatched(images: np.ndarray, is_hatched: np.ndarray) -> np.ndarray:
   return np.broadcast_to(shown, (*shown.shape[:3], 3))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → rows and a picture; 2 when something about them is wrong."""
   args = _flags(argv)
-  try:
-    if args.picture:
-      outputs.check_free([args.picture])
-    pipe = load(args.checkpoint)
-    real = run.load_real(run.known_data(pipe))
-    measure_missing(pipe, real, args.num_seeds, args.out)
-    if args.picture:
-      pictures.save_png(args.picture, picture(pipe, real))
-  except (ValueError, OSError) as error:
-    print(f"experiments.edits: {error}", file=sys.stderr)
-    return 2
-  return 0
+  if args.picture:
+    outputs.check_free([args.picture])
+  pipe = load(args.checkpoint)
+  real = run.load_real(run.known_data(pipe))
+  measure_missing(pipe, real, args.num_seeds, args.out)
+  if args.picture:
+    pictures.save_png(args.picture, picture(pipe, real))
 
 
 def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m experiments.edits",
-    description=__doc__.partition("\n")[0],
-  )
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument(
     "--checkpoint", type=Path, required=True, help="a work directory"
   )

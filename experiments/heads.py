@@ -12,7 +12,6 @@ Command   python -m experiments.heads --runs out/heads
 Cost      6 minutes of training a run and 1 of scoring, on 2 CPU cores
 """
 
-import argparse
 import dataclasses
 import functools
 import sys
@@ -20,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import rows, samplers
+from experiments import programs, rows, samplers
 from marjax.cli import configs
 from marjax.evaluate import run
 from marjax.pipeline import Pipeline, load
@@ -68,23 +67,19 @@ def train(kind: str, seed: int, folder: Path) -> Path:
   return workdir
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → runs → rows; 2 when something about the runs is wrong."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument("--runs", type=Path, required=True, help="folder of runs")
   parser.add_argument("--num_runs", type=int, default=3)
   parser.add_argument("--num_images", type=int, default=1000)
   parser.add_argument("--out", type=Path, default=RESULTS)
   args = parser.parse_args(argv)
-  try:
-    for seed in range(args.num_runs):
-      for kind in SETTINGS:
-        workdir = train(kind, seed, args.runs)
-        score_missing(load(workdir), kind, seed, args.num_images, args.out)
-  except (ValueError, OSError) as error:
-    print(f"experiments.heads: {error}", file=sys.stderr)
-    return 2
-  return 0
+  for seed in range(args.num_runs):
+    for kind in SETTINGS:
+      workdir = train(kind, seed, args.runs)
+      score_missing(load(workdir), kind, seed, args.num_images, args.out)
 
 
 if __name__ == "__main__":

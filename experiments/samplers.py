@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import rows
+from experiments import programs, rows
 from marjax.evaluate import run
 from marjax.generate.settings import Settings
 from marjax.head.reverse import ReverseSettings
@@ -129,22 +129,15 @@ def measure_missing(
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → rows; 2 when something about the checkpoint is wrong."""
   args = _flags(argv)
-  try:
-    measure_missing(args.checkpoint, args.num_images, args.seed, args.out)
-  except (ValueError, OSError) as error:
-    print(f"experiments.samplers: {error}", file=sys.stderr)
-    return 2
-  return 0
+  measure_missing(args.checkpoint, args.num_images, args.seed, args.out)
 
 
 def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m experiments.samplers",
-    description=__doc__.partition("\n")[0],
-  )
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument(
     "--checkpoint", type=Path, required=True, help="a work directory"
   )

@@ -17,7 +17,6 @@ Command   python -m experiments.table1 --runs out/table1
 Cost      24 trainings of 3 minutes and 40 minutes of scoring, on 2 CPU cores
 """
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ from statistics import mean
 import jax
 import numpy as np
 
-from experiments import rows, samplers
+from experiments import programs, rows, samplers
 from marjax.cli import configs
 from marjax.evaluate import run
 from marjax.experiment import Experiment
@@ -215,9 +214,10 @@ def plan(
   return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → runs → rows; 2 when something about the runs is wrong."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument("--runs", type=Path, required=True, help="folder of runs")
   parser.add_argument("--cells", help="A,B of them (default: all)")
   parser.add_argument("--num_runs", type=int, default=3)
@@ -228,21 +228,16 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parser.parse_args(argv)
   asked = args.cells.split(",") if args.cells else list(names())
   sizes = (args.runs, args.num_runs, args.num_images, args.out)
-  try:
-    check_known(asked)
-    if args.dry_run:
-      print(plan(asked, *sizes))
-      return 0
-    drawn = [measure(name, *sizes) for name in asked]
-    if asked == list(names()):
-      digits = np.concatenate(drawn)
-      picture = pictures.grid(digits, 10, scale=4, row_labels=asked)
-      # Drawn anew of the runs, so nothing is lost.
-      pictures.save_png(args.picture, picture, overwrite=True)
-  except (ValueError, OSError) as error:
-    print(f"experiments.table1: {error}", file=sys.stderr)
-    return 2
-  return 0
+  check_known(asked)
+  if args.dry_run:
+    print(plan(asked, *sizes))
+    return
+  drawn = [measure(name, *sizes) for name in asked]
+  if asked == list(names()):
+    digits = np.concatenate(drawn)
+    picture = pictures.grid(digits, 10, scale=4, row_labels=asked)
+    # Drawn anew of the runs, so nothing is lost.
+    pictures.save_png(args.picture, picture, overwrite=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ printed here only, so a table never says more digits than it should. Edits have
 a line for all their seeds: mean ± standard deviation.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from statistics import mean, stdev
 from experiments import (
   heads_tables,
   precision_tables,
+  programs,
   rows,
   scaling_tables,
   speed_tables,
@@ -215,10 +215,7 @@ def over_seeds(table: Sequence[rows.Row]) -> list[rows.Row]:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Prints the tables, and writes them if asked."""
-  parser = argparse.ArgumentParser(
-    prog="python -m experiments.tables",
-    description=__doc__.partition("\n")[0],
-  )
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument("--write", action="store_true", help="write them too")
   args = parser.parse_args(argv)
   text = tables(RESULTS, BENCHMARKS)

@@ -12,7 +12,6 @@
 5. Rows already there are skipped.
 """
 
-import argparse
 import functools
 import sys
 import time
@@ -24,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import rows
+from experiments import programs, rows
 from marjax.head.diffusion import DiffusionHeadConfig
 from marjax.head.flow import FlowHeadConfig, FlowSettings
 from marjax.head.reverse import ReverseSettings
@@ -138,19 +137,19 @@ def measure(kind: str, dim: int, width: int, num_steps: int) -> rows.Row:
   return row
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-  """Measures what is missing and prints the table; the exit status."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
+  """Measures what is missing and prints the table."""
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument("--out", type=Path, default=RESULTS)
   parser.add_argument("--num_steps", type=int, default=NUM_STEPS)
-  chosen = parser.parse_args(arguments)
+  chosen = parser.parse_args(argv)
   for kind, dim, width in CASES:
     case = {"head": kind, "token_dim": dim, "width": width}
     case["steps"] = chosen.num_steps
     how = functools.partial(measure, kind, dim, width, chosen.num_steps)
     rows.measured(chosen.out, case, how)
   print(markdown(rows.read(chosen.out)))
-  return 0
 
 
 def markdown(table: Sequence[rows.Row]) -> str:

@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import rows, samplers
+from experiments import programs, rows, samplers
 from experiments.tradeoff_settings import (
   BASELINES,
   CANDIDATES,
@@ -174,28 +174,21 @@ def flops_of(pipe: Pipeline, settings: Settings) -> int:
   return flops.count(generate, pipe.params, np.zeros(TIMED_BATCH, np.int32))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → rows; 2 when something about the checkpoint is wrong."""
   args = _flags(argv)
-  try:
-    pipe = load(args.checkpoint)
-    compared = (*BASELINES, *CANDIDATES)
-    if not args.time_only:
-      score_missing(pipe, grid(), args.num_images, [0], args.out)
-      seeds = range(1, args.seeds + 1)
-      score_missing(pipe, compared, args.num_images, seeds, args.out)
-    time_all(pipe, compared, args.out)
-  except (ValueError, OSError) as error:
-    print(f"experiments.tradeoff: {error}", file=sys.stderr)
-    return 2
-  return 0
+  pipe = load(args.checkpoint)
+  compared = (*BASELINES, *CANDIDATES)
+  if not args.time_only:
+    score_missing(pipe, grid(), args.num_images, [0], args.out)
+    seeds = range(1, args.seeds + 1)
+    score_missing(pipe, compared, args.num_images, seeds, args.out)
+  time_all(pipe, compared, args.out)
 
 
 def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m experiments.tradeoff",
-    description=__doc__.partition("\n")[0],
-  )
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument(
     "--checkpoint", type=Path, required=True, help="a work directory"
   )

@@ -13,7 +13,6 @@
    are marked at the lower edge.
 """
 
-import argparse
 import io
 import sys
 from collections.abc import Sequence
@@ -21,7 +20,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from experiments import rows, tradeoff, tradeoff_settings, tradeoff_tables
+from experiments import (
+  programs,
+  rows,
+  tradeoff,
+  tradeoff_settings,
+  tradeoff_tables,
+)
 from marjax import outputs
 
 OUT = Path("docs/images/tradeoff.png")
@@ -220,12 +225,10 @@ def _legend(axes) -> None:
   )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → the picture; 2 when there is nothing to draw or no place for it."""
-  parser = argparse.ArgumentParser(
-    prog="python -m experiments.tradeoff_picture",
-    description=__doc__.partition("\n")[0],
-  )
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument(
     "--rows", type=Path, default=tradeoff.RESULTS, help="default: %(default)s"
   )
@@ -234,13 +237,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument("--overwrite", action="store_true", help="replace it")
   args = parser.parse_args(argv)
-  try:
-    png = draw(rows.read(args.rows))
-    outputs.write(args.out, png, args.overwrite)
-  except (ValueError, OSError) as error:
-    print(f"experiments.tradeoff_picture: {error}", file=sys.stderr)
-    return 2
-  return 0
+  png = draw(rows.read(args.rows))
+  outputs.write(args.out, png, args.overwrite)
 
 
 if __name__ == "__main__":
