@@ -12,7 +12,6 @@ The L2 head predicts the mean of a token given the others, so it draws blurred
 digits; the paper reports a FID above 100 (arXiv 2406.11838, section 5.1).
 """
 
-import argparse
 import dataclasses
 import functools
 import logging
@@ -92,34 +91,20 @@ def train_control(checkpoint: Path, workdir: Path) -> None:
 @programs.program
 def main(argv: Sequence[str] | None) -> None:
   """Scores the checkpoint, trains the control, scores it."""
-  args = _flags(argv)
-  logging.basicConfig(level=logging.INFO, format="%(message)s")
-  rest = (args.num_images, args.seed, args.out)
-  add_row(args.checkpoint, "diffusion", *rest)
-  train_control(args.checkpoint, args.workdir)
-  add_row(args.workdir, "regression", *rest)
-
-
-def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = programs.parser(__spec__, __doc__)
-  parser.add_argument(
-    "--checkpoint",
-    type=Path,
-    required=True,
-    help="work directory of configs/digits.py",
-  )
+  parser = programs.scoring_parser(__spec__, __doc__, RESULTS)
+  parser.add_argument("--seed", type=int, default=0)
   parser.add_argument(
     "--workdir",
     type=Path,
     default=Path("out/digits_l2"),
     help="of the control (default: %(default)s)",
   )
-  parser.add_argument("--num_images", type=int, default=1000)
-  parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument(
-    "--out", type=Path, default=RESULTS, help="default: %(default)s"
-  )
-  return parser.parse_args(argv)
+  args = parser.parse_args(argv)
+  logging.basicConfig(level=logging.INFO, format="%(message)s")
+  rest = (args.num_images, args.seed, args.out)
+  add_row(args.checkpoint, "diffusion", *rest)
+  train_control(args.checkpoint, args.workdir)
+  add_row(args.workdir, "regression", *rest)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@
 Seconds are those of one edit of all digits; the first of a kind compiles.
 """
 
-import argparse
 import functools
 import sys
 import time
@@ -274,7 +273,13 @@ def _hatched(images: np.ndarray, is_hatched: np.ndarray) -> np.ndarray:
 @programs.program
 def main(argv: Sequence[str] | None) -> None:
   """Flags → rows and a picture; 2 when something about them is wrong."""
-  args = _flags(argv)
+  parser = programs.parser(__spec__, __doc__)
+  add = parser.add_argument
+  add("--checkpoint", type=Path, required=True, help="a work directory")
+  add("--num_seeds", type=int, default=3, help="default: %(default)s")
+  add("--out", type=Path, default=RESULTS, help="default: %(default)s")
+  add("--picture", type=Path, help="to write, such as docs/images/edits.png")
+  args = parser.parse_args(argv)
   if args.picture:
     outputs.check_free([args.picture])
   pipe = load(args.checkpoint)
@@ -282,23 +287,6 @@ def main(argv: Sequence[str] | None) -> None:
   measure_missing(pipe, real, args.num_seeds, args.out)
   if args.picture:
     pictures.save_png(args.picture, picture(pipe, real))
-
-
-def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = programs.parser(__spec__, __doc__)
-  parser.add_argument(
-    "--checkpoint", type=Path, required=True, help="a work directory"
-  )
-  parser.add_argument(
-    "--num_seeds", type=int, default=3, help="default: %(default)s"
-  )
-  parser.add_argument(
-    "--out", type=Path, default=RESULTS, help="default: %(default)s"
-  )
-  parser.add_argument(
-    "--picture", type=Path, help="a PNG to write, such as docs/images/edits.png"
-  )
-  return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -187,12 +187,9 @@ def summary(found: list[dict[str, Any]]) -> str:
 @programs.program
 def main(argv: Sequence[str] | None) -> None:
   """Flags → runs → rows; 2 when something about the runs is wrong."""
-  parser = programs.parser(__spec__, __doc__)
-  parser.add_argument("--runs", type=Path, required=True, help="folder of runs")
-  parser.add_argument("--num_runs", type=int, default=3)
+  parser = programs.scoring_parser(__spec__, __doc__, RESULTS, "runs")
   parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
-  parser.add_argument("--num_images", type=int, default=0)
-  parser.add_argument("--out", type=Path, default=RESULTS)
+  parser.set_defaults(num_images=0)
   args = parser.parse_args(argv)
   write_halves(args.runs / "pictures")
   for seed in range(args.num_runs):

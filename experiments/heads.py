@@ -70,11 +70,7 @@ def train(kind: str, seed: int, folder: Path) -> Path:
 @programs.program
 def main(argv: Sequence[str] | None) -> None:
   """Flags → runs → rows; 2 when something about the runs is wrong."""
-  parser = programs.parser(__spec__, __doc__)
-  parser.add_argument("--runs", type=Path, required=True, help="folder of runs")
-  parser.add_argument("--num_runs", type=int, default=3)
-  parser.add_argument("--num_images", type=int, default=1000)
-  parser.add_argument("--out", type=Path, default=RESULTS)
+  parser = programs.scoring_parser(__spec__, __doc__, RESULTS, "runs")
   args = parser.parse_args(argv)
   for seed in range(args.num_runs):
     for kind in SETTINGS:

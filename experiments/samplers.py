@@ -10,7 +10,6 @@
 Seconds are those of generating, after compiling.
 """
 
-import argparse
 import dataclasses
 import functools
 import sys
@@ -132,21 +131,10 @@ def measure_missing(
 @programs.program
 def main(argv: Sequence[str] | None) -> None:
   """Flags → rows; 2 when something about the checkpoint is wrong."""
-  args = _flags(argv)
-  measure_missing(args.checkpoint, args.num_images, args.seed, args.out)
-
-
-def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = programs.parser(__spec__, __doc__)
-  parser.add_argument(
-    "--checkpoint", type=Path, required=True, help="a work directory"
-  )
-  parser.add_argument("--num_images", type=int, default=1000)
+  parser = programs.scoring_parser(__spec__, __doc__, RESULTS)
   parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument(
-    "--out", type=Path, default=RESULTS, help="default: %(default)s"
-  )
-  return parser.parse_args(argv)
+  args = parser.parse_args(argv)
+  measure_missing(args.checkpoint, args.num_images, args.seed, args.out)
 
 
 if __name__ == "__main__":

@@ -217,12 +217,8 @@ def plan(
 @programs.program
 def main(argv: Sequence[str] | None) -> None:
   """Flags → runs → rows; 2 when something about the runs is wrong."""
-  parser = programs.parser(__spec__, __doc__)
-  parser.add_argument("--runs", type=Path, required=True, help="folder of runs")
+  parser = programs.scoring_parser(__spec__, __doc__, RESULTS, "runs")
   parser.add_argument("--cells", help="A,B of them (default: all)")
-  parser.add_argument("--num_runs", type=int, default=3)
-  parser.add_argument("--num_images", type=int, default=1000)
-  parser.add_argument("--out", type=Path, default=RESULTS)
   parser.add_argument("--picture", type=Path, default=PICTURE)
   parser.add_argument("--dry_run", action="store_true", help="print the plan")
   args = parser.parse_args(argv)

@@ -20,7 +20,6 @@ Scored images come from a plan of one bucket, which compiles fastest and changes
 no image; timings and arithmetic are those of the checkpoint's own plan.
 """
 
-import argparse
 import dataclasses
 import functools
 import statistics
@@ -177,7 +176,14 @@ def flops_of(pipe: Pipeline, settings: Settings) -> int:
 @programs.program
 def main(argv: Sequence[str] | None) -> None:
   """Flags → rows; 2 when something about the checkpoint is wrong."""
-  args = _flags(argv)
+  parser = programs.scoring_parser(__spec__, __doc__, RESULTS)
+  parser.add_argument(
+    "--seeds", type=int, default=10, help="fresh seeds (default: %(default)s)"
+  )
+  parser.add_argument(
+    "--time_only", action="store_true", help="only measure seconds"
+  )
+  args = parser.parse_args(argv)
   pipe = load(args.checkpoint)
   compared = (*BASELINES, *CANDIDATES)
   if not args.time_only:
@@ -185,24 +191,6 @@ def main(argv: Sequence[str] | None) -> None:
     seeds = range(1, args.seeds + 1)
     score_missing(pipe, compared, args.num_images, seeds, args.out)
   time_all(pipe, compared, args.out)
-
-
-def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = programs.parser(__spec__, __doc__)
-  parser.add_argument(
-    "--checkpoint", type=Path, required=True, help="a work directory"
-  )
-  parser.add_argument("--num_images", type=int, default=1000)
-  parser.add_argument(
-    "--seeds", type=int, default=10, help="fresh seeds (default: %(default)s)"
-  )
-  parser.add_argument(
-    "--time_only", action="store_true", help="only measure seconds"
-  )
-  parser.add_argument(
-    "--out", type=Path, default=RESULTS, help="default: %(default)s"
-  )
-  return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -140,9 +140,9 @@ def frechet_ratio(
     "training and test images have the same moments; expected two different"
     " sets of real images: check the splits.",
   )
-  kept = variances[-NUM_COMPONENTS:].sum() / variances.sum()
+  share = variances[-NUM_COMPONENTS:].sum() / variances.sum()
   ratio = frechet.between(drawn, unseen) / floor
-  return FrechetRatio(ratio, NUM_COMPONENTS, float(kept))
+  return FrechetRatio(ratio, NUM_COMPONENTS, float(share))
 
 
 def scores(
