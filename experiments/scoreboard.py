@@ -333,7 +333,7 @@ def show(members: Sequence[Member], board: Board, asked: Asked) -> None:
     if row["judges"] == board.names() and row["num_real"] == count
   ]
   own = {m.name: rows.as_row(m.pipe.settings()) for m in members}
-  text = drawn.markdown(table)
+  text = drawn.of_settings(table)
   # All three are made of the rows and images, so nothing is lost.
   outputs.write(asked.out / "table.md", text.encode(), overwrite=True)
   picture = drawn.curves(table, own, TEST)

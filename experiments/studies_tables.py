@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import rows
+from experiments import markdown, rows
 from experiments.scoreboard_pictures import names_of, spread
 from marjax import outputs
 from marjax.evaluate import sets
@@ -60,7 +60,7 @@ def grouped(table: Table) -> list[list[rows.Row]]:
   return list(groups.values())
 
 
-def markdown(table: Table, controls: Table) -> str:
+def of_cells(table: Table, controls: Table) -> str:
   """A line for each cell and setting, then one for each control."""
   names = names_of(table)
   shown = [
@@ -71,7 +71,7 @@ def markdown(table: Table, controls: Table) -> str:
   if len({row["order"] for row in table}) > 1:
     shown.append("order")
   heads = ["images", *shown, "rows", *names, "million parameters", "s an image"]
-  lines = [heads, ["---"] * len(heads)]
+  lines = [heads]
   for group in grouped(table):
     settings = [_text(value_of(group[0], key)) for key in shown]
     values = ([row["scores"][name] for row in group] for name in names)
@@ -90,7 +90,7 @@ def markdown(table: Table, controls: Table) -> str:
   for row in controls:
     values = [f"{row['scores'][name]:.4g}" for name in names]
     lines.append([row["images"], *[""] * len(shown), "", *values, "", ""])
-  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+  return markdown.of_text(lines)
 
 
 def _text(value: Any) -> str:
@@ -169,7 +169,7 @@ def write(
   """Writes OUT/NAME.md, .png and _samples.png of the study's rows, if any."""
   if not table:
     return
-  text = f"{study.claim}\n\n{markdown(table, controls)}"
+  text = f"{study.claim}\n\n{of_cells(table, controls)}"
   outputs.write(out / f"{name}.md", text.encode(), overwrite=True)
   picture = chart(study, table, controls)
   outputs.write(out / f"{name}.png", picture, overwrite=True)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from benchmarks import sizes
 from experiments import (
+  markdown,
   paired,
   rows,
   samplers,
@@ -213,13 +214,13 @@ TABLE = [
 
 
 def test_tables_show_the_front_the_means_and_the_pairs(tmp_path):
-  chosen, fresh, pairs = tradeoff_tables.tables(TABLE, tables.device)
+  chosen, fresh, pairs = tradeoff_tables.tables(TABLE)
   assert "1 × X" in chosen.caption
   # Dearer and worse than the fast one, so not on the front.
   assert [row["name"] for row in chosen.lines] == [FAST, SLOW]
   assert [group.name for group in fresh.lines] == [SLOW, FAST]
   assert "1 to 3" in fresh.caption
-  line = tables.markdown(fresh.columns, fresh.lines).splitlines()[3]
+  line = markdown.table(fresh.columns, fresh.lines).splitlines()[3]
   assert line == f"| {FAST} | 160 | 5 | 3.0 | 0.980 ± 0.000 | 3.65 ± 0.78 |"
   (pair,) = pairs.lines
   assert (pair["name"], pair["against"], pair["seeds"]) == (FAST, SLOW, 2)
@@ -228,7 +229,7 @@ def test_tables_show_the_front_the_means_and_the_pairs(tmp_path):
     rows.append(tmp_path / "tradeoff.jsonl", row)
   text = tables.tables(tmp_path, tmp_path / "none")
   assert f"| {FAST} | {SLOW} | 2 |" in text
-  assert tradeoff_tables.tables([], tables.device) == []
+  assert tradeoff_tables.tables([]) == []
 
 
 def test_the_picture_is_drawn_and_never_replaced_unasked(tmp_path, capsys):
