@@ -43,14 +43,8 @@ def score_missing(
   real = run.load_real(run.known_data(pipe))
   for changes in SETTINGS[kind]:
     settings = pipe.settings({"head": changes})
-    asked = {
-      "head": kind,
-      "settings": rows.as_row(settings),
-      "num_images": num_images,
-      "seed": seed,
-      "steps_trained": pipe.card.step,
-      "parameters": samplers.fingerprint(pipe.params),
-    }
+    asked = samplers.key_of(pipe, settings, num_images, seed)
+    asked["head"] = kind
     how = (pipe, real, settings, num_images, seed)
     rows.measured(out, asked, functools.partial(samplers.measure, *how))
     print(f"{kind} {seed} {changes}: done", flush=True)

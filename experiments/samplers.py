@@ -100,6 +100,19 @@ def fingerprint(params: Any) -> int:
   return zlib.crc32(np.asarray(sums, np.uint32))
 
 
+def key_of(
+  pipe: Pipeline, settings: Settings, num_images: int, seed: int
+) -> rows.Row:
+  """What tells a model's row of scores from its others, and other models'."""
+  return {
+    "settings": rows.as_row(settings),
+    "num_images": num_images,
+    "seed": seed,
+    "steps_trained": pipe.card.step,
+    "parameters": fingerprint(pipe.params),
+  }
+
+
 def measure_missing(
   checkpoint: Path, num_images: int, seed: int, out: Path
 ) -> None:
@@ -108,14 +121,7 @@ def measure_missing(
   real = run.load_real(run.known_data(pipe))
   for name, variant in VARIANTS.items():
     settings = settings_of(pipe, variant)
-    asked = {
-      "name": name,
-      "settings": rows.as_row(settings),
-      "num_images": num_images,
-      "seed": seed,
-      "steps_trained": pipe.card.step,
-      "parameters": fingerprint(pipe.params),
-    }
+    asked = {"name": name, **key_of(pipe, settings, num_images, seed)}
     print(f"{name} ...", end=" ", flush=True)
     how = (pipe, real, settings, num_images, seed)
     row, is_new = rows.measured(out, asked, functools.partial(measure, *how))

@@ -239,11 +239,7 @@ def key_of(
     "images": member.name,
     "kind": "generated",
     "head": member.pipe.card.model.head.kind,
-    "settings": rows.as_row(settings),
-    "seed": seed,
-    "num_images": asked.num_images,
-    "steps_trained": member.pipe.card.step,
-    "parameters": samplers.fingerprint(member.pipe.params),
+    **samplers.key_of(member.pipe, settings, asked.num_images, seed),
   }
 
 

@@ -66,11 +66,7 @@ def asked_row(
   return settings, {
     "kind": "scores",
     "name": name_of(variant),
-    "settings": rows.as_row(settings),
-    "num_images": num_images,
-    "seed": seed,
-    "steps_trained": pipe.card.step,
-    "parameters": samplers.fingerprint(pipe.params),
+    **samplers.key_of(pipe, settings, num_images, seed),
   }
 
 
