@@ -1,6 +1,5 @@
 """The table and the pictures of `experiments.scoreboard`, from its rows."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -85,7 +84,6 @@ def curves(
   Args:
     own: settings of each checkpoint, by name. control: whose row is dashed.
   """
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
   names = names_of(table)
@@ -109,9 +107,7 @@ def curves(
   figure.legend(
     *named, loc="outside upper center", ncols=4, fontsize=8, frameon=False
   )
-  buffer = io.BytesIO()
-  FigureCanvasAgg(figure).print_png(buffer)
-  return buffer.getvalue()
+  return pictures.png_of(figure)
 
 
 def write_samples(

@@ -4,7 +4,6 @@ A line, and a point, is the mean over seeds of generation and trainings of a
 cell, ± their standard deviation. Colours belong to a name, in every picture.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -101,7 +100,6 @@ def _text(value: Any) -> str:
 
 def chart(study: Any, table: Table, controls: Table) -> bytes:
   """A PNG: each score over the study's axis, real images as a dashed line."""
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
   names = names_of(table)
@@ -131,9 +129,7 @@ def chart(study: Any, table: Table, controls: Table) -> bytes:
   figure.legend(
     *named, loc="outside upper center", ncols=4, fontsize=7, frameon=False
   )
-  buffer = io.BytesIO()
-  FigureCanvasAgg(figure).print_png(buffer)
-  return buffer.getvalue()
+  return pictures.png_of(figure)
 
 
 def samples(names: Sequence[str], folder: Path) -> np.ndarray | None:

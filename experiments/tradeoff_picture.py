@@ -13,7 +13,6 @@
    are marked at the lower edge.
 """
 
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from experiments import (
   tradeoff_tables,
 )
 from marjax import outputs
+from marjax.requests import pictures
 
 OUT = Path("docs/images/tradeoff.png")
 
@@ -63,7 +63,6 @@ def draw(table: Sequence[rows.Row]) -> bytes:
   Raises:
     ValueError: no scores.
   """
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
   times = tradeoff_tables.newest_times(table)
@@ -83,9 +82,7 @@ def draw(table: Sequence[rows.Row]) -> bytes:
   _legend(left)
   left.set_title("Fréchet ratio (lower is better)", loc="left", fontsize=11)
   right.set_title("label accuracy (higher is better)", loc="left", fontsize=11)
-  canvas, buffer = FigureCanvasAgg(figure), io.BytesIO()
-  canvas.print_png(buffer)
-  return buffer.getvalue()
+  return pictures.png_of(figure)
 
 
 def _look(row: rows.Row) -> dict[str, Any]:

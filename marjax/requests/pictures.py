@@ -233,7 +233,6 @@ def loss_curve(
   Raises:
     ValueError: no line of the file holds a loss.
   """
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
   loss = read_curve(metrics, "loss")
@@ -268,9 +267,16 @@ def loss_curve(
   axes.spines[["top", "right"]].set_visible(False)
   axes.legend(frameon=False)
   axes.set_title("Training loss", loc="left")
-  canvas, buffer = FigureCanvasAgg(figure), io.BytesIO()
-  canvas.print_png(buffer)
-  outputs.write(out, buffer.getvalue(), overwrite)
+  outputs.write(out, png_of(figure), overwrite)
+
+
+def png_of(figure) -> bytes:
+  """A figure of matplotlib's, drawn as PNG, whatever the screen."""
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+  buffer = io.BytesIO()
+  FigureCanvasAgg(figure).print_png(buffer)
+  return buffer.getvalue()
 
 
 def read_curve(metrics: str | outputs.AnyPath, name: str) -> np.ndarray:
