@@ -104,7 +104,6 @@ def comparison(
   labels: Captions,
   *,
   scale: int | None = None,
-  titles: tuple[str, str] = ("generated", "real"),
   names: Captions | None = None,
 ) -> np.ndarray:
   """Generated images (left) beside real ones (right), one class per row.
@@ -114,7 +113,6 @@ def comparison(
     real: uint8 [N, H, W, C]; real[i] is of the class of generated[i].
     labels: class of each pair, N of them, in any order; sorted for the rows.
     scale: enlargement; by default an image is about 48 pixels high.
-    titles: what stands above each half.
     names: of the classes, class i is names[i]; None for their numbers.
 
   Raises:
@@ -144,7 +142,7 @@ def comparison(
       row_labels=[label if names is None else names[label] for label in rows],
       title=title,
     )
-    for images, title in zip((generated, real), titles, strict=True)
+    for images, title in ((generated, "generated"), (real, "real"))
   ]
   return np.concatenate(halves, axis=1)
 
