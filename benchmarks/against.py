@@ -32,6 +32,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from experiments import programs
+
 ROOT = Path(__file__).parents[1]
 LIMIT = 1.1
 
@@ -206,10 +208,7 @@ def _interrupt(*_) -> None:
 
 
 def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m benchmarks.against",
-    description=__doc__.partition("\n")[0],
-  )
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument("commit", help="to compare with, e.g. HEAD~1")
   parser.add_argument("--sizes", default="tiny,base", help="A,B of sizes.py")
   parser.add_argument(

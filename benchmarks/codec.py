@@ -29,6 +29,7 @@ import jax
 import numpy as np
 
 from benchmarks import timing
+from experiments import programs
 from marjax import keys
 from marjax.evaluate import environment
 from marjax.latents.kl import KLConfig
@@ -192,9 +193,7 @@ def _sentence(row: dict) -> str:
 
 
 def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m benchmarks.codec", description=__doc__.partition("\n")[0]
-  )
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument("--tasks", default="decode,encode", help="decode,encode")
   parser.add_argument(
     "--dtypes", default="float32,bfloat16", help="float32,bfloat16"

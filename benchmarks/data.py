@@ -30,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments import programs
 from marjax.data import (
   crops,
   decoding,
@@ -232,9 +233,7 @@ def _row(
 
 
 def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m benchmarks.data", description=__doc__.partition("\n")[0]
-  )
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument("--tasks", default=",".join(TASKS), help=",".join(TASKS))
   parser.add_argument("--num_images", type=int, default=8192, help="of a round")
   parser.add_argument(

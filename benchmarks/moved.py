@@ -20,7 +20,6 @@
 What marjax needs for training must be installed: orbax, grain, clu.
 """
 
-import argparse
 import dataclasses
 import hashlib
 import os
@@ -34,7 +33,7 @@ import numpy as np
 
 from benchmarks import same_numbers
 from benchmarks.same_numbers import MODELS, TOLERANCE
-from experiments import rows
+from experiments import programs, rows
 from marjax.evaluate import environment
 from marjax.experiment import MeshConfig
 
@@ -219,9 +218,7 @@ def _sentence(row: rows.Row) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Flags → runs; 1 where one went another way, 2 after a wrong flag."""
-  parser = argparse.ArgumentParser(
-    prog="python -m benchmarks.moved", description=__doc__.partition("\n")[0]
-  )
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument("folder", type=Path, help="a new one, for all runs")
   parser.add_argument("--devices", type=int, default=2, help="the more of them")
   parser.add_argument(

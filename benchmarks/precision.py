@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.fitting import Subject, of_checkpoint, of_size
-from experiments import rows
+from experiments import programs, rows
 from marjax import keys
 from marjax.evaluate import environment
 from marjax.generate import reveal
@@ -242,10 +242,7 @@ def _sentence(row: dict) -> str:
 
 
 def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m benchmarks.precision",
-    description=__doc__.partition("\n")[0],
-  )
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument("--sizes", default="digits", help="A,B of sizes.py")
   parser.add_argument("--checkpoint", help="a trained model instead")
   parser.add_argument("--starts", default="999,950", help="timesteps")

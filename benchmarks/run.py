@@ -30,6 +30,7 @@ import jax
 from benchmarks import sizes
 from benchmarks.generation import time_generation
 from benchmarks.training import time_training
+from experiments import programs
 from marjax.evaluate import environment
 from marjax.experiment import Experiment
 
@@ -157,9 +158,7 @@ def _known_task(task: str) -> str:
 
 
 def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m benchmarks.run", description=__doc__.partition("\n")[0]
-  )
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument("--sizes", default="tiny,digits", help="A,B of sizes.py")
   parser.add_argument(
     "--tasks", default="train,generate", help="train,generate"

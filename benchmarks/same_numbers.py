@@ -35,7 +35,7 @@ from jaxtyping import PyTree
 
 from benchmarks import sizes
 from benchmarks.scaling import PRESETS, devices_of
-from experiments import rows
+from experiments import programs, rows
 from marjax.backbone.conditions import ClassesConfig
 from marjax.backbone.masked import MaskedConfig
 from marjax.data.synthetic import SyntheticSource
@@ -338,10 +338,7 @@ def _counts(args: argparse.Namespace) -> list[int]:
 
 
 def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m benchmarks.same_numbers",
-    description=__doc__.partition("\n")[0],
-  )
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument(
     "--devices", help="A,B of them (default: 1, 2, 4, ... up to all)"
   )

@@ -33,7 +33,7 @@ import jax
 from benchmarks import on_devices
 from benchmarks.on_devices import ONE, Program
 from benchmarks.run import use_cache
-from experiments import rows
+from experiments import programs, rows
 from marjax.evaluate import environment
 
 MODES = ("weak", "strong")
@@ -294,9 +294,7 @@ def devices_of(text: str | None, present: int) -> list[int]:
 
 
 def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m benchmarks.scaling", description=__doc__.partition("\n")[0]
-  )
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument(
     "--rows", default=",".join(ROWS), help="A,B in this order (%(default)s)"
   )

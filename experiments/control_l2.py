@@ -12,8 +12,8 @@ The L2 head predicts the mean of a token given the others, so it draws blurred
 digits; the paper reports a FID above 100 (arXiv 2406.11838, section 5.1).
 """
 
-import argparse
 import dataclasses
+import functools
 import logging
 import sys
 import time
@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import rows
+from experiments import programs, rows
 from marjax.cli import configs
-from marjax.evaluate import environment, run
+from marjax.evaluate import run
 from marjax.pipeline import Pipeline, load
 
 RESULTS = Path("experiments/results/control_l2.jsonl")
@@ -44,8 +44,6 @@ def measure(
     "seconds": seconds,
     "settings": dataclasses.asdict(pipe.settings()),
     "training": run.training_record(pipe, checkpoint),
-    "device": environment.device(),
-    "versions": environment.versions("scikit-learn"),
   }
 
 
@@ -70,10 +68,8 @@ def add_row(
     "num_images": num_images,
     "seed": seed,
   }
-  row = rows.find(rows.read(out), **asked)
-  if row is None:
-    row = {**asked, **measure(checkpoint, pipe, num_images, seed)}
-    rows.append(out, row)
+  how = functools.partial(measure, checkpoint, pipe, num_images, seed)
+  row, _ = rows.measured(out, asked, how)
   print(
     f"{head} head, {pipe.card.step} steps:"
     f" accuracy {row['label_accuracy']:.3f},"
@@ -92,44 +88,23 @@ def train_control(checkpoint: Path, workdir: Path) -> None:
   loop.train(control, workdir)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Scores the checkpoint, trains the control, scores it."""
-  args = _flags(argv)
-  logging.basicConfig(level=logging.INFO, format="%(message)s")
-  rest = (args.num_images, args.seed, args.out)
-  try:
-    add_row(args.checkpoint, "diffusion", *rest)
-    train_control(args.checkpoint, args.workdir)
-    add_row(args.workdir, "regression", *rest)
-  except (ValueError, OSError) as error:
-    print(f"experiments.control_l2: {error}", file=sys.stderr)
-    return 2
-  return 0
-
-
-def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m experiments.control_l2",
-    description=__doc__.partition("\n")[0],
-  )
-  parser.add_argument(
-    "--checkpoint",
-    type=Path,
-    required=True,
-    help="work directory of configs/digits.py",
-  )
+  parser = programs.scoring_parser(__spec__, __doc__, RESULTS)
+  parser.add_argument("--seed", type=int, default=0)
   parser.add_argument(
     "--workdir",
     type=Path,
     default=Path("out/digits_l2"),
     help="of the control (default: %(default)s)",
   )
-  parser.add_argument("--num_images", type=int, default=1000)
-  parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument(
-    "--out", type=Path, default=RESULTS, help="default: %(default)s"
-  )
-  return parser.parse_args(argv)
+  args = parser.parse_args(argv)
+  logging.basicConfig(level=logging.INFO, format="%(message)s")
+  rest = (args.num_images, args.seed, args.out)
+  add_row(args.checkpoint, "diffusion", *rest)
+  train_control(args.checkpoint, args.workdir)
+  add_row(args.workdir, "regression", *rest)
 
 
 if __name__ == "__main__":

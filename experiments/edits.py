@@ -21,7 +21,7 @@
 Seconds are those of one edit of all digits; the first of a kind compiles.
 """
 
-import argparse
+import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,9 +30,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import rows, samplers
+from experiments import programs, rows, samplers
 from marjax import outputs, regions
-from marjax.evaluate import environment, run
+from marjax.evaluate import run
 from marjax.evaluate.scores import pixels
 from marjax.generate.settings import Settings
 from marjax.pipeline import Pipeline, load
@@ -207,17 +207,8 @@ def measure_missing(
       for seed in range(num_seeds):
         asked = {"edit": name, "region": region, "seed": seed}
         asked |= {"settings": settings, **common}
-        row = rows.find(rows.read(out), **asked)
-        is_new = row is None
-        if is_new:
-          row = {
-            **asked,
-            **measure(pipe, real, edit, region, seed),
-            "device": environment.device(),
-            "versions": environment.versions("scikit-learn"),
-          }
-          rows.append(out, row)
-        print(_line(row, is_new), flush=True)
+        how = functools.partial(measure, pipe, real, edit, region, seed)
+        print(_line(*rows.measured(out, asked, how)), flush=True)
 
 
 def _line(row: rows.Row, is_new: bool) -> str:
@@ -279,41 +270,23 @@ def _hatched(images: np.ndarray, is_hatched: np.ndarray) -> np.ndarray:
   return np.broadcast_to(shown, (*shown.shape[:3], 3))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → rows and a picture; 2 when something about them is wrong."""
-  args = _flags(argv)
-  try:
-    if args.picture:
-      outputs.check_free([args.picture])
-    pipe = load(args.checkpoint)
-    real = run.load_real(run.known_data(pipe))
-    measure_missing(pipe, real, args.num_seeds, args.out)
-    if args.picture:
-      pictures.save_png(args.picture, picture(pipe, real))
-  except (ValueError, OSError) as error:
-    print(f"experiments.edits: {error}", file=sys.stderr)
-    return 2
-  return 0
-
-
-def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m experiments.edits",
-    description=__doc__.partition("\n")[0],
-  )
-  parser.add_argument(
-    "--checkpoint", type=Path, required=True, help="a work directory"
-  )
-  parser.add_argument(
-    "--num_seeds", type=int, default=3, help="default: %(default)s"
-  )
-  parser.add_argument(
-    "--out", type=Path, default=RESULTS, help="default: %(default)s"
-  )
-  parser.add_argument(
-    "--picture", type=Path, help="a PNG to write, such as docs/images/edits.png"
-  )
-  return parser.parse_args(argv)
+  parser = programs.parser(__spec__, __doc__)
+  add = parser.add_argument
+  add("--checkpoint", type=Path, required=True, help="a work directory")
+  add("--num_seeds", type=int, default=3, help="default: %(default)s")
+  add("--out", type=Path, default=RESULTS, help="default: %(default)s")
+  add("--picture", type=Path, help="to write, such as docs/images/edits.png")
+  args = parser.parse_args(argv)
+  if args.picture:
+    outputs.check_free([args.picture])
+  pipe = load(args.checkpoint)
+  real = run.load_real(run.known_data(pipe))
+  measure_missing(pipe, real, args.num_seeds, args.out)
+  if args.picture:
+    pictures.save_png(args.picture, picture(pipe, real))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ Command   python -m experiments.finetune --runs out/finetune
 Cost      5 minutes on 2 CPU cores
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,11 +26,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import paired, rows, samplers
+from experiments import paired, programs, rows, samplers
 from marjax import keys
 from marjax.cli import configs
 from marjax.data import batches
-from marjax.evaluate import environment, run
+from marjax.evaluate import run
 from marjax.experiment import DataConfig
 from marjax.model import draw
 from marjax.pipeline import Pipeline, load
@@ -145,14 +144,16 @@ def score_missing(
     "num_images": num_images,
     "parameters": samplers.fingerprint(pipe.params),
   }
-  if rows.find(rows.read(out), **asked) is None:
+
+  def measured() -> rows.Row:
     data = run.known_data(pipe)
     scores = {"test_loss": loss_of(pipe, data)}
     if num_images:
       real, settings = run.load_real(data), pipe.settings()
       scores |= samplers.measure(pipe, real, settings, num_images, seed)
-    own = {"device": environment.device(), "versions": environment.versions()}
-    rows.append(out, {**asked, **scores, **own})
+    return scores
+
+  rows.measured(out, asked, measured)
   print(f"{arm} {seed}: done", flush=True)
 
 
@@ -183,28 +184,21 @@ def summary(found: list[dict[str, Any]]) -> str:
   return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → runs → rows; 2 when something about the runs is wrong."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-  parser.add_argument("--runs", type=Path, required=True, help="folder of runs")
-  parser.add_argument("--num_runs", type=int, default=3)
+  parser = programs.scoring_parser(__spec__, __doc__, RESULTS, "runs")
   parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
-  parser.add_argument("--num_images", type=int, default=0)
-  parser.add_argument("--out", type=Path, default=RESULTS)
+  parser.set_defaults(num_images=0)
   args = parser.parse_args(argv)
-  try:
-    write_halves(args.runs / "pictures")
-    for seed in range(args.num_runs):
-      before = train(args.runs, FIRST, "before", seed)
-      for arm in args.arms:
-        own = [change.format(before=before) for change in ARMS[arm]]
-        workdir = train(args.runs, SECOND, arm, seed, *own)
-        score_missing(workdir, arm, seed, args.num_images, args.out)
-  except (ValueError, OSError) as error:
-    print(f"experiments.finetune: {error}", file=sys.stderr)
-    return 2
+  write_halves(args.runs / "pictures")
+  for seed in range(args.num_runs):
+    before = train(args.runs, FIRST, "before", seed)
+    for arm in args.arms:
+      own = [change.format(before=before) for change in ARMS[arm]]
+      workdir = train(args.runs, SECOND, arm, seed, *own)
+      score_missing(workdir, arm, seed, args.num_images, args.out)
   print(summary(rows.read(args.out)))
-  return 0
 
 
 if __name__ == "__main__":

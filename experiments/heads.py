@@ -12,16 +12,16 @@ Command   python -m experiments.heads --runs out/heads
 Cost      6 minutes of training a run and 1 of scoring, on 2 CPU cores
 """
 
-import argparse
 import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import rows, samplers
+from experiments import programs, rows, samplers
 from marjax.cli import configs
-from marjax.evaluate import environment, run
+from marjax.evaluate import run
 from marjax.pipeline import Pipeline, load
 
 RESULTS = Path("experiments/results/heads.jsonl")
@@ -43,18 +43,10 @@ def score_missing(
   real = run.load_real(run.known_data(pipe))
   for changes in SETTINGS[kind]:
     settings = pipe.settings({"head": changes})
-    asked = {
-      "head": kind,
-      "settings": rows.as_row(settings),
-      "num_images": num_images,
-      "seed": seed,
-      "steps_trained": pipe.card.step,
-      "parameters": samplers.fingerprint(pipe.params),
-    }
-    if rows.find(rows.read(out), **asked) is None:
-      scores = samplers.measure(pipe, real, settings, num_images, seed)
-      own = {"device": environment.device(), "versions": environment.versions()}
-      rows.append(out, {**asked, **scores, **own})
+    asked = samplers.key_of(pipe, settings, num_images, seed)
+    asked["head"] = kind
+    how = (pipe, real, settings, num_images, seed)
+    rows.measured(out, asked, functools.partial(samplers.measure, *how))
     print(f"{kind} {seed} {changes}: done", flush=True)
 
 
@@ -69,23 +61,15 @@ def train(kind: str, seed: int, folder: Path) -> Path:
   return workdir
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → runs → rows; 2 when something about the runs is wrong."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-  parser.add_argument("--runs", type=Path, required=True, help="folder of runs")
-  parser.add_argument("--num_runs", type=int, default=3)
-  parser.add_argument("--num_images", type=int, default=1000)
-  parser.add_argument("--out", type=Path, default=RESULTS)
+  parser = programs.scoring_parser(__spec__, __doc__, RESULTS, "runs")
   args = parser.parse_args(argv)
-  try:
-    for seed in range(args.num_runs):
-      for kind in SETTINGS:
-        workdir = train(kind, seed, args.runs)
-        score_missing(load(workdir), kind, seed, args.num_images, args.out)
-  except (ValueError, OSError) as error:
-    print(f"experiments.heads: {error}", file=sys.stderr)
-    return 2
-  return 0
+  for seed in range(args.num_runs):
+    for kind in SETTINGS:
+      workdir = train(kind, seed, args.runs)
+      score_missing(load(workdir), kind, seed, args.num_images, args.out)
 
 
 if __name__ == "__main__":

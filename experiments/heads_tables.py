@@ -1,10 +1,10 @@
 """The table of heads: mean ± standard deviation over trainings, by setting."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
 
-from experiments import rows, speed_tables
+from experiments import markdown, rows
+from experiments.markdown import Columns
 
 RESULTS = Path("experiments/results/heads.jsonl")
 START, END = "<!-- heads table -->\n", "<!-- end of heads table -->\n"
@@ -24,16 +24,11 @@ def grouped(table: Sequence[rows.Row]) -> list[list[rows.Row]]:
   return [groups[key] for key in sorted(groups)]
 
 
-def columns() -> dict[str, Callable[[list[rows.Row]], str]]:
+def columns() -> Columns:
   """Heading → how a group of rows fills it."""
 
   def spread(key: str, digits: int):
-    def fill(group: list[rows.Row]) -> str:
-      values = [row[key] for row in group]
-      error = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-      return f"{mean(values):.{digits}f}{error}"
-
-    return fill
+    return lambda group: markdown.spread([row[key] for row in group], digits)
 
   return {
     "head": lambda group: group[0]["head"],
@@ -44,18 +39,8 @@ def columns() -> dict[str, Callable[[list[rows.Row]], str]]:
   }
 
 
-def markdown() -> str:
-  """The table, of the committed rows."""
-  fills = columns()
-  lines = [list(fills), ["---"] * len(fills)]
-  lines += [
-    [fill(group) for fill in fills.values()]
-    for group in grouped(rows.read(RESULTS))
-  ]
-  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def with_heads(text: str, benchmarks: Path) -> str:
-  """A page's text with the table of heads as the rows have it."""
+  """A page's text with the table of heads as the committed rows have it."""
   del benchmarks
-  return speed_tables.between(text, markdown(), START, END)
+  table = markdown.table(columns(), grouped(rows.read(RESULTS)))
+  return markdown.between(text, table, START, END)

@@ -5,17 +5,16 @@ the same draws. The newest row of each model, start and variant on one kind of
 device counts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from experiments import rows
-
-Columns = dict[str, Callable[[rows.Row], str]]
+from experiments import markdown, rows
+from experiments.markdown import Columns
 
 START, END = "<!-- precision table -->\n", "<!-- end of precision table -->\n"
 
 
-def columns(device: Callable[[rows.Row], str]) -> Columns:
-  """Heading → how a row fills it; `device` says where it was measured."""
+def columns() -> Columns:
+  """Heading → how a row fills it."""
   return {
     "model": lambda row: row["subject"],
     "start": lambda row: str(row["start"]),
@@ -33,7 +32,7 @@ def columns(device: Callable[[rows.Row], str]) -> Columns:
     ),
     "largest token": lambda row: f"{row['tokens_max']:.3g}",
     "error of tokens": lambda row: _error(row, "tokens"),
-    "device": device,
+    "device": markdown.device,
   }
 
 

@@ -11,11 +11,10 @@ compiled again, unless with --again: of equal ones the last counts. Needs libtpu
 and jax's CUDA plugin, no TPU and no GPU, and an hour or two.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-from experiments import rows
+from experiments import programs, rows
 from marjax.cli import configs
 from marjax.experiment import Experiment
 from marjax.preflight import report, topology
@@ -78,10 +77,7 @@ def is_there(path: Path, name: str, where: str, program: str) -> bool:
 
 def main() -> int:
   """Compiles what is missing; 2 after an error of the machine's."""
-  parser = argparse.ArgumentParser(
-    prog="python -m experiments.preflight",
-    description=__doc__.partition("\n")[0],
-  )
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument("--out", type=Path, default=OUT, help="JSON lines")
   parser.add_argument("--program", choices=PROGRAMS, help="only this one")
   parser.add_argument("--config", choices=NAMES)

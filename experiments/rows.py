@@ -6,9 +6,11 @@ the values of some of their keys. A line that a kill cut short is written anew.
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from marjax.evaluate import environment
 from marjax.generate.settings import Settings
 
 Row = dict[str, Any]
@@ -55,6 +57,20 @@ def find(rows: list[Row], **wanted: Any) -> Row | None:
     if all(row.get(key) == value for key, value in wanted.items()):
       return row
   return None
+
+
+def measured(
+  path: Path, asked: Row, measure: Callable[[], Row]
+) -> tuple[Row, bool]:
+  """The row of what is asked, and whether it was missing, so that it is new."""
+  row = find(read(path), **asked)
+  if row is not None:
+    return row, False
+  row = asked | measure()
+  row["device"] = environment.device()
+  row["versions"] = environment.versions("scikit-learn")
+  append(path, row)
+  return row, True
 
 
 COLUMNS = {

@@ -10,8 +10,8 @@
 Seconds are those of generating, after compiling.
 """
 
-import argparse
 import dataclasses
+import functools
 import sys
 import time
 import zlib
@@ -22,8 +22,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import rows
-from marjax.evaluate import environment, run
+from experiments import programs, rows
+from marjax.evaluate import run
 from marjax.generate.settings import Settings
 from marjax.head.reverse import ReverseSettings
 from marjax.pipeline import Pipeline, load
@@ -100,6 +100,19 @@ def fingerprint(params: Any) -> int:
   return zlib.crc32(np.asarray(sums, np.uint32))
 
 
+def key_of(
+  pipe: Pipeline, settings: Settings, num_images: int, seed: int
+) -> rows.Row:
+  """What tells a model's row of scores from its others, and other models'."""
+  return {
+    "settings": rows.as_row(settings),
+    "num_images": num_images,
+    "seed": seed,
+    "steps_trained": pipe.card.step,
+    "parameters": fingerprint(pipe.params),
+  }
+
+
 def measure_missing(
   checkpoint: Path, num_images: int, seed: int, out: Path
 ) -> None:
@@ -108,27 +121,12 @@ def measure_missing(
   real = run.load_real(run.known_data(pipe))
   for name, variant in VARIANTS.items():
     settings = settings_of(pipe, variant)
-    asked = {
-      "name": name,
-      "settings": rows.as_row(settings),
-      "num_images": num_images,
-      "seed": seed,
-      "steps_trained": pipe.card.step,
-      "parameters": fingerprint(pipe.params),
-    }
-    row = rows.find(rows.read(out), **asked)
-    if row is None:
-      print(f"{name} ...", end=" ", flush=True)
-      row = {
-        **asked,
-        **measure(pipe, real, settings, num_images, seed),
-        "device": environment.device(),
-        "versions": environment.versions("scikit-learn"),
-      }
-      rows.append(out, row)
-    else:
-      print(f"{name}: already there,", end=" ")
+    asked = {"name": name, **key_of(pipe, settings, num_images, seed)}
+    print(f"{name} ...", end=" ", flush=True)
+    how = (pipe, real, settings, num_images, seed)
+    row, is_new = rows.measured(out, asked, functools.partial(measure, *how))
     print(
+      f"{'' if is_new else 'already there, '}"
       f"accuracy {row['label_accuracy']:.3f},"
       f" Fréchet ratio {row['frechet_ratio']:.2f},"
       f" near copies {row['near_copy_rate']:.3f}, {row['seconds']:.1f} s",
@@ -136,31 +134,13 @@ def measure_missing(
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → rows; 2 when something about the checkpoint is wrong."""
-  args = _flags(argv)
-  try:
-    measure_missing(args.checkpoint, args.num_images, args.seed, args.out)
-  except (ValueError, OSError) as error:
-    print(f"experiments.samplers: {error}", file=sys.stderr)
-    return 2
-  return 0
-
-
-def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m experiments.samplers",
-    description=__doc__.partition("\n")[0],
-  )
-  parser.add_argument(
-    "--checkpoint", type=Path, required=True, help="a work directory"
-  )
-  parser.add_argument("--num_images", type=int, default=1000)
+  parser = programs.scoring_parser(__spec__, __doc__, RESULTS)
   parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument(
-    "--out", type=Path, default=RESULTS, help="default: %(default)s"
-  )
-  return parser.parse_args(argv)
+  args = parser.parse_args(argv)
+  measure_missing(args.checkpoint, args.num_images, args.seed, args.out)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ An efficiency against a row of an earlier run has a star; what was not measured
 is a dash.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import rows
-from experiments.speed_tables import NAMES, between
-
-Columns = dict[str, Callable[[rows.Row], str]]
+from experiments import markdown, rows
+from experiments.markdown import Columns, digits
+from experiments.speed_tables import NAMES
 
 START, END = "<!-- scaling table -->\n", "<!-- end of scaling table -->\n"
 
@@ -33,8 +32,8 @@ COLUMNS: Columns = {
   "mesh": lambda row: "–" if row["preset"] == "one" else row["preset"],
   "GPUs": lambda row: str(row["num_devices"]),
   "images": lambda row: str(row["batch_size"]),
-  "ms": lambda row: _digits(1e3 * row["seconds"]),
-  "images/s": lambda row: _digits(row["images_per_second"]),
+  "ms": lambda row: digits(1e3 * row["seconds"]),
+  "images/s": lambda row: digits(row["images_per_second"]),
   "efficiency": lambda row: _efficiency(row),
   "exposed communication, ms": lambda row: _milliseconds(
     row["exposed_seconds"]
@@ -42,7 +41,7 @@ COLUMNS: Columns = {
   "all communication, ms": lambda row: _milliseconds(
     row["communication_seconds"]
   ),
-  "memory of a GPU, GB": lambda row: _digits(row["memory_bytes"] / 1e9),
+  "memory of a GPU, GB": lambda row: digits(row["memory_bytes"] / 1e9),
   "device": lambda row: row["device"]["kind"],
   "jax": lambda row: row["versions"]["jax"],
   "date": lambda row: row["date"],
@@ -73,13 +72,11 @@ def newest(table: Sequence[rows.Row]) -> list[rows.Row]:
   return [ranked[key] for key in sorted(ranked)]
 
 
-def with_scaling(
-  text: str, benchmarks: Path, markdown: Callable[[Columns, list], str]
-) -> str:
+def with_scaling(text: str, benchmarks: Path) -> str:
   """A page's text with the table as the rows in that folder have it."""
   shown = newest(rows.read(benchmarks / "scaling.jsonl"))
-  table = markdown(COLUMNS, shown) if shown else NO_ROWS
-  return between(text, table, START, END)
+  table = markdown.table(COLUMNS, shown) if shown else NO_ROWS
+  return markdown.between(text, table, START, END)
 
 
 def _efficiency(row: rows.Row) -> str:
@@ -89,8 +86,4 @@ def _efficiency(row: rows.Row) -> str:
 
 
 def _milliseconds(seconds: float | None) -> str:
-  return "–" if seconds is None else _digits(1e3 * seconds)
-
-
-def _digits(value: float) -> str:
-  return f"{float(f'{value:.3g}'):.10g}"
+  return "–" if seconds is None else digits(1e3 * seconds)

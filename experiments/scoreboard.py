@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import rows, samplers
+from experiments import programs, rows, samplers
 from experiments import scoreboard_pictures as drawn
 from marjax import outputs
 from marjax.evaluate import archives, environment, run, seen, sets
@@ -239,11 +239,7 @@ def key_of(
     "images": member.name,
     "kind": "generated",
     "head": member.pipe.card.model.head.kind,
-    "settings": rows.as_row(settings),
-    "seed": seed,
-    "num_images": asked.num_images,
-    "steps_trained": member.pipe.card.step,
-    "parameters": samplers.fingerprint(member.pipe.params),
+    **samplers.key_of(member.pipe, settings, asked.num_images, seed),
   }
 
 
@@ -333,7 +329,7 @@ def show(members: Sequence[Member], board: Board, asked: Asked) -> None:
     if row["judges"] == board.names() and row["num_real"] == count
   ]
   own = {m.name: rows.as_row(m.pipe.settings()) for m in members}
-  text = drawn.markdown(table)
+  text = drawn.of_settings(table)
   # All three are made of the rows and images, so nothing is lost.
   outputs.write(asked.out / "table.md", text.encode(), overwrite=True)
   picture = drawn.curves(table, own, TEST)
@@ -346,57 +342,50 @@ def show(members: Sequence[Member], board: Board, asked: Asked) -> None:
   print(text)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → rows → table and pictures; 2 when something about them is wrong."""
   args = _flags(argv)
-  try:
-    members = [
-      Member(Path(path).name, load(path), is_control)
-      for paths, is_control in (
-        (args.checkpoints, False),
-        (args.controls, True),
-      )
-      for path in filter(None, paths.split(","))
-    ]
-    names = [member.name for member in members]
-    check(
-      len(set(names)) == len(names) > 0,
-      f"the checkpoints are {', '.join(names) or 'none'}; expected one or more,"
-      " in folders of different names.",
+  members = [
+    Member(Path(path).name, load(path), is_control)
+    for paths, is_control in (
+      (args.checkpoints, False),
+      (args.controls, True),
     )
-    asked = Asked(
-      args.num_images,
-      tuple(map(int, args.seeds.split(","))),
-      tuple(map(float, args.guidance.split(","))),
-      tuple(map(float, args.temperature.split(","))),
-      args.out,
-      args.num_real,
-      args.batch_size,
-    )
-    run.balanced_labels(asked.num_images, members[0].pipe.card.num_classes)
-    if args.dry_run:
-      print(plan(members, asked))
-      return 0
-    weights = dict(part.split("=", 1) for part in args.weights.split(","))
-    networks = eyes(weights, asked.num_images, args.allow_few)
-    data = run.known_data(members[0].pipe, data_dir=args.data_dir)
-    data = dataclasses.replace(data, flip=False)
-    board = board_of(data, networks, asked)
-    controls(board, asked)
-    for member in members:
-      measure(member, board, asked)
-    show(members, board, asked)
-  except (ValueError, OSError) as error:
-    print(f"experiments.scoreboard: {error}", file=sys.stderr)
-    return 2
-  return 0
+    for path in filter(None, paths.split(","))
+  ]
+  names = [member.name for member in members]
+  check(
+    len(set(names)) == len(names) > 0,
+    f"the checkpoints are {', '.join(names) or 'none'}; expected one or more,"
+    " in folders of different names.",
+  )
+  asked = Asked(
+    args.num_images,
+    tuple(map(int, args.seeds.split(","))),
+    tuple(map(float, args.guidance.split(","))),
+    tuple(map(float, args.temperature.split(","))),
+    args.out,
+    args.num_real,
+    args.batch_size,
+  )
+  run.balanced_labels(asked.num_images, members[0].pipe.card.num_classes)
+  if args.dry_run:
+    print(plan(members, asked))
+    return
+  weights = dict(part.split("=", 1) for part in args.weights.split(","))
+  networks = eyes(weights, asked.num_images, args.allow_few)
+  data = run.known_data(members[0].pipe, data_dir=args.data_dir)
+  data = dataclasses.replace(data, flip=False)
+  board = board_of(data, networks, asked)
+  controls(board, asked)
+  for member in members:
+    measure(member, board, asked)
+  show(members, board, asked)
 
 
 def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m experiments.scoreboard",
-    description=__doc__.partition("\n")[0],
-  )
+  parser = programs.parser(__spec__, __doc__)
 
   def several(values):
     return ",".join(f"{value:g}" for value in values)

@@ -1,6 +1,5 @@
 """The table and the pictures of `experiments.scoreboard`, from its rows."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from experiments import rows
+from experiments import markdown, rows
 from marjax.evaluate import seen
 from marjax.evaluate.scores import neighbours
 from marjax.evaluate.seen import Chosen, Taken
@@ -39,11 +38,11 @@ def by_settings(table: Table) -> list[list[rows.Row]]:
   return list(groups.values())
 
 
-def markdown(table: Table) -> str:
+def of_settings(table: Table) -> str:
   """A line for each control and each setting, mean ± deviation over seeds."""
   names = names_of(table)
   heads = ["images", "guidance", "temperature", "seeds", *names]
-  lines = [heads, ["---"] * len(heads)]
+  lines = [heads]
   for group in by_settings(table):
     settings = group[0].get("settings", {})
     about = [f"{settings[n]:g}" if n in settings else "" for n in SWEPT]
@@ -51,7 +50,7 @@ def markdown(table: Table) -> str:
     lines.append(
       [group[0]["images"], *about, str(len(group)), *map(spread, values)]
     )
-  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+  return markdown.of_text(lines)
 
 
 def spread(values: Sequence[float]) -> str:
@@ -85,7 +84,6 @@ def curves(
   Args:
     own: settings of each checkpoint, by name. control: whose row is dashed.
   """
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
   names = names_of(table)
@@ -109,9 +107,7 @@ def curves(
   figure.legend(
     *named, loc="outside upper center", ncols=4, fontsize=8, frameon=False
   )
-  buffer = io.BytesIO()
-  FigureCanvasAgg(figure).print_png(buffer)
-  return buffer.getvalue()
+  return pictures.png_of(figure)
 
 
 def write_samples(

@@ -4,17 +4,15 @@
    batch, dtype and settings; the newest of them counts. Its compile times are
    those of the newest cold and of the newest warm process.
 2. docs/speed.md shows what was measured on accelerators on the newest day of
-   each task, size, batch and kind of device, between two markers; `between`
-   replaces it.
+   each task, size, batch and kind of device, between two markers.
 
 A row that lacks a number, because an older benchmark made it, has a dash there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from experiments import rows
-
-Columns = dict[str, Callable[[rows.Row], str]]
+from experiments import markdown, rows
+from experiments.markdown import Columns, digits
 
 START, END = "<!-- speed table -->\n", "<!-- end of speed table -->\n"
 
@@ -31,24 +29,24 @@ _FLOORS = ("matmul", "weight", "cache")
 _SETTINGS = ("num_ar_steps", "num_diffusion_steps", "guidance_scale")
 
 
-def columns(device: Callable[[rows.Row], str]) -> Columns:
-  """Heading → how a row fills it; `device` says where it was measured."""
+def columns() -> Columns:
+  """Heading → how a row fills it."""
   return {
     "task": task,
     "model": lambda row: NAMES.get(row["size"], row["size"]),
     "batch": lambda row: str(row["batch_size"]),
     "dtype": lambda row: row["dtype"],
-    "ms": lambda row: _digits(1e3 * row["seconds"]),
+    "ms": lambda row: digits(1e3 * row["seconds"]),
     "transformer / head / rest, ms": _split,
-    "images/s": lambda row: _digits(row["images_per_second"]),
-    "ms an image": lambda row: _digits(1e3 / row["images_per_second"]),
+    "images/s": lambda row: digits(row["images_per_second"]),
+    "ms an image": lambda row: digits(1e3 / row["images_per_second"]),
     "share of the floor": _share,
     "floor: arithmetic / weights / caches, ms": _floors,
     "memory, GB": _memory,
     "compile, s: cold / warm": lambda row: " / ".join(
-      _digits(row[key]) if row[key] else "–" for key in ("cold", "warm")
+      digits(row[key]) if row[key] else "–" for key in ("cold", "warm")
     ),
-    "device": device,
+    "device": markdown.device,
     "date": lambda row: row["date"],
   }
 
@@ -97,22 +95,6 @@ def on_accelerators(table: Sequence[rows.Row]) -> list[rows.Row]:
   )
 
 
-def between(text: str, table: str, start: str, end: str) -> str:
-  """A page's text with another table between its markers.
-
-  Raises:
-    ValueError: the markers are not there, once each and in order.
-  """
-  before, has_start, rest = text.partition(start)
-  _, has_end, after = rest.partition(end)
-  if not (has_start and has_end) or start in after or end in before + after:
-    raise ValueError(
-      f"there is no place for the table; expected {start.strip()} and, below"
-      f" it, {end.strip()}, once each: put them back."
-    )
-  return f"{before}{start}\n{table}\n{end}{after}"
-
-
 def _rank(row) -> tuple:
   """Training first, small models first."""
   return (row["task"] != "train", row["parameters"]["all"], row["batch_size"])
@@ -152,7 +134,7 @@ def _joined(group: list[rows.Row]) -> rows.Row:
 def _split(row) -> str:
   if _PARTS[0] not in row:
     return "–"
-  return " / ".join(_digits(1e3 * row[name]) for name in _PARTS)
+  return " / ".join(digits(1e3 * row[name]) for name in _PARTS)
 
 
 def _share(row) -> str:
@@ -165,15 +147,10 @@ def _floors(row) -> str:
   numbers = [row.get(f"floor_{name}_seconds") for name in _FLOORS]
   if numbers[0] is None:
     return "–"
-  return " / ".join("–" if n is None else _digits(1e3 * n) for n in numbers)
+  return " / ".join("–" if n is None else digits(1e3 * n) for n in numbers)
 
 
 def _memory(row) -> str:
   """The peak that the device counted, else what the compiler reserved."""
   counted = row.get("peak_memory_bytes") or row.get("memory_bytes")
-  return _digits(counted / 1e9) if counted else "–"
-
-
-def _digits(value: float) -> str:
-  """Three significant digits, never as a power of ten above 1."""
-  return f"{float(f'{value:.3g}'):.10g}"
+  return digits(counted / 1e9) if counted else "–"

@@ -29,7 +29,7 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from experiments import rows, samplers, scoreboard, studies_tables
+from experiments import programs, rows, samplers, scoreboard, studies_tables
 from experiments.claims import MASKED, STUDIES, Cell, Draw
 from experiments.scoreboard import Board, eyes
 from marjax.cli import configs
@@ -249,57 +249,50 @@ def run_studies(
     studies_tables.write(asked.out, name, STUDIES[name], measured, real)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → rows → tables and pictures; 2 when a flag is wrong."""
   args = _flags(argv)
-  try:
-    names = args.studies.split(",")
-    unknown = [name for name in names if name not in STUDIES]
-    check(
-      not unknown,
-      f"there is no study {' '.join(unknown[:1])}; expected some of"
-      f" {', '.join(STUDIES)}.",
-    )
-    asked = Asked(
-      args.out,
-      args.data_dir,
-      args.laptop,
-      args.num_images,
-      tuple(map(int, args.seeds.split(","))),
-      args.batch_size,
-      time.monotonic() + args.limit_s,
-    )
-    if args.dry_run:
-      there = rows.read(asked.rows)
-      missing = [
-        one
-        for one in planned(names, asked)
-        if rows.find(there, **key_of(*one, asked)) is None
-      ]
-      print(plan(missing, asked))
-      return 0
-    check(
-      args.laptop or bool(args.data_dir),
-      "--data_dir is missing; expected a folder of photographs, or --laptop.",
-    )
-    check(
-      bool(args.weights),
-      "--weights is missing; expected NETWORK=FILE,NETWORK=FILE: see"
-      " docs/networks.md.",
-    )
-    weights = dict(part.split("=", 1) for part in args.weights.split(","))
-    run_studies(names, weights, asked)
-  except (ValueError, OSError) as error:
-    print(f"experiments.studies: {error}", file=sys.stderr)
-    return 2
-  return 0
+  names = args.studies.split(",")
+  unknown = [name for name in names if name not in STUDIES]
+  check(
+    not unknown,
+    f"there is no study {' '.join(unknown[:1])}; expected some of"
+    f" {', '.join(STUDIES)}.",
+  )
+  asked = Asked(
+    args.out,
+    args.data_dir,
+    args.laptop,
+    args.num_images,
+    tuple(map(int, args.seeds.split(","))),
+    args.batch_size,
+    time.monotonic() + args.limit_s,
+  )
+  if args.dry_run:
+    there = rows.read(asked.rows)
+    missing = [
+      one
+      for one in planned(names, asked)
+      if rows.find(there, **key_of(*one, asked)) is None
+    ]
+    print(plan(missing, asked))
+    return
+  check(
+    args.laptop or bool(args.data_dir),
+    "--data_dir is missing; expected a folder of photographs, or --laptop.",
+  )
+  check(
+    bool(args.weights),
+    "--weights is missing; expected NETWORK=FILE,NETWORK=FILE: see"
+    " docs/networks.md.",
+  )
+  weights = dict(part.split("=", 1) for part in args.weights.split(","))
+  run_studies(names, weights, asked)
 
 
 def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m experiments.studies",
-    description=__doc__.partition("\n")[0],
-  )
+  parser = programs.parser(__spec__, __doc__)
   add = parser.add_argument
   add("studies", help=f"A,B of {', '.join(STUDIES)}")
   add(

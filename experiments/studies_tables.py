@@ -4,7 +4,6 @@ A line, and a point, is the mean over seeds of generation and trainings of a
 cell, ± their standard deviation. Colours belong to a name, in every picture.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import rows
+from experiments import markdown, rows
 from experiments.scoreboard_pictures import names_of, spread
 from marjax import outputs
 from marjax.evaluate import sets
@@ -63,7 +62,7 @@ def grouped(table: Table) -> list[list[rows.Row]]:
   return list(groups.values())
 
 
-def markdown(table: Table, controls: Table) -> str:
+def of_cells(table: Table, controls: Table) -> str:
   """A line for each cell and setting, then one for each control."""
   names = names_of(table)
   shown = [
@@ -74,7 +73,7 @@ def markdown(table: Table, controls: Table) -> str:
   if len({row["order"] for row in table}) > 1:
     shown.append("order")
   heads = ["images", *shown, "rows", *names, "million parameters", "s an image"]
-  lines = [heads, ["---"] * len(heads)]
+  lines = [heads]
   for group in grouped(table):
     settings = [_text(value_of(group[0], key)) for key in shown]
     values = ([row["scores"][name] for row in group] for name in names)
@@ -93,7 +92,7 @@ def markdown(table: Table, controls: Table) -> str:
   for row in controls:
     values = [f"{row['scores'][name]:.4g}" for name in names]
     lines.append([row["images"], *[""] * len(shown), "", *values, "", ""])
-  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+  return markdown.of_text(lines)
 
 
 def _text(value: Any) -> str:
@@ -104,7 +103,6 @@ def _text(value: Any) -> str:
 
 def chart(study: Any, table: Table, controls: Table) -> bytes:
   """A PNG: each score over the study's axis, real images as a dashed line."""
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
   names = names_of(table)
@@ -134,9 +132,7 @@ def chart(study: Any, table: Table, controls: Table) -> bytes:
   figure.legend(
     *named, loc="outside upper center", ncols=4, fontsize=7, frameon=False
   )
-  buffer = io.BytesIO()
-  FigureCanvasAgg(figure).print_png(buffer)
-  return buffer.getvalue()
+  return pictures.png_of(figure)
 
 
 def samples(names: Sequence[str], folder: Path) -> np.ndarray | None:
@@ -172,7 +168,7 @@ def write(
   """Writes OUT/NAME.md, .png and _samples.png of the study's rows, if any."""
   if not table:
     return
-  text = f"{study.claim}\n\n{markdown(table, controls)}"
+  text = f"{study.claim}\n\n{of_cells(table, controls)}"
   outputs.write(out / f"{name}.md", text.encode(), overwrite=True)
   picture = chart(study, table, controls)
   outputs.write(out / f"{name}.png", picture, overwrite=True)

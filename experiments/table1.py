@@ -17,7 +17,6 @@ Command   python -m experiments.table1 --runs out/table1
 Cost      24 trainings of 3 minutes and 40 minutes of scoring, on 2 CPU cores
 """
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,9 +26,9 @@ from statistics import mean
 import jax
 import numpy as np
 
-from experiments import rows, samplers
+from experiments import programs, rows, samplers
 from marjax.cli import configs
-from marjax.evaluate import environment, run
+from marjax.evaluate import run
 from marjax.experiment import Experiment
 from marjax.pipeline import Pipeline, load
 from marjax.requests import pictures
@@ -122,14 +121,14 @@ def score(
     "settings": rows.as_row(settings),
     "parameters": samplers.fingerprint(pipe.params),
   }
-  row = rows.find(rows.read(out), **asked)
-  if row is None:
+
+  def measured() -> rows.Row:
     number, seed = asked["num_images"], asked["seed"]
-    scores = samplers.measure(pipe, real, settings, number, seed)
-    own = {"device": environment.device(), "versions": environment.versions()}
     count = sum(leaf.size for leaf in jax.tree.leaves(pipe.params))
-    row = {**asked, **scores, "num_parameters": count, **own}
-    rows.append(out, row)
+    scores = samplers.measure(pipe, real, settings, number, seed)
+    return scores | {"num_parameters": count}
+
+  row, _ = rows.measured(out, asked, measured)
   print(
     f"{name} {asked['run']} guidance {asked['guidance_scale']:g} seed"
     f" {asked['seed']}: Fréchet ratio {row['frechet_ratio']:.2f}, accuracy"
@@ -215,34 +214,26 @@ def plan(
   return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → runs → rows; 2 when something about the runs is wrong."""
-  parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-  parser.add_argument("--runs", type=Path, required=True, help="folder of runs")
+  parser = programs.scoring_parser(__spec__, __doc__, RESULTS, "runs")
   parser.add_argument("--cells", help="A,B of them (default: all)")
-  parser.add_argument("--num_runs", type=int, default=3)
-  parser.add_argument("--num_images", type=int, default=1000)
-  parser.add_argument("--out", type=Path, default=RESULTS)
   parser.add_argument("--picture", type=Path, default=PICTURE)
   parser.add_argument("--dry_run", action="store_true", help="print the plan")
   args = parser.parse_args(argv)
   asked = args.cells.split(",") if args.cells else list(names())
   sizes = (args.runs, args.num_runs, args.num_images, args.out)
-  try:
-    check_known(asked)
-    if args.dry_run:
-      print(plan(asked, *sizes))
-      return 0
-    drawn = [measure(name, *sizes) for name in asked]
-    if asked == list(names()):
-      digits = np.concatenate(drawn)
-      picture = pictures.grid(digits, 10, scale=4, row_labels=asked)
-      # Drawn anew of the runs, so nothing is lost.
-      pictures.save_png(args.picture, picture, overwrite=True)
-  except (ValueError, OSError) as error:
-    print(f"experiments.table1: {error}", file=sys.stderr)
-    return 2
-  return 0
+  check_known(asked)
+  if args.dry_run:
+    print(plan(asked, *sizes))
+    return
+  drawn = [measure(name, *sizes) for name in asked]
+  if asked == list(names()):
+    digits = np.concatenate(drawn)
+    picture = pictures.grid(digits, 10, scale=4, row_labels=asked)
+    # Drawn anew of the runs, so nothing is lost.
+    pictures.save_png(args.picture, picture, overwrite=True)
 
 
 if __name__ == "__main__":

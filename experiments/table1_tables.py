@@ -5,9 +5,9 @@ with a seed of their own, only say which guidance was chosen.
 """
 
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
-from experiments import rows, speed_tables
+from experiments import markdown, rows
 from experiments.heads_tables import SCORES
 from experiments.table1 import RESULTS, SEEDS, names
 
@@ -34,35 +34,31 @@ def line(name: str, table: list[rows.Row]) -> list[str]:
   """What the table says of a cell; `table`: its rows but those of the sweep."""
   cell, loss = name.removesuffix("_ce"), "Diffusion Loss"
   settings = table[0]["settings"]
-
-  def spread(score: str, digits: int) -> str:
-    values = of_runs(table, score)
-    error = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean(values):.{digits}f}{error}"
-
   return [
     *WORDS[cell],
     str(settings["num_ar_steps"]),
     "cross-entropy" if name.endswith("_ce") else loss,
     f"{settings['guidance_scale']:g}",
-    *(spread(*score) for score in SCORES.values()),
+    *(
+      markdown.spread(of_runs(table, score), digits)
+      for score, digits in SCORES.values()
+    ),
     f"{table[0]['num_parameters']:,}".replace(",", " "),
   ]
 
 
-def markdown() -> str:
+def of_cells() -> str:
   """The table, of the committed rows."""
   heading = ["order", "attention", "steps", "loss", "guidance", *SCORES]
   lines = [[*heading, "parameters"]]
-  lines.append(["---"] * len(lines[0]))
   final = [row for row in rows.read(RESULTS) if row["seed"] in SEEDS]
   for name in names():
     own = [row for row in final if row["cell"] == name]
     lines += [line(name, own)] if own else []
-  return "".join(f"| {' | '.join(one)} |\n" for one in lines)
+  return markdown.of_text(lines)
 
 
 def with_table1(text: str, benchmarks: Path) -> str:
   """A page's text with the table as the rows have it."""
   del benchmarks
-  return speed_tables.between(text, markdown(), START, END)
+  return markdown.between(text, of_cells(), START, END)

@@ -9,37 +9,30 @@ printed here only, so a table never says more digits than it should. Edits have
 a line for all their seeds: mean ± standard deviation.
 """
 
-import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
 
 from experiments import (
   heads_tables,
+  markdown,
   precision_tables,
+  programs,
   rows,
   scaling_tables,
   speed_tables,
   table1_tables,
   tradeoff_tables,
 )
+from experiments.markdown import Columns, digits
 from marjax import outputs
 
 RESULTS = Path("experiments/results")
 BENCHMARKS = Path("benchmarks/results/rows.jsonl")
 
-Columns = dict[str, Callable[[rows.Row], str]]
-
-SCORES: Columns = {
-  "label accuracy": lambda row: f"{row['label_accuracy']:.3f}",
-  "Fréchet ratio": lambda row: f"{row['frechet_ratio']:.2f}",
-  "near copies": lambda row: f"{row['near_copy_rate']:.3f}",
-}
-
 SAMPLERS: Columns = {
   "sampler": lambda row: row["name"],
-  **SCORES,
+  **markdown.SCORES,
   "seconds": lambda row: f"{row['seconds']:.1f}",
 }
 
@@ -49,7 +42,7 @@ CONTROL: Columns = {
     "regression": "L2 (control)",
   }[row["head"]],
   "steps": lambda row: str(row["steps_trained"]),
-  **SCORES,
+  **markdown.SCORES,
 }
 
 EDITS: Columns = {
@@ -74,7 +67,7 @@ PREFLIGHT: Columns = {
   "a chip has": lambda row: _gib(row["limit"]),
   "gathered": lambda row: _moved(row, "all-gather", "collective-permute"),
   "scattered, reduced": lambda row: _moved(row, "reduce-scatter", "all-reduce"),
-  "bound, s": lambda row: _digits(row["bound"]["seconds"]),
+  "bound, s": lambda row: digits(row["bound"]["seconds"]),
   "use of the peak then": lambda row: f"{row['bound']['utilisation']:.0%}",
 }
 
@@ -84,30 +77,15 @@ PARTS: Columns = {
   "model": lambda row: row["config"],
   "chips": lambda row: row["chips"],
   "part": lambda row: row["part"],
-  "TFLOP an image": lambda row: _digits(row["flops_per_image"] / 1e12),
+  "TFLOP an image": lambda row: digits(row["flops_per_image"] / 1e12),
   "× needed": lambda row: f"{row['program_flops'] / row['useful_flops']:.2f}",
-  "GB of a chip": lambda row: _digits(row["memory_traffic"] / 1e9),
-  "FLOP a byte": lambda row: _digits(
+  "GB of a chip": lambda row: digits(row["memory_traffic"] / 1e9),
+  "FLOP a byte": lambda row: digits(
     row["program_flops"] / row["memory_traffic"]
   ),
-  "arithmetic, s": lambda row: _digits(row["bound"]["arithmetic"]),
-  "memory, s": lambda row: _digits(row["bound"]["memory"]),
+  "arithmetic, s": lambda row: digits(row["bound"]["arithmetic"]),
+  "memory, s": lambda row: digits(row["bound"]["memory"]),
 }
-
-
-def markdown(columns: Columns, table: Sequence[rows.Row]) -> str:
-  """A markdown table with one line per row."""
-  lines = [list(columns), ["---"] * len(columns)]
-  lines += [[fill(row) for fill in columns.values()] for row in table]
-  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def device(row: rows.Row) -> str:
-  """Where a row was measured, in a few words."""
-  found = row["device"]
-  if found["platform"] == "cpu":
-    return f"{found['cores']} cores of {found['processor']}"
-  return f"{found['count']} × {found['kind']}"
 
 
 def tables(results: Path, benchmarks: Path) -> str:
@@ -116,27 +94,29 @@ def tables(results: Path, benchmarks: Path) -> str:
   for name, columns in (("samplers", SAMPLERS), ("control_l2", CONTROL)):
     table = rows.read(results / f"{name}.jsonl")
     if table:
-      parts.append(f"{_caption(table)}\n\n{markdown(columns, table)}")
+      parts.append(f"{_caption(table)}\n\n{markdown.table(columns, table)}")
   edits = rows.read(results / "edits.jsonl")
   if edits:
-    lines = markdown(EDITS, over_seeds(edits))
+    lines = markdown.table(EDITS, over_seeds(edits))
     parts.append(f"{_caption_of_edits(edits)}\n\n{lines}")
   tradeoff = rows.read(results / "tradeoff.jsonl")
   parts += [
-    f"{caption}\n\n{markdown(columns, lines)}"
-    for caption, columns, lines in tradeoff_tables.tables(tradeoff, device)
+    f"{caption}\n\n{markdown.table(columns, lines)}"
+    for caption, columns, lines in tradeoff_tables.tables(tradeoff)
   ]
   preflight = newest(rows.read(results / "preflight.jsonl"))
   if preflight:
-    parts.append(f"{_PREFLIGHT_CAPTION}\n\n{markdown(PREFLIGHT, preflight)}")
+    parts.append(
+      f"{_PREFLIGHT_CAPTION}\n\n{markdown.table(PREFLIGHT, preflight)}"
+    )
   lines = part_by_part(preflight)
   if lines:
-    parts.append(f"{_PARTS_CAPTION}\n\n{markdown(PARTS, lines)}")
+    parts.append(f"{_PARTS_CAPTION}\n\n{markdown.table(PARTS, lines)}")
   speed = speed_tables.newest(rows.read(benchmarks))
   if speed:
     parts.append(
       "Medians after warm-up; see benchmarks/README.md.\n\n"
-      f"{markdown(speed_tables.columns(device), speed)}"
+      f"{markdown.table(speed_tables.columns(), speed)}"
     )
   return "\n".join(parts)
 
@@ -145,23 +125,23 @@ def with_speed(text: str, benchmarks: Path) -> str:
   """A page's text with the speed table as the rows in that folder have it."""
   speed = speed_tables.newest(rows.read(benchmarks / "rows.jsonl"))
   speed = speed_tables.on_accelerators(speed)
-  table = markdown(speed_tables.columns(device), speed)
+  table = markdown.table(speed_tables.columns(), speed)
   markers = speed_tables.START, speed_tables.END
-  return speed_tables.between(text, table, *markers)
+  return markdown.between(text, table, *markers)
 
 
 def with_speed_and_scaling(text: str, benchmarks: Path) -> str:
   """A page's text with both tables."""
   text = with_speed(text, benchmarks)
-  return scaling_tables.with_scaling(text, benchmarks, markdown)
+  return scaling_tables.with_scaling(text, benchmarks)
 
 
 def with_precision(text: str, benchmarks: Path) -> str:
   """A page's text with the table of `benchmarks.precision`, likewise."""
   found = precision_tables.newest(rows.read(benchmarks / "precision.jsonl"))
-  table = markdown(precision_tables.columns(device), found)
+  table = markdown.table(precision_tables.columns(), found)
   markers = precision_tables.START, precision_tables.END
-  return speed_tables.between(text, table, *markers)
+  return markdown.between(text, table, *markers)
 
 
 PAGES = {
@@ -215,10 +195,7 @@ def over_seeds(table: Sequence[rows.Row]) -> list[rows.Row]:
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Prints the tables, and writes them if asked."""
-  parser = argparse.ArgumentParser(
-    prog="python -m experiments.tables",
-    description=__doc__.partition("\n")[0],
-  )
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument("--write", action="store_true", help="write them too")
   args = parser.parse_args(argv)
   text = tables(RESULTS, BENCHMARKS)
@@ -238,7 +215,7 @@ def _caption(table: Sequence[rows.Row]) -> str:
     f"{first['num_images']} digits, seed {first['seed']},"
     f" {' or '.join(map(str, steps))} steps of training; the classifier's"
     f" accuracy on real test images is {first['real_test_accuracy']:.3f};"
-    f" {device(first)}, jax {first['versions']['jax']}."
+    f" {markdown.device(first)}, jax {first['versions']['jax']}."
   )
 
 
@@ -250,7 +227,7 @@ def _caption_of_edits(table: Sequence[rows.Row]) -> str:
     f" digits, edited; seeds 0 to {max(row['seed'] for row in table)};"
     f" {' or '.join(map(str, steps))} steps of training; on the digits as they"
     f" are it sees their own in {first['real_test_accuracy']:.3f};"
-    f" {device(first)}, jax {first['versions']['jax']}."
+    f" {markdown.device(first)}, jax {first['versions']['jax']}."
   )
 
 
@@ -258,8 +235,7 @@ def _spread(values: Sequence[float | None]) -> str:
   """Mean ± standard deviation; a dash where there is nothing to see."""
   if None in values:
     return "–"
-  spread = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-  return f"{mean(values):.3f}{spread}"
+  return markdown.spread(values, 3)
 
 
 _PREFLIGHT_CAPTION = (
@@ -285,12 +261,7 @@ def _moved(row: rows.Row, *kinds: str) -> str:
     row["collectives"][kind] for kind in kinds if kind in row["collectives"]
   ]
   sent = sum(exchange["sent_bytes"] for exchange in found)
-  return f"{sum(e['count'] for e in found)}, {_digits(sent / 1e9)}"
-
-
-def _digits(value: float) -> str:
-  """Three significant digits, never as a power of ten above 1."""
-  return f"{float(f'{value:.3g}'):.10g}"
+  return f"{sum(e['count'] for e in found)}, {digits(sent / 1e9)}"
 
 
 if __name__ == "__main__":

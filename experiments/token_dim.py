@@ -12,7 +12,7 @@
 5. Rows already there are skipped.
 """
 
-import argparse
+import functools
 import sys
 import time
 from collections.abc import Sequence
@@ -23,8 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import rows
-from marjax.evaluate import environment
+from experiments import programs, rows
 from marjax.head.diffusion import DiffusionHeadConfig
 from marjax.head.flow import FlowHeadConfig, FlowSettings
 from marjax.head.reverse import ReverseSettings
@@ -122,11 +121,8 @@ def measure(kind: str, dim: int, width: int, num_steps: int) -> rows.Row:
   )
   drawn = draw(jnp.ones((POINTS, 1)))
   row = {
-    **{"head": kind, "token_dim": dim, "width": width, "steps": num_steps},
     "distance": distance(drawn, one) / distance(points, other),
     "training_seconds": seconds,
-    "device": environment.device(),
-    "versions": environment.versions(),
   }
   if kind == "flow":
     density = jax.jit(
@@ -141,19 +137,19 @@ def measure(kind: str, dim: int, width: int, num_steps: int) -> rows.Row:
   return row
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-  """Measures what is missing and prints the table; the exit status."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
+  """Measures what is missing and prints the table."""
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument("--out", type=Path, default=RESULTS)
   parser.add_argument("--num_steps", type=int, default=NUM_STEPS)
-  chosen = parser.parse_args(arguments)
+  chosen = parser.parse_args(argv)
   for kind, dim, width in CASES:
     case = {"head": kind, "token_dim": dim, "width": width}
     case["steps"] = chosen.num_steps
-    if not rows.find(rows.read(chosen.out), **case):
-      rows.append(chosen.out, measure(kind, dim, width, chosen.num_steps))
+    how = functools.partial(measure, kind, dim, width, chosen.num_steps)
+    rows.measured(chosen.out, case, how)
   print(markdown(rows.read(chosen.out)))
-  return 0
 
 
 def markdown(table: Sequence[rows.Row]) -> str:

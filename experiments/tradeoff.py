@@ -20,8 +20,8 @@ Scored images come from a plan of one bucket, which compiles fastest and changes
 no image; timings and arithmetic are those of the checkpoint's own plan.
 """
 
-import argparse
 import dataclasses
+import functools
 import statistics
 import sys
 import time
@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import rows, samplers
+from experiments import programs, rows, samplers
 from experiments.tradeoff_settings import (
   BASELINES,
   CANDIDATES,
@@ -66,11 +66,7 @@ def asked_row(
   return settings, {
     "kind": "scores",
     "name": name_of(variant),
-    "settings": rows.as_row(settings),
-    "num_images": num_images,
-    "seed": seed,
-    "steps_trained": pipe.card.step,
-    "parameters": samplers.fingerprint(pipe.params),
+    **samplers.key_of(pipe, settings, num_images, seed),
   }
 
 
@@ -85,7 +81,8 @@ def score_missing(
   from tqdm import tqdm
 
   real = run.load_real(run.known_data(pipe))
-  measure_real(pipe, real, num_images, out)
+  asked = {"kind": "real", "num_images": num_images}
+  rows.measured(out, asked, lambda: measure_real(pipe, real, num_images))
   found = rows.read(out)
   todo = [
     (variant, settings, asked)
@@ -96,15 +93,11 @@ def score_missing(
   ]
   for variant, settings, asked in (bar := tqdm(todo, unit="row")):
     work = flops_of(pipe, pipe.settings(variant))
-    row = {
-      **asked,
-      "head_evaluations": head_evaluations(variant),
-      "flops_per_image": work / TIMED_BATCH,
-      **samplers.measure(pipe, real, settings, num_images, asked["seed"]),
-      "device": environment.device(),
-      "versions": environment.versions("scikit-learn"),
-    }
-    rows.append(out, row)
+    asked["head_evaluations"] = head_evaluations(variant)
+    asked["flops_per_image"] = work / TIMED_BATCH
+    how = (pipe, real, settings, num_images, asked["seed"])
+    measure = functools.partial(samplers.measure, *how)
+    row, _ = rows.measured(out, asked, measure)
     bar.write(
       f"{row['name']}, seed {row['seed']}:"
       f" Fréchet ratio {row['frechet_ratio']:.2f},"
@@ -112,28 +105,16 @@ def score_missing(
     )
 
 
-def measure_real(
-  pipe: Pipeline, real: run.Real, num_images: int, out: Path
-) -> None:
-  """A row of what real images score, unless it is there."""
-  asked = {"kind": "real", "num_images": num_images}
-  if rows.find(rows.read(out), **asked) is None:
-    labels = run.balanced_labels(num_images, pipe.card.data.num_classes)
-    mean, spread = pixels.repeated_ratio(
-      real.train.images, real.train.labels, real.test.images, labels
-    )
-    accuracy = pixels.label_accuracy(
-      real.classifier, real.test.images, real.test.labels
-    )
-    rows.append(
-      out,
-      {
-        **asked,
-        "frechet_ratio": mean,
-        "spread": spread,
-        "label_accuracy": accuracy,
-      },
-    )
+def measure_real(pipe: Pipeline, real: run.Real, num_images: int) -> rows.Row:
+  """What real images score."""
+  labels = run.balanced_labels(num_images, pipe.card.data.num_classes)
+  mean, spread = pixels.repeated_ratio(
+    real.train.images, real.train.labels, real.test.images, labels
+  )
+  accuracy = pixels.label_accuracy(
+    real.classifier, real.test.images, real.test.labels
+  )
+  return {"frechet_ratio": mean, "spread": spread, "label_accuracy": accuracy}
 
 
 def time_all(pipe: Pipeline, variants: Iterable[Changes], out: Path) -> None:
@@ -188,42 +169,24 @@ def flops_of(pipe: Pipeline, settings: Settings) -> int:
   return flops.count(generate, pipe.params, np.zeros(TIMED_BATCH, np.int32))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → rows; 2 when something about the checkpoint is wrong."""
-  args = _flags(argv)
-  try:
-    pipe = load(args.checkpoint)
-    compared = (*BASELINES, *CANDIDATES)
-    if not args.time_only:
-      score_missing(pipe, grid(), args.num_images, [0], args.out)
-      seeds = range(1, args.seeds + 1)
-      score_missing(pipe, compared, args.num_images, seeds, args.out)
-    time_all(pipe, compared, args.out)
-  except (ValueError, OSError) as error:
-    print(f"experiments.tradeoff: {error}", file=sys.stderr)
-    return 2
-  return 0
-
-
-def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m experiments.tradeoff",
-    description=__doc__.partition("\n")[0],
-  )
-  parser.add_argument(
-    "--checkpoint", type=Path, required=True, help="a work directory"
-  )
-  parser.add_argument("--num_images", type=int, default=1000)
+  parser = programs.scoring_parser(__spec__, __doc__, RESULTS)
   parser.add_argument(
     "--seeds", type=int, default=10, help="fresh seeds (default: %(default)s)"
   )
   parser.add_argument(
     "--time_only", action="store_true", help="only measure seconds"
   )
-  parser.add_argument(
-    "--out", type=Path, default=RESULTS, help="default: %(default)s"
-  )
-  return parser.parse_args(argv)
+  args = parser.parse_args(argv)
+  pipe = load(args.checkpoint)
+  compared = (*BASELINES, *CANDIDATES)
+  if not args.time_only:
+    score_missing(pipe, grid(), args.num_images, [0], args.out)
+    seeds = range(1, args.seeds + 1)
+    score_missing(pipe, compared, args.num_images, seeds, args.out)
+  time_all(pipe, compared, args.out)
 
 
 if __name__ == "__main__":

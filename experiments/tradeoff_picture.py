@@ -13,16 +13,21 @@
    are marked at the lower edge.
 """
 
-import argparse
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from experiments import rows, tradeoff, tradeoff_settings, tradeoff_tables
+from experiments import (
+  programs,
+  rows,
+  tradeoff,
+  tradeoff_settings,
+  tradeoff_tables,
+)
 from marjax import outputs
+from marjax.requests import pictures
 
 OUT = Path("docs/images/tradeoff.png")
 
@@ -58,7 +63,6 @@ def draw(table: Sequence[rows.Row]) -> bytes:
   Raises:
     ValueError: no scores.
   """
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
   times = tradeoff_tables.newest_times(table)
@@ -78,9 +82,7 @@ def draw(table: Sequence[rows.Row]) -> bytes:
   _legend(left)
   left.set_title("Fréchet ratio (lower is better)", loc="left", fontsize=11)
   right.set_title("label accuracy (higher is better)", loc="left", fontsize=11)
-  canvas, buffer = FigureCanvasAgg(figure), io.BytesIO()
-  canvas.print_png(buffer)
-  return buffer.getvalue()
+  return pictures.png_of(figure)
 
 
 def _look(row: rows.Row) -> dict[str, Any]:
@@ -220,12 +222,10 @@ def _legend(axes) -> None:
   )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → the picture; 2 when there is nothing to draw or no place for it."""
-  parser = argparse.ArgumentParser(
-    prog="python -m experiments.tradeoff_picture",
-    description=__doc__.partition("\n")[0],
-  )
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument(
     "--rows", type=Path, default=tradeoff.RESULTS, help="default: %(default)s"
   )
@@ -234,13 +234,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   parser.add_argument("--overwrite", action="store_true", help="replace it")
   args = parser.parse_args(argv)
-  try:
-    png = draw(rows.read(args.rows))
-    outputs.write(args.out, png, args.overwrite)
-  except (ValueError, OSError) as error:
-    print(f"experiments.tradeoff_picture: {error}", file=sys.stderr)
-    return 2
-  return 0
+  png = draw(rows.read(args.rows))
+  outputs.write(args.out, png, args.overwrite)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,16 @@
 Seconds are those of the newest timing of that number of steps.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from statistics import mean, stdev
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from experiments import paired, rows, tradeoff_settings
+from experiments import markdown, paired, rows, tradeoff_settings
+from experiments.markdown import Columns, spread
 
-Columns = dict[str, Callable[[Any], str]]
+BASELINES = [
+  tradeoff_settings.name_of(settings)
+  for settings in tradeoff_settings.BASELINES
+]
 
 
 class Table(NamedTuple):
@@ -35,10 +38,8 @@ class Group(NamedTuple):
   label_accuracy: list[float]
 
 
-def tables(
-  table: Sequence[rows.Row], device: Callable[[rows.Row], str]
-) -> list[Table]:
-  """The tables whose rows are there; `device` says where one was measured."""
+def tables(table: Sequence[rows.Row]) -> list[Table]:
+  """The tables whose rows are there."""
   scored = [row for row in table if row["kind"] == "scores"]
   if not scored:
     return []
@@ -49,8 +50,8 @@ def tables(
     Table(
       "Fewer evaluations, seed 0: of all settings tried, those that no other"
       " one beats in Fréchet ratio with as few evaluations or fewer, and the"
-      f" baselines. {_of(chosen_on)} {device(chosen_on[0])}.",
-      {"setting": lambda row: row["name"], **_costs(times), **_SCORES},
+      f" baselines. {_of(chosen_on)} {markdown.device(chosen_on[0])}.",
+      {"setting": lambda row: row["name"], **_costs(times), **markdown.SCORES},
       with_baselines(front(chosen_on), chosen_on),
     )
   ]
@@ -63,8 +64,8 @@ def tables(
         {
           "setting": lambda group: group.name,
           **_costs(times, lambda group: group.first),
-          "label accuracy": lambda group: _spread(group.label_accuracy, 3),
-          "Fréchet ratio": lambda group: _spread(group.frechet_ratio, 2),
+          "label accuracy": lambda group: spread(group.label_accuracy, 3),
+          "Fréchet ratio": lambda group: spread(group.frechet_ratio, 2),
         },
         fresh,
       ),
@@ -104,14 +105,12 @@ def groups(scored: Iterable[rows.Row]) -> list[Group]:
     )
     for name, part in by_name.items()
   ]
-  names = [
-    tradeoff_settings.name_of(settings)
-    for settings in tradeoff_settings.BASELINES
-  ]
   return sorted(
     found,
     key=lambda group: (
-      names.index(group.name) if group.name in names else len(names),
+      BASELINES.index(group.name)
+      if group.name in BASELINES
+      else len(BASELINES),
       -group.first["head_evaluations"],
     ),
   )
@@ -131,25 +130,21 @@ def with_baselines(
   front: list[rows.Row], scored: Iterable[rows.Row]
 ) -> list[rows.Row]:
   """The baselines, if they are not in front, below it."""
-  names = [
-    tradeoff_settings.name_of(settings)
-    for settings in tradeoff_settings.BASELINES
+  more = [
+    row for row in scored if row["name"] in BASELINES and row not in front
   ]
-  more = [row for row in scored if row["name"] in names and row not in front]
   return [*front, *more]
 
 
 def comparisons(fresh: Sequence[Group]) -> list[dict[str, Any]]:
   """Every setting against every baseline, on the seeds that both have."""
-  names = [
-    tradeoff_settings.name_of(settings)
-    for settings in tradeoff_settings.BASELINES
-  ]
   found = []
   for group in fresh:
     for other in fresh:
       seeds = [seed for seed in group.seeds if seed in other.seeds]
-      if other.name not in names or group.name in names or len(seeds) < 2:
+      if (
+        other.name not in BASELINES or group.name in BASELINES or len(seeds) < 2
+      ):
         continue
       line = {"name": group.name, "against": other.name, "seeds": len(seeds)}
       for score in paired.MARGINS:
@@ -161,12 +156,6 @@ def comparisons(fresh: Sequence[Group]) -> list[dict[str, Any]]:
       found.append(line)
   return found
 
-
-_SCORES: Columns = {
-  "label accuracy": lambda row: f"{row['label_accuracy']:.3f}",
-  "Fréchet ratio": lambda row: f"{row['frechet_ratio']:.2f}",
-  "near copies": lambda row: f"{row['near_copy_rate']:.3f}",
-}
 
 _PAIRED: Columns = {
   "setting": lambda line: line["name"],
@@ -215,8 +204,3 @@ def _of(scored: Sequence[rows.Row]) -> str:
     f" {first['settings']['temperature']:g}, {first['steps_trained']} steps of"
     " training."
   )
-
-
-def _spread(values: Sequence[float], digits: int) -> str:
-  spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-  return f"{mean(values):.{digits}f}{spread}"

@@ -126,3 +126,31 @@ def kernels(monkeypatch, traced_for_gpus):
   monkeypatch.setattr(
     fused, "choose", lambda kernel, plain, *arrays: kernel(*arrays)
   )
+
+
+@pytest.fixture
+def command(capsys):
+  """Runs `marjax ...`: its exit code, then what it printed."""
+
+  def do(*argv) -> tuple[int, str, str]:
+    from marjax.cli import main
+
+    code = main.main([str(word) for word in argv])
+    return code, *capsys.readouterr()
+
+  return do
+
+
+@pytest.fixture
+def fails(command):
+  """Runs a command that must fail with one line; returns it."""
+
+  def do(*argv) -> str:
+    code, _, shown = command(*argv)
+    line = shown.replace("\r", "\n").splitlines()[-1]
+    assert code == 2
+    assert line.startswith("marjax: ")
+    assert line.endswith(".")
+    return line
+
+  return do

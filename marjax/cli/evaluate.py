@@ -38,7 +38,8 @@ SCORED = """
   with commas between them: fid, sfid, is, pr, kid, fd_infinity, cmmd, accuracy,
   copies; "fid" is called so with the network inception only
 --network NAME
-  that sees the images: inception, mobilenet, ... (default: inception)
+  that sees the images: inception, mobilenet, ... (default: inception); pixels
+  needs no weights
 --weights FILE
   of the network, made by marjax convert (default: NETWORK.safetensors)
 --against WHERE

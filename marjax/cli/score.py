@@ -16,9 +16,9 @@ from marjax.evaluate.seen import Taken, load_eye
 
 PLACES = """
 --network NAME, required
-  that sees the images, as inception or mobilenet
---weights FILE, required
-  of the network, as marjax convert makes them
+  that sees the images, as inception or mobilenet; pixels needs no weights
+--weights FILE
+  of the network, as marjax convert makes them (default: NETWORK.safetensors)
 --overwrite
   replace the file that is written
 """
@@ -72,7 +72,7 @@ def eye_and_taken(args: argparse.Namespace):
   """The network of the flags, and which images to show it."""
   taken = settings.from_flags(Taken, args)
   options = settings.from_flags(Options, args)
-  return load_eye(args.network, args.weights, options), taken
+  return load_eye(args.network, args.weights or "", options), taken
 
 
 def place(name: str):

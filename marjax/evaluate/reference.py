@@ -145,8 +145,7 @@ def check_real(
     f" expected --against real images{but} or other scores.",
   )
   check(
-    real.control is not None
-    or not any(kinds.SCORES[name].needs_unseen for name in names),
+    real.control is not None or not kinds.need_unseen(names),
     f"near copies are told by {count} real images beside those that are"
     " compared with, and there are not so many; expected --control real images,"
     " fewer with --num_images and --num_real, or other --scores.",

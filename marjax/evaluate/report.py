@@ -10,7 +10,6 @@
    distance over the class score where both were computed.
 """
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -199,7 +198,6 @@ def samples(
 def curves(report: Mapping[str, Any]) -> bytes:
   """A PNG of scores over what was varied; b"" without matplotlib."""
   try:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
   except ModuleNotFoundError:
     return b""
@@ -216,9 +214,7 @@ def curves(report: Mapping[str, Any]) -> bytes:
     ax.set_xlabel(label, fontsize=8)
   if plane:
     _trade_off(axes[-1], rows, *plane)
-  buffer = io.BytesIO()
-  FigureCanvasAgg(figure).print_png(buffer)
-  return buffer.getvalue()
+  return pictures.png_of(figure)
 
 
 def _plane(scores: Mapping[str, float]) -> tuple[str, str] | None:

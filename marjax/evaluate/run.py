@@ -72,8 +72,7 @@ def load_real(config: DataConfig) -> Real:
   for split, part in zip(splits, (train, test), strict=True):
     pixels.check_real(part.images, part.labels, config.num_classes, split)
   # Refuse what generated images could not be scored against.
-  pixels.frechet_ratio(test.images, train.images, test.images)
-  pixels.near_copy_rate(test.images, train.images, test.images)
+  pixels.scores(test.images, train.images, test.images)
   try:
     classifier = pixels.fit_classifier(train.images, train.labels)
   except ModuleNotFoundError as error:
@@ -86,20 +85,16 @@ def load_real(config: DataConfig) -> Real:
 
 def score(images: np.ndarray, labels: np.ndarray, real: Real) -> dict[str, Any]:
   """All scores of generated images uint8 [N, H, W, C] with labels [N]."""
-  ratio = pixels.frechet_ratio(images, real.train.images, real.test.images)
+  test, classifier = real.test, real.classifier
   return {
-    "label_accuracy": pixels.label_accuracy(real.classifier, images, labels),
+    "label_accuracy": pixels.label_accuracy(classifier, images, labels),
     "real_test_accuracy": pixels.label_accuracy(
-      real.classifier, real.test.images, real.test.labels
+      classifier, test.images, test.labels
     ),
-    "frechet_ratio": ratio.ratio,
-    "near_copy_rate": pixels.near_copy_rate(
-      images, real.train.images, real.test.images
-    ),
+    **pixels.scores(images, real.train.images, test.images),
     "label_accuracy_by_class": pixels.accuracy_by_class(
-      real.classifier, images, labels
+      classifier, images, labels
     ),
-    "frechet": ratio._asdict(),
   }
 
 

@@ -89,10 +89,9 @@ def table(report: dict[str, Any]) -> str:
     lines.append(f"against      {count} of {real['source']}")
   if control := report["control"]:
     lines.append(f"real         {control['count']} of {control['source']}")
-  network = report["network"]
-  lines.append(
-    f"network      {network['name']}, sha256 {network['weights_sha256'][:12]}"
-  )
+  name, digest = report["network"].values()
+  hashed = f", sha256 {digest[:12]}" if digest else ""
+  lines.append(f"network      {name}{hashed}")
   names, floor = report["scores"], report["real_against_real"]
   width = max(map(len, names))
   lines += ["", f"{'':{width}}  {'images':>12}  {'real':>12}"]

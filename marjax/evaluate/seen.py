@@ -111,7 +111,7 @@ class Seen(NamedTuple):
 
 
 def load_eye(name: str, file: str, options: Options = DEFAULTS) -> Eye:
-  """A network by its name, with the weights of a file.
+  """A network by its name, with the weights of a file; see `networks.load`.
 
   Raises:
     ValueError: no such network, or other weights. FileNotFoundError: there is

@@ -167,8 +167,7 @@ def prepare(
     " convert it to that folder.",
   )
   names = kinds.parse(asked.scores)
-  file = asked.weights or f"{asked.network}.safetensors"
-  network, params, digest = networks.load(asked.network, file)
+  network, params, digest = networks.load(asked.network, asked.weights)
   whole = replicated(pipe.mesh)
   params = jax.tree.map(lambda leaf: hosts.spread(leaf, whole), params)
   count, options, shape = asked.num_images, asked.options, shape_of(card.codec)
@@ -195,7 +194,8 @@ def _open_real(
   """What is to be compared with, and the control.
 
   Of the data that the model was trained on the control is the test split, which
-  it never saw; of anything else it is what was not taken.
+  it never saw; of anything else it is what was not taken. Near copies are told
+  by all of the test split where it has fewer images than are generated.
   """
   count, data, shape = asked.num_images, card.data, shape_of(card.codec)
   taken = Taken(
@@ -223,7 +223,9 @@ def _open_real(
   )
   real = open_real(data, count, shape, eye, taken)
   unseen = sets.open_set(data, split=data.test_split)
-  control = taken.choose(unseen, count) if len(unseen) >= count else None
+  if len(unseen) < count and not kinds.need_unseen(names):
+    return real
+  control = taken.choose(unseen, min(count, len(unseen)))
   return real._replace(control=control)
 
 
@@ -326,9 +328,8 @@ def scored(
   seen: Gathered, real: Compared, run: Run, is_first: bool
 ) -> dict[str, Any]:
   """Scores of generated images and, of the first settings, of real ones."""
-  scores = [kinds.SCORES[name] for name in run.names]
   # What real images score is the same for all settings.
-  is_needed = is_first or any(score.needs_unseen for score in scores)
+  is_needed = is_first or kinds.need_unseen(run.names)
   compared = kinds.compare(
     run.names,
     seen,

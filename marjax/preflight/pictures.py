@@ -6,13 +6,13 @@ Where the chip is known, both panels of the second are as wide as the same
 seconds, so that the longer bar of a part is what limits it.
 """
 
-import io
 from pathlib import Path
 
 from marjax import outputs
 from marjax.parallel.chips import GIB
 from marjax.preflight.report import Report
 from marjax.preflight.table import BYTES, FLOPS, unit_of
+from marjax.requests.pictures import png_of
 
 COLOURS = ("#1f3a68", "#2a8c82", "#7bb662", "#c9c2a5", "#8d8d8d")
 COLOURS += ("#c8742c", "#5b4a72")
@@ -38,7 +38,7 @@ def draw_memory(report: Report, out: Path, overwrite: bool = False) -> None:
   axes.set_yticks([])
   axes.spines[["top", "right", "left"]].set_visible(False)
   figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-  _write(figure, out, overwrite)
+  outputs.write(out, png_of(figure), overwrite)
 
 
 def draw_parts(report: Report, out: Path, overwrite: bool = False) -> None:
@@ -67,7 +67,7 @@ def draw_parts(report: Report, out: Path, overwrite: bool = False) -> None:
   title = f"{_title(report)} {report.batch_size} images"
   title += note if report.bound else ""
   figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-  _write(figure, out, overwrite)
+  outputs.write(out, png_of(figure), overwrite)
 
 
 def _draw_bars(axes, report: Report, what: str, values, scale, colour) -> None:
@@ -96,11 +96,3 @@ def _draw_bars(axes, report: Report, what: str, values, scale, colour) -> None:
 
 def _title(report: Report) -> str:
   return f"{report.config}, {report.program}, {report.topology}:"
-
-
-def _write(figure, out: Path, overwrite: bool) -> None:
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-  buffer = io.BytesIO()
-  FigureCanvasAgg(figure).print_png(buffer)
-  outputs.write(out, buffer.getvalue(), overwrite)

@@ -104,7 +104,6 @@ def comparison(
   labels: Captions,
   *,
   scale: int | None = None,
-  titles: tuple[str, str] = ("generated", "real"),
   names: Captions | None = None,
 ) -> np.ndarray:
   """Generated images (left) beside real ones (right), one class per row.
@@ -114,7 +113,6 @@ def comparison(
     real: uint8 [N, H, W, C]; real[i] is of the class of generated[i].
     labels: class of each pair, N of them, in any order; sorted for the rows.
     scale: enlargement; by default an image is about 48 pixels high.
-    titles: what stands above each half.
     names: of the classes, class i is names[i]; None for their numbers.
 
   Raises:
@@ -144,7 +142,7 @@ def comparison(
       row_labels=[label if names is None else names[label] for label in rows],
       title=title,
     )
-    for images, title in zip((generated, real), titles, strict=True)
+    for images, title in ((generated, "generated"), (real, "real"))
   ]
   return np.concatenate(halves, axis=1)
 
@@ -233,7 +231,6 @@ def loss_curve(
   Raises:
     ValueError: no line of the file holds a loss.
   """
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
   loss = read_curve(metrics, "loss")
@@ -268,9 +265,16 @@ def loss_curve(
   axes.spines[["top", "right"]].set_visible(False)
   axes.legend(frameon=False)
   axes.set_title("Training loss", loc="left")
-  canvas, buffer = FigureCanvasAgg(figure), io.BytesIO()
-  canvas.print_png(buffer)
-  outputs.write(out, buffer.getvalue(), overwrite)
+  outputs.write(out, png_of(figure), overwrite)
+
+
+def png_of(figure) -> bytes:
+  """A figure of matplotlib's, drawn as PNG, whatever the screen."""
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+  buffer = io.BytesIO()
+  FigureCanvasAgg(figure).print_png(buffer)
+  return buffer.getvalue()
 
 
 def read_curve(metrics: str | outputs.AnyPath, name: str) -> np.ndarray:

@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 from convert.weights_server import serving
 
-from marjax.cli import main
-
 
 @pytest.fixture(autouse=True)
 def direct(monkeypatch):
@@ -40,31 +38,6 @@ def save(torch, tmp_path):
     return path
 
   return write
-
-
-@pytest.fixture
-def command(capsys):
-  """Runs `marjax ...`: its exit code, then what it printed."""
-
-  def do(*argv) -> tuple[int, str, str]:
-    code = main.main([str(word) for word in argv])
-    return code, *capsys.readouterr()
-
-  return do
-
-
-@pytest.fixture
-def fails(command):
-  """Runs a command that must fail with one line; returns it."""
-
-  def do(*argv) -> str:
-    code, _, shown = command(*argv)
-    line = shown.replace("\r", "\n").splitlines()[-1]
-    assert code == 2
-    assert line.startswith("marjax: ")
-    return line
-
-  return do
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import small
+from data.prepared import prepare
 from PIL import Image
 
 from marjax.data import latent_writer, sources
@@ -62,41 +63,24 @@ def tfds_dir(tmp_path_factory):
 
   Its images are RGB; every fourth file has a palette.
   """
-  import tensorflow_datasets as tfds
 
-  class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    VERSION = tfds.core.Version("2.0.0")
-    code_path = None
+  def features_of(kinds):
+    return {
+      "image": kinds.Image(shape=(9, 9, 3)),
+      "label": kinds.ClassLabel(num_classes=4),
+      "file_name": kinds.Text(),
+    }
 
-    def _info(self):
-      return tfds.core.DatasetInfo(
-        builder=self,
-        features=tfds.features.FeaturesDict(
-          {
-            "image": tfds.features.Image(shape=(9, 9, 3)),
-            "label": tfds.features.ClassLabel(num_classes=4),
-            "file_name": tfds.features.Text(),
-          }
-        ),
-        disable_shuffling=True,
-      )
-
-    def _split_generators(self, dl_manager):
-      return {"train": self._generate_examples()}
-
-    def _generate_examples(self):
-      for i in range(20):
-        file = io.BytesIO()
-        picture = Image.fromarray(np.full((9, 9, 3), i, np.uint8))
-        picture = picture if i % 4 else picture.quantize(2)
-        picture.save(file, "PNG")
-        file.seek(0)
-        yield i, {"image": file, "label": i % 4, "file_name": f"n_{i}.png"}
+  def row(i):
+    file = io.BytesIO()
+    picture = Image.fromarray(np.full((9, 9, 3), i, np.uint8))
+    picture = picture if i % 4 else picture.quantize(2)
+    picture.save(file, "PNG")
+    file.seek(0)
+    return {"image": file, "label": i % 4, "file_name": f"n_{i}.png"}
 
   data_dir = tmp_path_factory.mktemp("tfds")
-  offline = tfds.download.DownloadConfig(try_download_gcs=False)
-  builder = Tiny(data_dir=str(data_dir), file_format="array_record")
-  builder.download_and_prepare(download_config=offline)
+  prepare(data_dir, "tiny", features_of, map(row, range(20)), "2.0.0")
   return data_dir
 
 

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from data.prepared import prepare
 from PIL import Image
 
 from marjax.data import batches, sources
@@ -192,29 +193,13 @@ def test_tfds_dataset_that_is_damaged(make_config, tiny_copy, name):
 
 
 def test_tfds_dataset_without_labels(tmp_path):
-  import tensorflow_datasets as tfds
-
-  class Bare(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    VERSION = tfds.core.Version("1.0.0")
-    code_path = None
-
-    def _info(self):
-      features = tfds.features.FeaturesDict({"word": tfds.features.Text()})
-      return tfds.core.DatasetInfo(builder=self, features=features)
-
-    def _split_generators(self, dl_manager):
-      return {"train": self._generate_examples()}
-
-    def _generate_examples(self):
-      yield 0, {"word": "one"}
-
-  builder = Bare(data_dir=str(tmp_path), file_format="array_record")
-  offline = tfds.download.DownloadConfig(try_download_gcs=False)
-  builder.download_and_prepare(download_config=offline)
+  folder = prepare(
+    tmp_path, "bare", lambda kinds: {"word": kinds.Text()}, [{"word": "one"}]
+  )
   with pytest.raises(
     ValueError, match=r"features word; expected image and lab"
   ):
-    sources.TfdsSource(tmp_path / "bare" / "1.0.0", "train", 10, "")
+    sources.TfdsSource(folder, "train", 10, "")
 
 
 def test_synthetic_images_are_functions_of_seed_split_and_index(make_config):

@@ -22,8 +22,8 @@ def register(set_item) -> None:
   set_item(kinds.NETWORKS, NETWORK.name, NETWORK)
 
 
-def make(folder):
-  """FOLDER/model, weights.safetensors and real.npz."""
+def make(folder, data=None):
+  """FOLDER/model, weights.safetensors and real.npz; `data` of the model."""
   experiment = small.EXPERIMENT
   card = Card(
     name="small",
@@ -31,6 +31,7 @@ def make(folder):
     model=experiment.model,
     sampling=SAMPLING,
     licence="CC0",
+    data=data,
   )
   directory.save(folder / "model", card, small.params(), {})
   weights.write(

@@ -241,6 +241,6 @@ import sys
 for name in ("clu", "ml_collections", "tensorflow_datasets", "grain",
              "tensorboard", "sklearn", "matplotlib", "PIL", "tqdm"):
   sys.modules[name] = None
-from benchmarks import moved, run, same_numbers, scaling
+from benchmarks import codec, moved, run, same_numbers, scaling
 """
   subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

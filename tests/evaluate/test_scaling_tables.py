@@ -1,6 +1,6 @@
 """The scaling table shows the newest rows of accelerators, family by family."""
 
-from experiments import rows, scaling_tables, tables
+from experiments import markdown, rows, scaling_tables
 
 
 def row_of(count=1, preset="dp", platform="gpu", **changes):
@@ -28,7 +28,7 @@ def row_of(count=1, preset="dp", platform="gpu", **changes):
 
 
 def lines(*table):
-  shown = tables.markdown(scaling_tables.COLUMNS, scaling_tables.newest(table))
+  shown = markdown.table(scaling_tables.COLUMNS, scaling_tables.newest(table))
   return shown.splitlines()[2:]
 
 
@@ -71,9 +71,9 @@ def test_the_newest_rows_stand_family_by_family():
 
 def test_a_page_without_rows_says_how_to_make_them(tmp_path):
   page = f"above\n{scaling_tables.START}old\n{scaling_tables.END}below\n"
-  text = scaling_tables.with_scaling(page, tmp_path, tables.markdown)
+  text = scaling_tables.with_scaling(page, tmp_path)
   assert "`python -m benchmarks.scaling` on a machine with" in text
   rows.append(tmp_path / "scaling.jsonl", row_of(2))
-  text = scaling_tables.with_scaling(text, tmp_path, tables.markdown)
+  text = scaling_tables.with_scaling(text, tmp_path)
   assert "| MAR-L | weak | dp | 2 |" in text
   assert "No row" not in text

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import precision_tables, speed_tables, tables
+from experiments import markdown, precision_tables, speed_tables, tables
 
 SETTINGS = {
   "num_ar_steps": 64,
@@ -41,8 +41,7 @@ SPLIT = {
 
 
 def line(row):
-  shown = speed_tables.columns(tables.device)
-  return tables.markdown(shown, [row]).splitlines()[2]
+  return markdown.table(speed_tables.columns(), [row]).splitlines()[2]
 
 
 def test_old_rows_have_dashes_and_new_ones_all_columns():
@@ -137,7 +136,7 @@ def test_a_table_goes_between_the_markers():
   start, end = speed_tables.START, speed_tables.END
 
   def put(text):
-    return speed_tables.between(text, "| a |\n", start, end)
+    return markdown.between(text, "| a |\n", start, end)
 
   text = f"above\n{start}old\n{end}below\n"
   once = put(text)

@@ -10,8 +10,11 @@ from evaluate import stub
 import marjax
 from marjax.cli import interrupts
 from marjax.cli.main import main
+from marjax.data import batches
 from marjax.evaluate import sets, stream, sweep
+from marjax.evaluate.scores import frechet, pixels
 from marjax.evaluate.scores.gathered import Gatherer
+from marjax.experiment import DataConfig
 
 FLAGS = ["--scores", "fid,is,pr", "--network", "projection", "--seed", "3"]
 FLAGS += ["--num_images", "40", "--batch_size", "16"]
@@ -210,11 +213,38 @@ def test_a_sweep_shares_its_programs(place):
   assert counts == [3, 3, 5]
 
 
+def test_digits_are_scored_without_weights(tmp_path):
+  pytest.importorskip("sklearn")
+  data = DataConfig("digits", 8, 10, 1, data_dir=str(tmp_path))
+  place, out = stub.make(tmp_path, data), tmp_path / "out"
+  asked = sweep.Asked(
+    scores="fid,kid,pr,copies",
+    num_images=1000,
+    network="pixels",
+    num_real=1347,
+    save="npz",
+  )
+  report = sweep.evaluate(place / "model", out, asked)
+  scores = report["results"][0]["scores"]
+  assert {"fd_pixels", "kid_pixels", "precision"} <= set(scores)
+  # Of 450 test digits only copies can be told as of 1000 images.
+  train, test = (batches.load_all(data, split) for split in ("train", "test"))
+  of_real = pixels.scores(test.images, train.images, test.images)
+  rate = {"near_copy_rate": of_real["near_copy_rate"]}
+  assert report["real_in_their_place"] == rate
+  assert 0 < rate["near_copy_rate"] < 0.02
+  drawn = sets.open_set(out / "images.npz").rows(np.arange(1000))
+  ours = pixels.seen(np.stack([image for image, _ in drawn])).moments
+  distance = frechet.distance(ours, pixels.seen(train.images).moments)
+  assert scores["fd_pixels"] == pytest.approx(distance, rel=1e-5)
+
+
 REFUSED = {
   "count": (["--num_images=45"], "45; expected a multiple of 10"),
   "few": (["--num_images=10"], "10 images for fid"),
   "weights": (["--weights=none.safetensors"], "expected the weights of proj"),
   "network": (["--network=vgg"], "'vgg' is no network"),
+  "no weights": (["--network=pixels"], "which has none; expected no file"),
   "score": (["--scores=fid,fib"], "there is no score 'fib'"),
   "save": (["--save=jpg"], "save"),
   "batch": (["--batch_size=0"], "batch_size"),

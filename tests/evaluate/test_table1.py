@@ -196,10 +196,10 @@ def test_codes_are_fitted_once_for_all_cells(tmp_path, monkeypatch):
 
 def test_the_table_has_a_line_for_each_cell(measured, tmp_path, monkeypatch):
   monkeypatch.setattr(table1_tables, "RESULTS", tmp_path / "rows")
-  heading = table1_tables.markdown().splitlines()
+  heading = table1_tables.of_cells().splitlines()
   assert len(heading) == 2
   table1.main(flags(tmp_path, "--cells", "mar_one,mar_ce", "--num_runs", "2"))
-  lines = table1_tables.markdown().splitlines()
+  lines = table1_tables.of_cells().splitlines()
   # The sweep's rows are no part of it: 1.25 and 1.25, by guidance 1.5.
   assert lines[2:] == [
     "| random | bidirectional | 16 | Diffusion Loss | 1.5 | 0.900 ± 0.000 |"

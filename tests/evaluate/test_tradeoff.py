@@ -9,6 +9,7 @@ from PIL import Image
 
 from benchmarks import sizes
 from experiments import (
+  markdown,
   paired,
   rows,
   samplers,
@@ -77,7 +78,7 @@ def test_scores_are_measured_once_for_each_setting_and_seed(
     return {"frechet_ratio": 2.0, "label_accuracy": 0.9, "seconds": 1.0}
 
   monkeypatch.setattr(tradeoff.run, "load_real", lambda data: None)
-  monkeypatch.setattr(tradeoff, "measure_real", lambda *args: None)
+  monkeypatch.setattr(tradeoff, "measure_real", lambda *args: {})
   monkeypatch.setattr(tradeoff.samplers, "measure", measure)
   monkeypatch.setattr(tradeoff, "flops_of", lambda pipe, settings: 64e6)
   variants = [
@@ -88,11 +89,12 @@ def test_scores_are_measured_once_for_each_setting_and_seed(
   for seeds in ([0], [0, 1]):
     tradeoff.score_missing(pipe, variants, 10, seeds, out)
   assert measured == [(5, 0, 1), (10, 0, 1), (5, 1, 1), (10, 1, 1)]
-  found = rows.read(out)
+  real, *found = rows.read(out)
+  assert real["kind"] == "real"
   assert [row["head_evaluations"] for row in found] == [80, 80, 80, 80]
   pipe.params["weights"][0] = 7
   tradeoff.score_missing(pipe, variants, 10, [0], out)
-  assert len(rows.read(out)) == 6
+  assert len(rows.read(out)) == 7
 
 
 def test_settings_are_timed_in_turn_and_the_newest_counts(
@@ -212,13 +214,13 @@ TABLE = [
 
 
 def test_tables_show_the_front_the_means_and_the_pairs(tmp_path):
-  chosen, fresh, pairs = tradeoff_tables.tables(TABLE, tables.device)
+  chosen, fresh, pairs = tradeoff_tables.tables(TABLE)
   assert "1 × X" in chosen.caption
   # Dearer and worse than the fast one, so not on the front.
   assert [row["name"] for row in chosen.lines] == [FAST, SLOW]
   assert [group.name for group in fresh.lines] == [SLOW, FAST]
   assert "1 to 3" in fresh.caption
-  line = tables.markdown(fresh.columns, fresh.lines).splitlines()[3]
+  line = markdown.table(fresh.columns, fresh.lines).splitlines()[3]
   assert line == f"| {FAST} | 160 | 5 | 3.0 | 0.980 ± 0.000 | 3.65 ± 0.78 |"
   (pair,) = pairs.lines
   assert (pair["name"], pair["against"], pair["seeds"]) == (FAST, SLOW, 2)
@@ -227,7 +229,7 @@ def test_tables_show_the_front_the_means_and_the_pairs(tmp_path):
     rows.append(tmp_path / "tradeoff.jsonl", row)
   text = tables.tables(tmp_path, tmp_path / "none")
   assert f"| {FAST} | {SLOW} | 2 |" in text
-  assert tradeoff_tables.tables([], tables.device) == []
+  assert tradeoff_tables.tables([]) == []
 
 
 def test_the_picture_is_drawn_and_never_replaced_unasked(tmp_path, capsys):

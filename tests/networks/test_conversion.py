@@ -13,31 +13,8 @@ from parity.random_weights import (
   squeezenet_layers,
 )
 
-from marjax.cli import main
 from marjax.evaluate.networks import kinds, weights
 from marjax.evaluate.networks.conversion import read_params
-
-
-@pytest.fixture
-def command(capsys):
-  def do(*argv) -> tuple[int, str, str]:
-    code = main.main([str(word) for word in argv])
-    return code, *capsys.readouterr()
-
-  return do
-
-
-@pytest.fixture
-def fails(command):
-  def do(*argv) -> str:
-    code, _, shown = command(*argv)
-    line = shown.replace("\r", "\n").splitlines()[-1]
-    assert code == 2
-    assert line.startswith("marjax: ")
-    assert line.endswith(".")
-    return line
-
-  return do
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 import small
 from PIL import Image
 
+from experiments import markdown, rows, tables
 from experiments import preflight as experiment
-from experiments import rows, tables
 from marjax.experiment import MeshConfig
 from marjax.generate.plan import Plan, Segment
 from marjax.generate.reveal import plan_for
@@ -287,4 +287,4 @@ def test_rows_of_generation_have_their_parts(found, tmp_path):
   whole = found.program_flops / IMAGES
   assert lines[-1]["flops_per_image"] == whole
   assert sum(line["flops_per_image"] for line in lines) == 2 * whole
-  assert len(tables.markdown(tables.PARTS, lines).splitlines()) == 2 + 5
+  assert len(markdown.table(tables.PARTS, lines).splitlines()) == 2 + 5

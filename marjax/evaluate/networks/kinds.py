@@ -15,6 +15,7 @@ from marjax.evaluate.networks.dinov2 import DinoV2
 from marjax.evaluate.networks.inception import Inception
 from marjax.evaluate.networks.label import Label
 from marjax.evaluate.networks.mobilenet import MobileNet
+from marjax.evaluate.networks.pixels import Pixels
 from marjax.evaluate.networks.protocol import Network
 from marjax.evaluate.networks.squeezenet import SqueezeNet
 from marjax.schema import check
@@ -26,6 +27,7 @@ NETWORKS: dict[str, Network] = {
   "label": Label(),
   "dinov2": DinoV2(),
   "clip": Clip(),
+  "pixels": Pixels(),
 }
 
 
@@ -42,11 +44,23 @@ def network(name: str) -> Network:
 def load(name: str, file: str | os.PathLike) -> tuple[Network, PyTree, str]:
   """A network of the size of a file's weights, these, and the file's SHA-256.
 
+  Args:
+    file: "" for NAME.safetensors in the current folder; so for a network
+      without weights, which has no SHA-256 either.
+
   Raises:
     ValueError: no such network, or not its weights. FileNotFoundError: there is
       no such file; says how it is made.
   """
   chosen = network(name)
+  if not chosen.shapes():
+    check(
+      not file,
+      f"{file} cannot be weights of {name}, which has none; expected no file:"
+      " leave --weights out.",
+    )
+    return chosen, {}, ""
+  file = file or f"{name}.safetensors"
   if outputs.local(file).exists():
     noted = weights.note(file)
     if noted["name"] == name and schema.is_config(type(chosen)):

@@ -1,7 +1,7 @@
 """What a feature network must be: images → features, logits.
 
 1. A network is a frozen dataclass without arrays: its parameters are a pytree
-   beside it, read from a file of the user's or fit on a data set.
+   beside it, read from a file of the user's or fit on a data set, or empty.
 2. It is called inside compiled programs, on a part of a batch as on a whole.
 3. A new one is a file of its own and one line in `marjax.evaluate.networks.
    kinds`.

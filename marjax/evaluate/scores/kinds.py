@@ -247,6 +247,11 @@ def needs_of_real(
   return frozenset(wanted)
 
 
+def need_unseen(names: Iterable[str]) -> bool:
+  """Whether one of the scores needs other real images."""
+  return any(SCORES[name].needs_unseen for name in names)
+
+
 def check_scores(
   names: Iterable[str],
   network: Network,
@@ -303,8 +308,7 @@ class Comparison(NamedTuple):
   Attributes:
     scores: of the generated images, by name.
     real: of other real images against the same real ones, by the same names;
-      nothing where there are none. Both are to be read side by side only where
-      about as many images are in both.
+      nothing where there are none, or fewer of them.
   """
 
   scores: Numbers
@@ -322,21 +326,30 @@ def compare(
 
   Args:
     real: see `needs_of_real`.
-    unseen: other real images, best as many as generated ones, of which the same
-      was gathered.
+    unseen: other real images, as many as generated ones, of which the same was
+      gathered. Fewer do for scores that need them, and for no other.
 
   Raises:
     ValueError: something is missing, or was gathered with another network.
   """
-  names = parse(names)
+  names, is_fewer = parse(names), unseen and unseen.count < generated.count
+  sets = {
+    name: Sets(
+      generated,
+      real,
+      None if is_fewer and not SCORES[name].needs_unseen else unseen,
+      options,
+    )
+    for name in names
+  }
   for name in names:
-    _check_sets(name, Sets(generated, real, unseen, options))
+    _check_sets(name, sets[name])
   scores, others = {}, {}
-  for name in names:
+  for name, each in sets.items():
     compute = SCORES[name].compute
-    scores |= compute(Sets(generated, real, unseen, options))
-    if unseen is not None:
-      others |= compute(Sets(unseen, real, unseen, options))
+    scores |= compute(each)
+    if each.unseen is not None:
+      others |= compute(each._replace(generated=each.unseen))
   return Comparison(scores, others)
 
 

@@ -1,4 +1,4 @@
-"""Three scores of generated images against real ones, for small images.
+"""Three scores of generated images against real ones, without any download.
 
 1. Label accuracy: a support vector classifier, fit on real training images,
    says how often an image shows the class that was asked for.
@@ -7,9 +7,10 @@
 
        |m1 - m2|² + tr(S1 + S2 - 2 (S1^½ S2 S1^½)^½),
 
-   fit in the space of the leading principal components of the training images.
+   of features of the network `pixels`, in the space of the leading principal
+   components of the training images.
 3. Near copies: generated images nearer to a training image than almost every
-   real test image is, as of features of a network; here they are the pixels.
+   real test image is, in features of that network: see `scores.neighbours`.
 
 What they cannot say. A classifier's accuracy is blind to variety, and rises
 when only typical images are drawn. The Fréchet distance of two finite samples
@@ -23,18 +24,21 @@ near 1.4 is as good as can be seen, and differences below 0.3 are noise. Near
 copies do tell: repeated images score 1 there, unseen real ones 0.01 by
 construction.
 
-Images are uint8 [N, H, W, C], labels int [N]; arithmetic is float64, but for
-distances to the nearest, which are told in float32 to a millionth.
+Images are uint8 [N, H, W, C], labels int [N]; moments are float64, features and
+distances to the nearest float32.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from marjax.evaluate.scores import neighbours
-from marjax.evaluate.scores.frechet import frechet_distance
+from marjax.evaluate.networks.pixels import Pixels
+from marjax.evaluate.scores import frechet, kinds
+from marjax.evaluate.scores.gathered import Gathered
+from marjax.evaluate.scores.moments import Moments
 from marjax.schema import check
 
+NETWORK = Pixels()
 NUM_COMPONENTS = 20
 
 
@@ -68,21 +72,19 @@ def check_real(
 def fit_classifier(images: np.ndarray, labels: np.ndarray):
   """A scikit-learn SVC with an RBF kernel, fit on real training images.
 
-  Pixels count from 0 to 16, as in scikit-learn's digits, for which gamma is
-  0.001; with more pixels gamma falls in proportion.
+  For the digits gamma is 0.001; with more pixels it falls in proportion.
   """
   from sklearn.svm import SVC
 
-  pixels = _pixels(images) * (16 / 255)
-  return SVC(gamma=0.001 * 64 / pixels.shape[1]).fit(pixels, labels)
+  levels = _levels(images)
+  return SVC(gamma=0.001 * 64 / levels.shape[1]).fit(levels, labels)
 
 
 def label_accuracy(
   classifier, images: np.ndarray, labels: np.ndarray | int
 ) -> float:
   """Share of images in which the classifier sees their label, 0 to 1."""
-  seen = classifier.predict(_pixels(images) * (16 / 255))
-  return float(np.mean(seen == labels))
+  return float(np.mean(classifier.predict(_levels(images)) == labels))
 
 
 def accuracy_by_class(
@@ -96,81 +98,64 @@ def accuracy_by_class(
 
 
 class FrechetRatio(NamedTuple):
-  """The ratio and what it is made of.
-
-  Attributes:
-    ratio: generated_to_test / train_to_test.
-    generated_to_test: Fréchet distance, in squared pixel values (0 to 255).
-    train_to_test: the same between the two sets of real images.
-    num_components: D, principal components kept.
-    variance_kept: share of the training images' variance in them.
-  """
+  """The ratio, and the share of the training images' variance that it sees."""
 
   ratio: float
-  generated_to_test: float
-  train_to_test: float
   num_components: int
   variance_kept: float
 
 
-class _Space(NamedTuple):
-  """Where distances are taken: what of the real images is always the same.
-
-  Twenty ratios of one pair of real sets take its principal components and
-  moments once: 0.013 s of a core for the digits in place of 0.075 s.
-  """
-
-  axes: np.ndarray
-  variance_kept: float
-  unseen: tuple[np.ndarray, np.ndarray]
-  train_to_test: float
-
-  def ratio(self, pixels: np.ndarray) -> FrechetRatio:
-    """That of generated pixels [N, H·W·C]."""
-    made = moments(pixels @ self.axes)
-    generated_to_test = frechet_distance(*made, *self.unseen)
-    return FrechetRatio(
-      generated_to_test / self.train_to_test,
-      generated_to_test,
-      self.train_to_test,
-      self.axes.shape[1],
-      self.variance_kept,
-    )
+def seen(images: np.ndarray) -> Gathered:
+  """What the network sees of images: their features, and moments of these."""
+  features = np.asarray(NETWORK({}, images).pooled)
+  return Gathered(NETWORK, _moments(features), features=features)
 
 
-def _space(train: np.ndarray, test: np.ndarray, num_components: int) -> _Space:
-  axes, variance_kept = principal_axes(train, num_components)
-  seen, unseen = (moments(pixels @ axes) for pixels in (train, test))
-  train_to_test = frechet_distance(*seen, *unseen)
-  if train_to_test <= 1e-9 * np.trace(unseen[1]):
-    raise ValueError(
-      "training and test images have the same moments; expected two different"
-      " sets of real images: check the splits."
-    )
-  return _Space(axes, variance_kept, unseen, train_to_test)
+def _moments(features: np.ndarray) -> Moments:
+  """Those of features that are all there, whole in float64."""
+  mean = features.mean(0, dtype=np.float64)
+  return Moments(len(features), mean, (features - mean).T @ (features - mean))
 
 
 def frechet_ratio(
-  generated: np.ndarray,
-  train: np.ndarray,
-  test: np.ndarray,
-  num_components: int = NUM_COMPONENTS,
+  generated: Moments, train: Moments, test: Moments
 ) -> FrechetRatio:
   """How much farther from the test images generated ones are than real ones.
 
   Raises:
-    ValueError: a set has no more images than components, or an image has fewer
-      pixels.
+    ValueError: a set has no more images than components; or the real sets are
+      one.
   """
-  sets = [_pixels(images) for images in (generated, train, test)]
-  smallest = min(len(pixels) for pixels in sets)
-  if smallest <= num_components or sets[1].shape[1] < num_components:
-    raise ValueError(
-      f"the smallest set has {smallest} images of {sets[1].shape[1]} pixels;"
-      f" expected more than {num_components} images and as many pixels, for"
-      f" {num_components} principal components."
-    )
-  return _space(*sets[1:], num_components).ratio(sets[0])
+  for part in (generated, train, test):
+    check_count(part.count, "the number of images in a set")
+  variances, axes = np.linalg.eigh(train.covariance)
+  axes = axes[:, -NUM_COMPONENTS:]
+  drawn, known, unseen = (
+    frechet.gaussian(part.mean @ axes, axes.T @ part.covariance @ axes)
+    for part in (generated, train, test)
+  )
+  floor = frechet.between(known, unseen)
+  check(
+    floor > 1e-9 * unseen.trace,
+    "training and test images have the same moments; expected two different"
+    " sets of real images: check the splits.",
+  )
+  share = variances[-NUM_COMPONENTS:].sum() / variances.sum()
+  ratio = frechet.between(drawn, unseen) / floor
+  return FrechetRatio(ratio, NUM_COMPONENTS, float(share))
+
+
+def scores(
+  generated: np.ndarray, train: np.ndarray, test: np.ndarray
+) -> dict[str, Any]:
+  """Fréchet ratio and near copies of images; errors as of these."""
+  sets = [seen(images) for images in (generated, train, test)]
+  ratio = frechet_ratio(*(each.moments for each in sets))
+  return {
+    "frechet_ratio": ratio.ratio,
+    **kinds.compare(["copies"], *sets).scores,
+    "frechet": ratio._asdict(),
+  }
 
 
 def repeated_ratio(
@@ -190,49 +175,19 @@ def repeated_ratio(
   Returns:
     Mean and standard deviation over the draws.
   """
-  rng = np.random.default_rng(0)
-  pixels = _pixels(train)
-  space, ratios = _space(pixels, _pixels(test), NUM_COMPONENTS), []
+  rng, ratios = np.random.default_rng(0), []
+  known, unseen = seen(train), seen(test)
   for _ in range(num_draws):
     rows = [
       rng.choice(np.flatnonzero(train_labels == label), np.sum(labels == label))
       for label in np.intersect1d(labels, train_labels)
     ]
-    ratios.append(space.ratio(pixels[np.concatenate(rows)]).ratio)
+    drawn = _moments(known.features[np.concatenate(rows)])
+    ratio = frechet_ratio(drawn, known.moments, unseen.moments)
+    ratios.append(ratio.ratio)
   return float(np.mean(ratios)), float(np.std(ratios))
 
 
-def moments(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Mean [D] and unbiased covariance [D, D] of rows [N, D]."""
-  return rows.mean(0), np.atleast_2d(np.cov(rows, rowvar=False))
-
-
-def principal_axes(
-  rows: np.ndarray, num_components: int
-) -> tuple[np.ndarray, float]:
-  """Leading principal axes [D, num_components], and their share of variance."""
-  _, singular, axes = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
-  variance = singular**2
-  kept = variance[:num_components].sum() / variance.sum()
-  return axes[:num_components].T, float(kept)
-
-
-def near_copy_rate(
-  generated: np.ndarray, train: np.ndarray, test: np.ndarray
-) -> float:
-  """Share of near copies of training images, see `neighbours.is_near_copy`."""
-  sets = [_pixels(each).astype(np.float32) for each in (generated, train, test)]
-  is_copy = neighbours.is_near_copy(
-    generated=sets[0], train=sets[1], unseen=sets[2]
-  )
-  return float(np.mean(is_copy))
-
-
-def _pixels(images: np.ndarray) -> np.ndarray:
-  """uint8 [N, H, W, C] → float64 [N, H·W·C]."""
-  if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
-    raise ValueError(
-      f"images are {images.dtype} of shape {images.shape}; expected at least"
-      " one uint8 [H, W, C]."
-    )
-  return images.reshape(len(images), -1).astype(np.float64)
+def _levels(images: np.ndarray) -> np.ndarray:
+  """uint8 [N, H, W, C] → [N, H·W·C], 0 to 16 as in scikit-learn's digits."""
+  return images.reshape(len(images), -1) * (16 / 255)
