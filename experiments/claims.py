@@ -162,7 +162,9 @@ STUDIES: dict[str, Study] = {
     "The reverse process is to start below the first timestep, the more so the"
     " younger a model is.",
     [MASKED, Cell(changes=(YOUNG,))],
-    [draw for start in (999, 980, 950) for draw in _reverse(start, "even", 100)],
+    [
+      draw for start in (999, 980, 950) for draw in _reverse(start, "even", 100)
+    ],
     "start_timestep",
   ),
 }

@@ -2,9 +2,11 @@
 
 A run that is stopped and started again skips the rows it finds, told apart by
 the values of some of their keys. A line that a kill cut short is written anew.
+Several processes may append to one file.
 """
 
 import dataclasses
+import fcntl
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +45,7 @@ def append(path: Path, row: Row) -> None:
   """Adds one row at the end, after removing a cut line there."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with open(path, "a+b") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
     file.seek(0)
     content = file.read()
     # Appending goes to the end whatever the position; truncating makes the

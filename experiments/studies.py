@@ -3,8 +3,10 @@
 1. A study (`experiments.claims`) is a claim: cells, which are trained, and the
    settings and orders that they are drawn with. Studies share cells, and rows,
    so nothing is trained, drawn or scored twice.
-2. A cell is a work directory in OUT/runs, of a variant of configs/cifar10.py,
-   some changed fields and a seed. A training that was stopped goes on.
+2. A cell is a variant of configs/cifar10.py, some changed fields and a seed. It
+   is trained in OUT/runs, where a training that was stopped goes on. Its
+   averaged weights are kept in bfloat16, in OUT/models, and images are drawn of
+   those: who takes them to another machine need not train again.
 3. A row is N images of a cell, of one seed, at one setting, scored by all
    judges as `experiments.scoreboard` does, in OUT/rows.jsonl. Real test images
    and training images with noise have rows as well.
@@ -14,6 +16,8 @@ Command   python -m experiments.studies table1,head_size --data_dir photos \
             --weights mobilenet=FILE,label=FILE --out out/studies
 Before    the same with --dry_run, which says what is missing and what it costs
 Laptop    --laptop: made-up images and tiny models, a few seconds for each cell
+GPUs      --part 1/2 and --part 2/2 at the same time, each with its own GPU,
+          take every second cell
 """
 
 import argparse
@@ -38,6 +42,7 @@ from marjax.evaluate.seen import Taken
 from marjax.experiment import Experiment
 from marjax.generate.settings import Settings
 from marjax.pipeline import Pipeline, load
+from marjax.release import loading
 from marjax.schema import check
 from marjax.train.flops import training_flops
 
@@ -56,6 +61,7 @@ class Asked(NamedTuple):
     is_laptop: tiny, on made-up images. num_images: of a row.
     seeds: of generation. batch_size: images drawn at once, None for the
       pipeline's. deadline: in `time.monotonic`, after which nothing is begun.
+    part: (I, N) for cells I, I + N, ... of the plan, counted from 1.
   """
 
   out: Path
@@ -65,6 +71,7 @@ class Asked(NamedTuple):
   seeds: tuple[int, ...]
   batch_size: int | None
   deadline: float
+  part: tuple[int, int] = (1, 1)
 
   @property
   def rows(self) -> Path:
@@ -89,17 +96,32 @@ def experiment_of(cell: Cell, asked: Asked) -> Experiment:
   return dataclasses.replace(experiment, data=data)
 
 
+def recipe_of(cell: Cell, asked: Asked) -> str:
+  """A hash: a cell's name does not say that its config was changed since."""
+  experiment = experiment_of(cell, asked)
+  recipe = (experiment.model, experiment.training, experiment.codec)
+  return f"{zlib.crc32(repr(recipe).encode()):08x}"
+
+
+def places_of(cell: Cell, asked: Asked) -> tuple[Path, Path]:
+  """A cell's work directory, and the release that is made of it."""
+  name = f"{cell.name}-{recipe_of(cell, asked)}"
+  return asked.out / "runs" / name, asked.out / "models" / name
+
+
 def trained(cell: Cell, asked: Asked) -> Pipeline:
   """A cell's pipeline, trained first as far as it is not."""
   from marjax.train import codebook, loop
 
-  experiment = experiment_of(cell, asked)
-  codes = experiment.data.autoencoder
-  if codes and not Path(codes).exists():
-    codebook.fit(experiment.codec, experiment.data, codes)
-  workdir = asked.out / "runs" / cell.name
-  loop.train(experiment, workdir)
-  return load(workdir)
+  workdir, release = places_of(cell, asked)
+  if not release.exists():
+    experiment = experiment_of(cell, asked)
+    codes = experiment.data.autoencoder
+    if codes and not Path(codes).exists():
+      codebook.fit(experiment.codec, experiment.data, codes)
+    loop.train(experiment, workdir)
+    loading.export(workdir, release, "bfloat16")
+  return load(release)
 
 
 def settings_of(cell: Cell, draw: Draw, asked: Asked) -> Settings | None:
@@ -127,21 +149,17 @@ def planned(names: Sequence[str], asked: Asked) -> list[tuple]:
     if (settings := settings_of(cell, draw, asked)) is not None
     for seed in asked.seeds
   ]
-  first = {cell: place for place, (cell, *_) in reversed([*enumerate(every)])}
-  return sorted(dict.fromkeys(every), key=lambda one: first[one[0]])
+  cells = [*dict.fromkeys(one[0] for one in every)]
+  own = cells[asked.part[0] - 1 :: asked.part[1]]
+  unique = dict.fromkeys(every)
+  return [one for cell in own for one in unique if one[0] == cell]
 
 
 def key_of(cell, settings: Settings, order: str, seed: int, asked: Asked):
-  """What tells a row from others, but for the judges.
-
-  `trained_as`: a hash of the cell's recipe, for its name does not say that the
-  config was changed since.
-  """
-  experiment = experiment_of(cell, asked)
-  recipe = (experiment.model, experiment.training, experiment.codec)
+  """What tells a row from others, but for the judges."""
   return {
     "cell": cell.name,
-    "trained_as": f"{zlib.crc32(repr(recipe).encode()):08x}",
+    "trained_as": recipe_of(cell, asked),
     "settings": rows.as_row(settings),
     "order": order,
     "seed": seed,
@@ -199,7 +217,7 @@ def plan(missing: Sequence[tuple], asked: Asked) -> str:
   for cell in dict.fromkeys(one[0] for one in missing):
     own = [one for one in missing if one[0] == cell]
     experiment, minutes = experiment_of(cell, asked), 0.0
-    is_begun = (asked.out / "runs" / cell.name).exists()
+    is_begun = any(place.exists() for place in places_of(cell, asked))
     if not is_begun:
       training = experiment.training
       images = training.num_steps * training.batch_size
@@ -225,7 +243,8 @@ def run_studies(
     asked.num_images, asked.seeds, (), (), asked.out, None, asked.batch_size
   )
   board = scoreboard.board_of(data, networks, own)
-  scoreboard.controls(board, own)
+  if asked.part[0] == 1:
+    scoreboard.controls(board, own)
   pipe, at = None, None
   for cell, settings, order, seed in planned(names, asked):
     key = key_of(cell, settings, order, seed, asked)
@@ -242,8 +261,9 @@ def run_studies(
     row for row in rows.read(asked.rows) if row["judges"] == board.names()
   ]
   real = [row for row in table if "cell" not in row]
+  whole = asked._replace(part=(1, 1))
   for name in names:
-    keys = [key_of(*one, asked) for one in planned([name], asked)]
+    keys = [key_of(*one, asked) for one in planned([name], whole)]
     own = [rows.find(table, **key) for key in keys]
     measured = [row for row in own if row is not None]
     studies_tables.write(asked.out, name, STUDIES[name], measured, real)
@@ -260,6 +280,11 @@ def main(argv: Sequence[str] | None) -> None:
     f"there is no study {' '.join(unknown[:1])}; expected some of"
     f" {', '.join(STUDIES)}.",
   )
+  part = tuple(map(int, args.part.split("/")))
+  check(
+    len(part) == 2 and 1 <= part[0] <= part[1],
+    f"--part is {args.part}; expected I/N, such as 1/2 and 2/2.",
+  )
   asked = Asked(
     args.out,
     args.data_dir,
@@ -268,6 +293,7 @@ def main(argv: Sequence[str] | None) -> None:
     tuple(map(int, args.seeds.split(","))),
     args.batch_size,
     time.monotonic() + args.limit_s,
+    part,
   )
   if args.dry_run:
     there = rows.read(asked.rows)
@@ -304,6 +330,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   add("--seeds", default="0,1,2", help="of generation")
   add("--batch_size", type=int, help="images that are drawn at once")
   add("--limit_s", type=float, default=float("inf"))
+  add("--part", default="1/1", help="I/N: every N-th cell from the I-th")
   add("--laptop", action="store_true", help="tiny, on made-up images")
   add("--dry_run", action="store_true", help="print the plan and its cost")
   return parser.parse_args(argv)

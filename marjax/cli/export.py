@@ -13,6 +13,8 @@ FLAGS = """
   a released checkpoint, or a work directory
 --out FOLDER, required
   the folder to make
+--weights_dtype float32|bfloat16, default float32
+  of the weights in the file; bfloat16 is half of it, rounded
 """
 
 
@@ -29,6 +31,7 @@ def run(args: argparse.Namespace) -> None:
 
   # A checkpoint of that name may have to be fetched first.
   directory.check_free(outputs.local(args.out))
-  manifest = loading.export(fetching.find(args.checkpoint), args.out)
+  checkpoint = fetching.find(args.checkpoint)
+  manifest = loading.export(checkpoint, args.out, args.weights_dtype)
   num_bytes = sum(record.num_bytes for record in manifest.files.values())
   print(f"{num_bytes:,} bytes: {outputs.shown(args.out)}")

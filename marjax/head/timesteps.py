@@ -4,9 +4,9 @@
    start = 999 is the published spacing.
 2. "stride": every (start + 1)/T-th index from 0, the linear spacing of the DDIM
    paper (arXiv 2010.02502, appendix D.2).
-3. "quadratic": start · (i/(T-1))², rounded, each at least one more than the last;
-   that paper's spacing for CIFAR-10. Details of little variance appear in the
-   last steps, so raw pixels need more of those.
+3. "quadratic": start · (i/(T-1))², rounded, each at least one more than the
+   last; that paper's spacing for CIFAR-10. Details of little variance appear in
+   the last steps, so raw pixels need more of those.
 4. `embed`: a sinusoid of 256 numbers, cosine half first (spec section 4).
 5. `rows_at`: rows of a table that has one for each timestep.
 

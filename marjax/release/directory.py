@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -45,6 +46,7 @@ def save(
   card: Card,
   weights: PyTree,
   codec_weights: PyTree | None = None,
+  weights_dtype: str = "float32",
 ) -> Manifest:
   """Writes a release; there is a whole one under that name or none.
 
@@ -53,6 +55,8 @@ def save(
     card: `card.autoencoder` is set if the autoencoder comes along.
     weights: nested dicts of arrays: the model's, or an autoencoder's.
     codec_weights: those of the model's autoencoder, to come along.
+    weights_dtype: of `weights` in the file; "bfloat16" rounds them to 8 bits
+      and halves it. They are float32 again when they are read.
 
   Raises:
     FileExistsError: the folder exists. OSError: it cannot be written.
@@ -76,6 +80,8 @@ def save(
         for number, shard in enumerate(shards, 1):
           name = f"{part}-{number:05d}-of-{len(shards):05d}.safetensors"
           shard = {n: np.asarray(a, order="C") for n, a in shard.items()}
+          if part == WEIGHTS and weights_dtype == "bfloat16":
+            shard = {n: a.astype(jnp.bfloat16) for n, a in shard.items()}
           save_file(shard, partial / name)
           _sync(partial / name)
       records = {
@@ -208,7 +214,7 @@ def read_weights(
   }
   for name in sorted(theirs.keys() | ours.keys()):
     check(
-      theirs.get(name) == ours.get(name),
+      theirs.get(name, "").replace("BF16", "F32") == ours.get(name),
       f"{folder} has {name} {theirs.get(name, 'absent')}; the configuration in"
       f" {MANIFEST} makes it {ours.get(name, 'absent')}: weights and"
       " configuration are of two models; convert again.",
@@ -221,8 +227,11 @@ def read_weights(
       files.opened(arrays[name][0], AGAIN) as shard,
       jax.transfer_guard("allow"),
     ):
+      part = shard.get_slice(name)
       array = jax.make_array_from_callback(
-        leaf.shape, leaf.sharding, shard.get_slice(name).__getitem__
+        leaf.shape,
+        leaf.sharding,
+        lambda index, part=part, leaf=leaf: part[index].astype(leaf.dtype),
       )
       read.append(jax.block_until_ready(array))
   weights = jax.tree.unflatten(jax.tree.structure(abstract), read)

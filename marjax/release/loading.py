@@ -15,6 +15,7 @@ import jax
 from jaxtyping import PyTree
 
 from marjax import outputs
+from marjax.arrays import one_of
 from marjax.model import ModelConfig
 from marjax.parallel.mesh import host_mesh
 from marjax.parallel.rules import replicated
@@ -68,15 +69,24 @@ def load(
   return _with_sibling(*workdir.load(path, mesh, verify), path, mesh, verify)
 
 
-def export(checkpoint: str | os.PathLike, out: str | os.PathLike) -> Manifest:
+def export(
+  checkpoint: str | os.PathLike,
+  out: str | os.PathLike,
+  weights_dtype: str = "float32",
+) -> Manifest:
   """Copies a release, or averaged weights of a work directory, to a new folder.
 
   The autoencoder comes along where it is found.
 
+  Args:
+    checkpoint: a release or a work directory. out: the folder to make.
+    weights_dtype: of the model's weights in the file, see `directory.save`.
+
   Raises:
     FileExistsError: `out` exists. OSError: it cannot be written.
-    ValueError: a release that has links; see also `load`.
+    ValueError: a release that has links; another dtype; see also `load`.
   """
+  one_of("float32", "bfloat16")(weights_dtype, "weights_dtype")
   out, checkpoint = outputs.local(out), outputs.absolute(checkpoint)
   directory.check_free(out)
   if not outputs.is_remote(checkpoint):
@@ -84,7 +94,8 @@ def export(checkpoint: str | os.PathLike, out: str | os.PathLike) -> Manifest:
   release = load(checkpoint, host_mesh())
   if release.card.model is None:
     return directory.save(out, release.card, release.codec_params)
-  return directory.save(out, release.card, release.params, release.codec_params)
+  parts = (release.params, release.codec_params)
+  return directory.save(out, release.card, *parts, weights_dtype)
 
 
 def abstract_weights(

@@ -1,6 +1,7 @@
 """The studies of the paper's claims: their plans, rows, tables and pictures."""
 
 import itertools
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +90,19 @@ def test_every_study_can_be_planned(name, is_laptop, tmp_path):
   assert len(at) == len(set(at)), "one cell after the other"
 
 
+def test_parts_share_the_cells(tmp_path):
+  whole = asked_of(tmp_path, is_laptop=False)
+  parts = [
+    studies.planned(["table1", "recipe"], whole._replace(part=(i, 2)))
+    for i in (1, 2)
+  ]
+  together = studies.planned(["table1", "recipe"], whole)
+  assert sorted(map(repr, parts[0] + parts[1])) == sorted(map(repr, together))
+  cells = [{one[0] for one in part} for part in parts]
+  assert not cells[0] & cells[1]
+  assert abs(len(cells[0]) - len(cells[1])) <= 1
+
+
 def test_cells_of_a_column_have_as_many_parameters(tmp_path):
   asked, counts = asked_of(tmp_path, is_laptop=False), {}
   for cell in claims.STUDIES["table1"].cells:
@@ -149,7 +163,7 @@ def test_rows_are_shared_and_measured_once(board, tmp_path, capsys):
       assert (out / f"{name}{end}").stat().st_size > 100
   lines = (out / "control_l2.md").read_text().splitlines()
   assert len(lines) == 2 + 2 + 2 + 2
-  assert lines[4].startswith("| mar | 4 | 950 | 2 | ")
+  assert lines[4].startswith("| mar | 4 | 950 | quadratic | 2 | ")
   assert " ± " in lines[4]
   assert lines[6].startswith(f"| {scoreboard.TEST} |")
   assert {path.name for path in (out / "images").iterdir()} == {
@@ -174,6 +188,7 @@ def test_late_begins_nothing(board, tmp_path):
     (["steps"], "there is no study steps; expected some of table1"),
     (["orders"], "--data_dir is missing"),
     (["orders", "--laptop"], "--weights is missing"),
+    (["orders", "--laptop", "--part=3/2"], "--part is 3/2; expected I/N"),
   ],
 )
 def test_wrong_flags_are_one_sentence(argv, words, capsys):
@@ -193,5 +208,6 @@ def test_a_cell_is_trained_and_drawn(tmp_path):
   assert pipe.card.step == 4
   images = pipe.generate([1, 2], settings=pipe.settings())
   assert images.shape == (2, 16, 16, 3)
+  shutil.rmtree(tmp_path / "runs")  # averaged weights are all that it takes
   again = studies.trained(cell, asked)
   jax.tree.map(np.testing.assert_array_equal, again.params, pipe.params)

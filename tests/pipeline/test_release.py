@@ -57,6 +57,28 @@ def test_everything_comes_back(release, pipe):
   assert set(manifest.files) == names
 
 
+def test_weights_in_bfloat16_are_half_and_read_as_float32(release, tmp_path):
+  whole = directory.read_manifest(release)
+  half = loading.export(release, tmp_path / "half", "bfloat16")
+  read = marjax.load(tmp_path / "half", one_device())
+  assert_equal(
+    read.params,
+    jax.tree.map(
+      lambda leaf: np.asarray(leaf.astype("bfloat16").astype("float32")),
+      small.params(),
+    ),
+  )
+  assert_equal(read.codec_params, small.codec_params())
+
+  def num_bytes(manifest, part):
+    files = manifest.files.items()
+    return sum(r.num_bytes for name, r in files if name.startswith(part))
+
+  assert num_bytes(half, "weights") < 0.6 * num_bytes(whole, "weights")
+  with pytest.raises(ValueError, match="weights_dtype is 'float16'; expected"):
+    loading.export(release, tmp_path / "other", "float16")
+
+
 def test_images_names_and_presets(pipe):
   images = pipe.generate(["thing 3", "Object-4", 5], settings=SETTINGS)
   assert images.shape == (3, 8, 8, 3)
