@@ -22,7 +22,8 @@ class Cell(NamedTuple):
   def name(self) -> str:
     """Of its folder, and of its rows."""
     changed = [
-      c.removeprefix("config.").replace("=", "_") for c in self.changes
+      c.removeprefix("config.").removeprefix("model.").replace("=", "_")
+      for c in self.changes
     ]
     return "-".join([self.variant, *changed, str(self.seed)])
 
@@ -70,7 +71,7 @@ TWICE = ("mar", "mar_ce", "ar_random", "ar_random_ce")
 ONCE = ("ar_raster", "ar_raster_ce", "guided", "guided_ce")
 YOUNG = "config.training.num_steps=1500"
 SHORT = "config.training.num_steps=3000"
-SLOW = (SHORT, "config.training.learning_rate=8e-4")
+SLOW = (SHORT, "config.training.learning_rate=0.0008")
 WIDE = ("config.model.backbone.width=384", "config.model.backbone.num_heads=6")
 WIDE += ("config.model.head.repeats=2",)
 BROAD = ("config.model.backbone.masking.lowest=0.02",)
@@ -102,7 +103,7 @@ STUDIES: dict[str, Study] = {
       Cell(changes=(*SLOW, *BROAD)),
       *(
         Cell(changes=(SHORT, *WIDE, f"config.training.learning_rate={rate}"))
-        for rate in ("8e-4", "1.6e-3", "3.2e-3")
+        for rate in (0.0008, 0.0016, 0.0032)
       ),
     ],
   ),

@@ -4,7 +4,7 @@ A line, and a point, is the mean over seeds of generation and trainings of a
 cell, ± their standard deviation. Colours belong to a name, in every picture.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from experiments import markdown, rows
+from experiments.claims import STUDIES
 from experiments.scoreboard_pictures import names_of, spread
 from marjax import outputs
 from marjax.evaluate import sets
@@ -29,6 +30,9 @@ SHOWN = (
 
 COLUMNS, SCALE, GAP = 5, 2, 8
 """Samples of a class in a cell's grid, pixels for each, and between grids."""
+
+NAMED = ("cell", "order")
+"""Axes of names, not of numbers."""
 
 Table = Sequence[rows.Row]
 
@@ -102,37 +106,70 @@ def _text(value: Any) -> str:
 
 
 def chart(study: Any, table: Table, controls: Table) -> bytes:
-  """A PNG: each score over the study's axis, real images as a dashed line."""
+  """A PNG: each score over the study's axis, real images as a dashed line.
+
+  Cells and orders have names, which stand at the left, once.
+  """
   from matplotlib.figure import Figure
 
-  names = names_of(table)
-  figure = Figure((2.6 * len(names), 3.4), layout="constrained")
-  axes = figure.subplots(1, len(names), squeeze=False)[0]
+  names, is_named = names_of(table), study.axis in NAMED
+  titles = shortened(_text(value_of(row, study.axis)) for row in table)
+  height = 1.2 + 0.25 * len(titles) if is_named else 3.4
+  figure = Figure((2.2 * len(names) + 1, height), layout="constrained")
+  axes = figure.subplots(1, len(names), squeeze=False, sharey=is_named)[0]
   series = dict.fromkeys(_text(value_of(row, study.series)) for row in table)
   for ax, name in zip(axes, names, strict=True):
     for number, label in enumerate(series):
-      points: dict[Any, list[float]] = {}
-      for row in table:
-        if _text(value_of(row, study.series)) == label:
-          place = value_of(row, study.axis)
-          points.setdefault(place, []).append(row["scores"][name])
-      heights = [mean(values) for values in points.values()]
-      errors = [stdev(v) if len(v) > 1 else 0.0 for v in points.values()]
-      style = {"fmt": "o-", "capsize": 3, "ms": 3, "color": f"C{number}"}
-      ax.errorbar(list(points), heights, errors, label=label, **style)
+      own = [r for r in table if _text(value_of(r, study.series)) == label]
+      style = {"capsize": 3, "ms": 4, "color": _colour(label, number)}
+      style["label"] = None if study.series == study.axis else label
+      places, middles, errors = _points(own, study.axis, name)
+      if is_named:
+        places = [titles[_text(place)] for place in places]
+        ax.errorbar(middles, places, xerr=errors, fmt="o", **style)
+      else:
+        ax.errorbar(places, middles, errors, fmt="o-", **style)
+        ax.set_xlabel(study.axis.replace("_", " "), fontsize=8)
+        if max(places) > 20 * min(places):
+          ax.set_xscale("log")
     for row in controls[:1]:
       style = {"color": "0.4", "linestyle": "--", "linewidth": 1}
-      ax.axhline(row["scores"][name], label=row["images"], **style)
+      line = ax.axvline if is_named else ax.axhline
+      line(row["scores"][name], label=row["images"], **style)
     ax.set_title(name.replace("_", " "), fontsize=9)
-    ax.set_xlabel(study.axis.replace("_", " "), fontsize=8)
-    is_text = study.axis in ("cell", "order")
-    ax.tick_params("x", labelsize=6, rotation=60 if is_text else 0)
-    ax.tick_params("y", labelsize=7)
-  named = axes[0].get_legend_handles_labels()
-  figure.legend(
-    *named, loc="outside upper center", ncols=4, fontsize=7, frameon=False
-  )
+    ax.tick_params(labelsize=7)
+  if is_named:
+    axes[0].invert_yaxis()
+  legend = {"loc": "outside upper center", "ncols": 4, "fontsize": 7}
+  shown = axes[0].get_legend_handles_labels()
+  figure.legend(*shown, frameon=False, **legend)
   return pictures.png_of(figure)
+
+
+def _points(table: Table, axis: str, name: str) -> tuple[list, list, list]:
+  """Places on the axis, and a score's mean and deviation at each."""
+  points: dict[Any, list[float]] = {}
+  for row in table:
+    points.setdefault(value_of(row, axis), []).append(row["scores"][name])
+  errors = [stdev(v) if len(v) > 1 else 0.0 for v in points.values()]
+  return list(points), [mean(values) for values in points.values()], errors
+
+
+def shortened(names: Iterable[str]) -> dict[str, str]:
+  """Cells' names → what they differ in, a line of words for each."""
+  parts = {name: name.split("-") for name in dict.fromkeys(names)}
+  shared = set.intersection(*map(set, parts.values()))
+  return {
+    name: ", ".join(p for p in own if p not in shared) or own[0]
+    for name, own in parts.items()
+  }
+
+
+def _colour(label: str, number: int) -> str:
+  """That of a cell in every picture, or of a line's place."""
+  cells = (cell.name for study in STUDIES.values() for cell in study.cells)
+  known = [*dict.fromkeys(name.rpartition("-")[0] for name in cells)]
+  return f"C{known.index(label) if label in known else number}"
 
 
 def samples(names: Sequence[str], folder: Path) -> np.ndarray | None:

@@ -153,7 +153,7 @@ def test_rows_are_shared_and_measured_once(board, tmp_path, capsys):
   assert set(stubs) == {
     "mar-0",
     "regression-0",
-    "mar-model.backbone.masking.lowest_0.7-0",
+    "mar-backbone.masking.lowest_0.7-0",
   }
   orders = [draws.order for _, _, draws, _ in stubs["mar-0"].asked if draws]
   assert len(orders) == 6
