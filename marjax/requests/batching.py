@@ -41,7 +41,7 @@ from marjax.parallel.rules import RULES, batch_sharding, replicated
 from marjax.protocols import BackboneConfig, Codec
 from marjax.requests.compiled import Program, Programs
 from marjax.schema import check
-from marjax.ticks import ticking
+from marjax.ticks import repeating
 
 LARGEST_BATCH = 64
 """Images of one device batch, on each device, unless told otherwise."""
@@ -442,6 +442,6 @@ def _bar(total: int, is_shown: bool):
 
   with (
     tqdm(total=total, unit="step", disable=not is_shown) as bar,
-    ticking("drawing", bar.refresh, every=1.0),
+    repeating(bar.refresh),
   ):
     yield bar
