@@ -35,12 +35,13 @@ def test_a_short_stage_says_nothing(caplog):
 def test_short_stages_are_not_silent_together(caplog, quickly):
   caplog.set_level(logging.INFO, "marjax")
   with ticks.ticking("training"):
-    for stage in ("making", "compiling", "saving"):
+    for stage in ("making", "compiling"):
       with ticks.ticking(stage):
-        time.sleep(0.25)
+        time.sleep(0.3)
     time.sleep(0.5)
   told = [message.partition(":")[0] for message in caplog.messages]
-  assert told == ["compiling", "training"]
+  assert told[0] == "compiling"
+  assert set(told[1:]) == {"training"}
 
 
 def test_what_is_written_is_no_silence(caplog, quickly):
