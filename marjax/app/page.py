@@ -37,7 +37,11 @@ POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
 """What the browser may fetch: this page, and nothing from elsewhere."""
 
 HEAD = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-CSS = "#picture img {image-rendering: pixelated} footer {display: none}"
+CSS = """
+#picture img {image-rendering: pixelated}
+#picture .minimal .progress-level {display: none}
+footer {display: none}
+"""
 
 RASTER = (
   "This model draws in raster order, so it edits only what, read like a page,"
@@ -210,6 +214,7 @@ def build(page: Page) -> gr.Blocks:
     image = gr.State()
     one = {"concurrency_limit": 1, "concurrency_id": "model"}
     shown = {"show_progress_on": results[0], "api_visibility": "private"}
+    shown["show_progress"] = "minimal"  # the bar, which hides no picture
     light = {"show_progress": "hidden", "api_visibility": "private"}
     how = [is_revealed, *controls]
     draw.click(page.draw, how, results, **one, **shown)

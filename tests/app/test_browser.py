@@ -175,7 +175,11 @@ NOTE = """
   const place = () => document.querySelector('#picture img')?.src
   let last = place()
   window.shown = []
+  window.covers = []
   const note = () => {
+    const bars = [...document.querySelectorAll('#picture .minimal')]
+    window.covers.push(...bars.map(
+      bar => getComputedStyle(bar).backgroundColor))
     if (place() && place() != last)
       window.shown.push([last = place(), Date.now() / 1000])
   }
@@ -232,6 +236,8 @@ def shown_before_the_end(shown, folder):
 def test_what_is_drawn_is_what_python_gives(page, folder):
   shown = draw(page, "draw", "pipe.generate")
   assert shown_before_the_end(shown, folder) > 2
+  covers = page.execute_script("return window.covers")
+  assert set(covers) == {"rgba(0, 0, 0, 0)"}  # the bar, which hides nothing
   places = [place for place, _ in shown]
   text = code(page)
   for words in ("3,  # thing 3", "seed=7", "num_images=2", "num_ar_steps=16"):
