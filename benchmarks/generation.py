@@ -145,14 +145,12 @@ def compile_generation(static: Static, inputs: Inputs) -> Programs:
   segments = owner.of(
     mesh,
     [
-      batching.segment_program(
-        static, index, False, inputs.params, carry, *rest, walk
-      )
+      batching.segment_program(static, index, inputs.params, carry, *rest, walk)
       for index, walk in enumerate(inputs.walks)
     ],
   )
-  last = (carry, fixed, None)
-  (finish,) = owner.of(mesh, [Program(batching.finish, (static,), last)])
+  last = (carry, fixed)
+  (finish,) = owner.of(mesh, [Program(reveal.finish, (), last)])
   return Programs(begin, segments, finish)
 
 
@@ -161,8 +159,8 @@ def generate(programs: Programs, inputs: Inputs) -> jax.Array:
   carry, fixed = programs.begin(*inputs.first)
   rest = (fixed, inputs.scales, inputs.temperature)
   for segment, walk in zip(programs.segments, inputs.walks, strict=True):
-    carry, _ = segment(inputs.params, carry, *rest, walk)
-  return programs.finish(carry, fixed, None)[0]
+    carry = segment(inputs.params, carry, *rest, walk)
+  return programs.finish(carry, fixed)
 
 
 def count_flops(static: Static, inputs: Inputs) -> int:
@@ -172,7 +170,7 @@ def count_flops(static: Static, inputs: Inputs) -> int:
   rest = (*begun, inputs.scales, inputs.temperature)
   return flops.count(begin, *inputs.first) + sum(
     flops.count(
-      functools.partial(batching.run_segment, static, index, False),
+      functools.partial(batching.run_segment, static, index),
       inputs.params,
       *rest,
       walk,

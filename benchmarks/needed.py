@@ -188,7 +188,7 @@ def _step(static: Static, batch: int, known: int, new: int, shown: int) -> int:
     jax.ShapeDtypeStruct((), "float32"),
     walk_of(static, 0),
   )
-  run = functools.partial(reveal.run_segment, static, 0, False)
+  run = functools.partial(reveal.run_segment, static, 0)
   return flops.count(run, params, carry, fixed, *numbers)
 
 

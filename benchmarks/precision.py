@@ -163,7 +163,7 @@ def _tokens(config: ModelConfig, settings: Settings, params, ids):
   labels = ids % max(config.backbone.condition.num_classes, 1)
   return reveal.generate(
     static, params, labels, draws, reveal.numbers_for(static.plan, settings)
-  )[0]
+  )
 
 
 def _first_coefficients(settings: Settings) -> process.Coefficients:

@@ -164,7 +164,7 @@ def flops_of(pipe: Pipeline, settings: Settings) -> int:
 
   def generate(params: Any, labels: jax.Array) -> jax.Array:
     draws = draw_batch(keys.root(0), jnp.arange(TIMED_BATCH), backbone)
-    return reveal.generate(static, params, labels, draws, numbers)[0]
+    return reveal.generate(static, params, labels, draws, numbers)
 
   return flops.count(generate, pipe.params, np.zeros(TIMED_BATCH, np.int32))
 

@@ -12,7 +12,7 @@
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Unpack
 
@@ -53,7 +53,7 @@ from marjax.requests.batching import CODEC_BATCH, LARGEST_BATCH, How, Request
 from marjax.requests.compiled import Programs
 from marjax.requests.editing import Edited
 from marjax.requests.kept_programs import keep_programs
-from marjax.requests.trajectory import Trajectory
+from marjax.requests.trajectory import Trajectory, Watch, watched
 from marjax.tokens import regions
 
 DTYPE = one_of("float32", "bfloat16", None)
@@ -62,6 +62,14 @@ SETTINGS = instance(
   'changes, such as {"guidance_scale": 2.0}, the name of a preset, or'
   " marjax.Settings",
 )
+HOW: dict[str, Any] = {
+  "seed": keys.check_seed,
+  "settings": SETTINGS,
+  "num_images": count,
+  "batch_size": count,
+  "progress": flag,
+  "watch": instance(Callable, "a function that takes images"),
+}
 
 
 def _mesh(value: Any, name: str) -> Mesh:
@@ -207,6 +215,8 @@ class Pipeline:
       batch_size: images per device call; None chooses. Does not change images.
       draws: recorded order and noise of all images, instead of a seed.
       progress: show rate and time left.
+      watch: called every few steps with what is known of the images drawn at a
+        time, uint8 [n, H, W, C], the rest grey. Does not change images.
 
     Raises:
       ValueError: labels unknown or out of range, wrong counts, bad settings.
@@ -234,22 +244,12 @@ class Pipeline:
   ) -> Trajectory:
     """Images as `generate` gives them, with what each step had of them."""
     self._codec_params()
-    request, tokens, steps = self._generation(
-      labels, seed, settings, keep_steps=True, **how
-    )
-    images = self.decode(self._latents_of(tokens))
-    frames = [self.decode(self._latents_of(step)) for step in steps]
-    plan, draws = request.static.plan, request.draws
-    return Trajectory.of(self.card.codec, plan, images, np.stack(frames), draws)
+    asked = labels, seed, settings
+    request, tokens = self._generation(*asked, frames=(seen := []), **how)
+    images = self._images_of(tokens)
+    return Trajectory.of(self.card.codec, request, images, seen)
 
-  @checked(
-    seed=keys.check_seed,
-    settings=SETTINGS,
-    num_images=count,
-    batch_size=count,
-    draws=as_draws,
-    progress=flag,
-  )
+  @checked(**HOW, draws=as_draws)
   def _generation(
     self,
     labels: Any = None,
@@ -260,29 +260,26 @@ class Pipeline:
     batch_size: int | None = None,
     draws: Draws | None = None,
     progress: bool = False,
-    keep_steps: bool = False,
+    watch: Watch | None = None,
+    frames: list | None = None,
     **changes: Unpack[Changes],
-  ) -> tuple[Request, np.ndarray, np.ndarray | None]:
-    """The request, its tokens, and those after each step if they are kept."""
+  ) -> tuple[Request, np.ndarray]:
+    """The request and its tokens; for watch and frames see `watched`."""
     labels = self.labels(labels, num_images)
     chosen = self.settings(settings, **changes)
     chosen = batching.for_count(chosen, len(labels), self.mesh)
     static = reveal.static_for(self._model(), chosen)
     draws = self.draws(seed, len(labels)) if draws is None else draws
-    request = Request(static, chosen, labels, draws, keep_steps=keep_steps)
-    return request, *self._run(request, batch_size, progress)
+    request = Request(static, chosen, labels, draws)
+    return request, self._run(request, batch_size, progress, watch, frames)
 
   def _latents_of(self, tokens: np.ndarray) -> np.ndarray:
     return np.asarray(self.card.codec.to_latents(tokens))
 
-  @checked(
-    seed=keys.check_seed,
-    settings=SETTINGS,
-    num_images=count,
-    batch_size=count,
-    keep_pixels=flag,
-    progress=flag,
-  )
+  def _images_of(self, tokens: np.ndarray) -> np.ndarray:
+    return self.decode(self._latents_of(tokens))
+
+  @checked(**HOW, keep_pixels=flag)
   def edit(
     self,
     image: Any,
@@ -295,6 +292,7 @@ class Pipeline:
     batch_size: int | None = None,
     keep_pixels: bool = False,
     progress: bool = False,
+    watch: Watch | None = None,
     **changes: Unpack[Changes],
   ) -> Edited:
     """Draws the masked region anew and keeps the rest.
@@ -311,7 +309,7 @@ class Pipeline:
       batch_size: images per device call; None chooses. Does not change images.
       keep_pixels: put the image's own pixels back outside the mask, which an
         autoencoder gives back only nearly.
-      progress: show rate and time left.
+      progress: show rate and time left. watch: as in `generate`.
 
     Returns:
       `Edited`: images, the mask that was used, latents.
@@ -335,7 +333,7 @@ class Pipeline:
       editing.kept_first(self.draws(seed, total), is_masked),
       editing.given(tokens, is_masked),
     )
-    tokens = self._run(request, batch_size, progress)[0]
+    tokens = self._run(request, batch_size, progress, watch)
     latents = self._latents_of(tokens)
     edited, cells = self.decode(latents), codec.image_size // codec.cell
     drawn = regions.pixel_mask(is_masked, cells, cells, codec.cell)
@@ -406,8 +404,10 @@ class Pipeline:
     root = keys.root(seed)
     return batching.draw(self.programs, self.mesh, root, num_images, backbone)
 
-  def _run(self, request: Request, asked: int | None, progress: bool):
+  def _run(self, request, asked, progress: bool, *told: Any) -> np.ndarray:
+    """Tokens of a request; `told` is as in `watched`."""
     self._check_params()
+    request = watched(request, self.card.codec, self._images_of, *told)
     number, largest = len(request), LARGEST_BATCH
     size = batching.batch_size(self.mesh, number, asked, largest)
     return batching.generate(

@@ -10,12 +10,14 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from marjax.backbone.causal import CausalConfig
 from marjax.backbone.conditions import ClassesConfig
 from marjax.backbone.guided import GuidedConfig
 from marjax.backbone.masked import MaskedConfig
 from marjax.experiment import DataConfig, Experiment, TrainingConfig
+from marjax.generate import reveal
 from marjax.generate.plan import make_plan
 from marjax.generate.settings import Settings
 from marjax.head.categorical import CategoricalHeadConfig
@@ -205,3 +207,20 @@ def fit_head(head, z, tokens, num_steps):
   keys = jax.random.split(jax.random.key(3), num_steps)
   run = jax.jit(lambda carry: jax.lax.scan(step, carry, keys)[0])
   return run((params, optimizer.init(params)))[0]
+
+
+def tokens_after(static, params, condition, draws, numbers, given=None):
+  """Tokens after each step of a generation, those not known yet as 0."""
+  numbers = jax.tree.map(jnp.asarray, numbers)
+  begin = jax.jit(reveal.begin, static_argnums=0)
+  run = jax.jit(reveal.run_segment, static_argnums=(0, 1))
+  carry, fixed = begin(static, params, condition, draws, given)
+  after = []
+  for index, segment in enumerate(static.plan.segments):
+    rest = (fixed, numbers.scales, numbers.temperature, numbers.walks[index])
+    for step, num_known in enumerate(segment.num_known):
+      span = jnp.array([step, step + 1])
+      carry = run(static, index, params, carry, *rest, span)
+      num_known += segment.num_revealed[step]
+      after.append(np.asarray(reveal.finish(carry, fixed, num_known)))
+  return after

@@ -1,7 +1,7 @@
 """The page: components, what its buttons do, and the server.
 
-1. A picture is drawn whole, with what each step had of it, and then revealed
-   step by step.
+1. While pictures are drawn, in a thread of their own, the page shows what is
+   known of them so far, every few steps.
 2. An edit takes the picture from here, not from the browser, which may round
    its pixels; only what was painted on it comes from there.
 3. Nothing leaves the machine. Files are in a folder that goes with the server;
@@ -9,10 +9,13 @@
 """
 
 import contextlib
+import contextvars
 import html
 import os
-import time
-from collections.abc import Callable
+import queue
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -30,14 +33,15 @@ MOST_WAITING = 8
 
 LARGEST_UPLOAD = "20mb"
 
-REVEAL_SECONDS = 3.0
-"""How long a reveal is shown."""
-
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
 """What the browser may fetch: this page, and nothing from elsewhere."""
 
 HEAD = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-CSS = "#picture img {image-rendering: pixelated} footer {display: none}"
+CSS = """
+#picture img {image-rendering: pixelated}
+#picture .minimal .progress-level {display: none}
+footer {display: none}
+"""
 
 RASTER = (
   "This model draws in raster order, so it edits only what, read like a page,"
@@ -66,25 +70,26 @@ class Page:
   def draw(
     self, request: gr.Request, progress=BAR, is_revealed=True, *values: Any
   ):
-    """Yields the page's results, those of each step first."""
+    """Yields the page's results, what is known of the pictures first."""
     with self._told():
-      asked, pipe = Asked.of_values(*values), self.pipe
-      how = asked.arguments(pipe) | {"progress": True}
-      if is_revealed:
-        trajectory = pipe.reveal(asked.label, **how)
-        images, rest = trajectory.images, [gr.skip()] * 4
-        for frame in trajectory.frames:
-          yield painting.page_of(frame), *rest
-          time.sleep(REVEAL_SECONDS / len(trajectory.frames))
-      else:
-        images = pipe.generate(asked.label, **how)
+      asked = Asked.of_values(*values)
+      how = asked.arguments(self.pipe)
+      images = yield from _drawn(
+        is_revealed, self.pipe.generate, asked.label, **how
+      )
       files = painting.numbered("image", images)
       yield self._results(request, asked, images, files)
 
   def edit(
-    self, request: gr.Request, progress=BAR, image=None, editor=None, *values
+    self,
+    request: gr.Request,
+    progress=BAR,
+    is_revealed=True,
+    image=None,
+    editor=None,
+    *values: Any,
   ):
-    """The page's results for an image and what was painted on it."""
+    """The same for an image and what was painted on it."""
     with self._told():
       check(
         image is not None,
@@ -93,11 +98,14 @@ class Page:
       )
       asked = Asked.of_values(*values)
       mask = painting.mask_of(editor, image)
-      how = asked.arguments(self.pipe) | {"progress": True}
-      images = self.pipe.edit(image, mask, asked.label, **how).images
+      how = asked.arguments(self.pipe)
+      edited = yield from _drawn(
+        is_revealed, self.pipe.edit, image, mask, asked.label, **how
+      )
+      images = edited.images
       files = {"image": image, "mask": mask.astype(np.uint8) * 255}
       files |= painting.numbered("edited", images)
-      return self._results(request, asked, images, files, is_edit=True)
+      yield self._results(request, asked, images, files, is_edit=True)
 
   def take(self, images: np.ndarray | None, number: int | None):
     """A picture that was drawn, and its canvas."""
@@ -146,6 +154,38 @@ class Page:
       raise gr.Error(text, duration=None, print_exception=False) from error
 
 
+def _drawn(
+  is_revealed: bool, call: Callable, *args: Any, **how: Any
+) -> Generator[tuple, None, Any]:
+  """Yields results with frames of what a call draws; returns what it gives.
+
+  Where nobody looks at them any longer, the next frame ends the call.
+  """
+  seen, result, is_left = queue.SimpleQueue(), Future(), threading.Event()
+
+  def watch(frame: np.ndarray) -> None:
+    check(not is_left.is_set(), "nobody looks at the page.")
+    seen.put(frame)
+
+  def run() -> None:
+    watching = {"watch": watch} if is_revealed else {}
+    try:
+      result.set_result(call(*args, progress=True, **watching, **how))
+    except BaseException as error:
+      result.set_exception(error)
+    seen.put(None)
+
+  # The context has the page's bar.
+  context = contextvars.copy_context()
+  threading.Thread(target=context.run, args=[run], daemon=True).start()
+  try:
+    while (frame := seen.get()) is not None:
+      yield painting.page_of(frame), *[gr.skip()] * 4
+    return result.result()
+  finally:
+    is_left.set()
+
+
 def build(page: Page) -> gr.Blocks:
   """The components, and which of them each button reads and writes."""
   card, pipe = page.pipe.card, page.pipe
@@ -174,9 +214,12 @@ def build(page: Page) -> gr.Blocks:
     image = gr.State()
     one = {"concurrency_limit": 1, "concurrency_id": "model"}
     shown = {"show_progress_on": results[0], "api_visibility": "private"}
+    shown["show_progress"] = "minimal"  # the bar, which hides no picture
     light = {"show_progress": "hidden", "api_visibility": "private"}
-    draw.click(page.draw, [is_revealed, *controls], results, **one, **shown)
-    edit.click(page.edit, [image, canvas, *controls], results, **one, **shown)
+    how = [is_revealed, *controls]
+    draw.click(page.draw, how, results, **one, **shown)
+    how[1:1] = [image, canvas]
+    edit.click(page.edit, how, results, **one, **shown)
     take.click(page.take, [results[-1], which], [image, canvas], **light)
     upload.upload(page.upload, upload, [image, canvas], **light)
     controls[3].input(page.preset, controls, controls, **light)

@@ -25,7 +25,7 @@ from marjax.evaluate.stream import Seen, Stream
 from marjax.generate.settings import Settings
 from marjax.parallel import hosts
 from marjax.protocols import Codec
-from marjax.ticks import ticking
+from marjax.ticks import repeating
 
 SHOWN = 20
 """Images of each of the settings that are kept for a picture."""
@@ -115,7 +115,7 @@ class Part:
     with (
       writer or contextlib.nullcontext(),
       clock.bar(total, self._title, start) as bar,
-      ticking(self._title, bar.refresh, every=1.0),
+      repeating(bar.refresh),
     ):
       try:
         for seen in self._stream.run(self._settings, start):

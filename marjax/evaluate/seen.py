@@ -32,7 +32,7 @@ from marjax.experiment import DataConfig
 from marjax.parallel.mesh import make_mesh
 from marjax.requests import batching
 from marjax.schema import Positive, Range, Seed, Size
-from marjax.ticks import ticking
+from marjax.ticks import repeating
 
 LARGEST_BATCH = 64
 """Images that the network sees at a time, on each device."""
@@ -162,7 +162,7 @@ def look(
     tqdm(
       total=len(indices), unit="image", desc=title, disable=not progress
     ) as bar,
-    ticking(title, bar.refresh, every=1.0),
+    repeating(bar.refresh),
   ):
     for batch in sets.batches(images, indices, size):
       waiting.append((gatherer.sums(*batch), int(batch.is_real.sum())))

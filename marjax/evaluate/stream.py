@@ -159,9 +159,7 @@ class Stream:
       )
       rest = (fixed, scales, temperature)
       segments = [
-        batching.segment_program(
-          static, i, False, pipe.params, carry, *rest, walk
-        )
+        batching.segment_program(static, i, pipe.params, carry, *rest, walk)
         for i, walk in enumerate(walks)
       ]
       end = Program(
@@ -174,7 +172,7 @@ class Stream:
       )
       *compiled, last = of.of(mesh, [*segments, end])
       for run, walk in zip(compiled, walks, strict=True):
-        carry, _ = run(pipe.params, carry, *rest, walk)
+        carry = run(pipe.params, carry, *rest, walk)
       sums, images, is_fine = last(carry.tokens, *end.args[1:])
     return Seen(start, count, sums, images), is_fine
 

@@ -2,7 +2,7 @@
 
 1. The schedule says how many tokens are known before each step.
 2. Steps are cut into segments; within one, the encoder is padded to its longest
-   prefix and the head to its widest step, so one `lax.scan` serves it.
+   prefix and the head to its widest step, so one loop serves it.
 3. The cuts minimise the padded work over all ways to make at most `num_buckets`
    segments (dynamic programming over the steps).
 4. The head's evaluations of a token may change from the first step to the last.

@@ -1,6 +1,6 @@
 """Masked autoregressive generation: the reveal loop, in order space.
 
-For each segment of the plan, one `lax.scan` over its steps:
+For each segment of the plan, one loop over its steps:
 
 1. the known tokens are the first num_known of the carry: a static slice with a
    length;
@@ -21,7 +21,8 @@ generation would that stands where its given tokens end. Steps before that
 change nothing and may be skipped.
 
 `generate` is the whole; `begin`, `run_segment` and `finish` are its parts, for
-callers that show progress between segments.
+callers that look at tokens on the way. A segment may be run in spans of steps,
+which are numbers to its program; `finish` gives the tokens so far, too.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from marjax.arrays import Leaf, Tokens, token_dtype
 from marjax.backbone.stack import apart
@@ -54,10 +55,8 @@ class Carry:
   state: Leaf
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Step:
-  """What varies by step, scanned: known tokens before it, guidance scale."""
+class Step(NamedTuple):
+  """What varies by step: known tokens before it, guidance scale."""
 
   num_known: Leaf
   guidance_scale: Leaf
@@ -156,9 +155,7 @@ def generate(
   draws: Draws,
   numbers: Numbers,
   given: Given | None = None,
-  *,
-  keep_steps: bool = False,
-) -> tuple[Tokens, Num[Array, "S B L *token"] | None]:
+) -> Tokens:
   """Conditions to tokens; a pure function, to be jitted by the caller.
 
   Args:
@@ -168,26 +165,16 @@ def generate(
     draws: order and noise of each image.
     numbers: from `numbers_for`.
     given: tokens to keep, if the static part is that of an edit.
-    keep_steps: also return the tokens after every step.
 
   Returns:
-    Tokens [B, L, *token] in raster order, and, if kept, [S, B, L, *token] in
-    raster order with unknown tokens as 0, which is also a code: the plan's
-    `known_after` says which they are.
+    Tokens [B, L, *token] in raster order.
   """
   numbers = jax.tree.map(jnp.asarray, numbers)
   carry, fixed = begin(static, params, condition, draws, given)
-  steps = []
   for index, walk in enumerate(numbers.walks):
     now = (numbers.scales, numbers.temperature, walk)
-    carry, after = run_segment(
-      static, index, keep_steps, params, carry, fixed, *now
-    )
-    steps.append(after)
-  tokens = finish(carry, fixed)
-  if not keep_steps:
-    return tokens, None
-  return tokens, kept_in_raster(static, jnp.concatenate(steps), fixed)
+    carry = run_segment(static, index, params, carry, fixed, *now)
+  return finish(carry, fixed)
 
 
 @jax.tree_util.register_dataclass
@@ -249,33 +236,33 @@ def _passes(static: Static, conditional, unconditional):
 def run_segment(
   static: Static,
   index: int,
-  keep_steps: bool,
   params: PyTree,
   carry: Carry,
   fixed: Fixed,
   scales: Float[Array, " S"],
   temperature: Float[Array, ""],
   walk: PyTree,
-) -> tuple[Carry, Num[Array, "steps B L *token"] | None]:
-  """The steps of one segment; if kept, the tokens after each, in order space.
+  span: Int[Array, "2"] | None = None,
+) -> Carry:
+  """The carry after the steps of one segment.
 
   Args:
     static, params: as in `generate`.
-    index: of the segment. keep_steps: whether to return tokens of each step.
-    carry, fixed: from `begin`, and the carry of the segment before.
+    index: of the segment.
+    carry, fixed: from `begin`, and the carry of the steps before.
     scales, temperature, walk: of `Numbers`; the walk is the segment's.
+    span: of its steps, the first and the one after the last; None for all.
   """
   segment = static.plan.segments[index]
   params = in_matmul_dtype(static.config, params)
   if static.config.backbone.has_cache and platform() == "gpu":
     params = apart(params)
-  steps = Step(
-    jnp.asarray(segment.num_known, jnp.int32),
-    scales[segment.first_step : segment.end],
-  )
+  known = jnp.asarray(segment.num_known, jnp.int32)
+  scales = scales[segment.first_step : segment.end]
 
-  def run(carry, step):
+  def run(index, carry):
     """Reveals the next tokens; those before step.num_known are final."""
+    step = Step(known[index], scales[index])
     z, z_uncond, state = _next_z(static, params, segment, carry, step, fixed)
     new = static.config.build().apply(
       {"params": params},
@@ -291,27 +278,24 @@ def run_segment(
     tokens = jax.lax.dynamic_update_slice_in_dim(
       carry.tokens, new, step.num_known, axis=1
     )
-    tokens = by_batch(tokens)
-    length = fixed.order.shape[1]
-    return Carry(tokens, state), tokens[:, :length] if keep_steps else None
+    return Carry(by_batch(tokens), state)
 
-  return jax.lax.scan(run, carry, steps)
-
-
-def finish(carry: Carry, fixed: Fixed) -> Tokens:
-  """The tokens in raster order."""
-  return to_raster(carry.tokens[:, : fixed.order.shape[1]], fixed.order)
+  first, end = (0, len(known)) if span is None else span
+  return jax.lax.fori_loop(first, end, run, carry)
 
 
-def kept_in_raster(
-  static: Static, after: Num[Array, "S B L *token"], fixed: Fixed
-) -> Num[Array, "S B L *token"]:
-  """Tokens kept after each step to raster order, unknown ones as 0."""
-  ends = jnp.asarray(static.plan.known_after)[:, None, None]
-  ends = jnp.maximum(ends, fixed.num_given[None, :, None])
-  is_known = jnp.arange(fixed.order.shape[1]) < ends
-  after = _where(is_known, after, 0)
-  return jax.vmap(to_raster, (0, None))(after, fixed.order)
+def finish(carry: Carry, fixed: Fixed, num_known: Leaf | None = None) -> Tokens:
+  """The tokens in raster order.
+
+  Of those, if num_known is not None, only so many were drawn; the others are 0,
+  which is also a code.
+  """
+  length = fixed.order.shape[1]
+  tokens = carry.tokens[:, :length]
+  if num_known is not None:
+    ends = jnp.maximum(num_known, fixed.num_given)[:, None]
+    tokens = _where(jnp.arange(length) < ends, tokens, 0)
+  return to_raster(tokens, fixed.order)
 
 
 def _next_z(static, params, segment, carry, step, fixed):

@@ -112,13 +112,13 @@ def generate_programs(
     carry, fixed = _results(started, program)
     for index, segment in enumerate(static.plan.segments):
       arrays = (params, carry, fixed, *numbers, walks[index])
-      wanted = batching.segment_program(static, index, False, *arrays)
+      wanted = batching.segment_program(static, index, *arrays)
       lowered = wanted.lowered()
       program = lowered.compile(compiler_options(mesh))
       name = f"steps {segment.first_step} to {segment.end - 1}"
       yield Program(name, program, {"parameters": bytes_per_chip(params)})
-      carry, _ = _results(lowered, program)
-    last = compiled.Program(batching.finish, (static,), (carry, fixed, None))
+      carry = _results(lowered, program)
+    last = compiled.Program(reveal.finish, (), (carry, fixed))
     yield Program("finish", last.lowered().compile(), {})
 
 

@@ -6,6 +6,8 @@
    progress is known between segments. Nothing comes to the host before the end.
    All segments are traced first, then compiled at the same time in threads.
    Settings that change no shape are arrays, and change no program.
+   For who watches, a segment's program runs a few of its steps at a time, and
+   the tokens so far come to the host.
 3. Encoding and decoding go batch by batch, so that their memory does not grow
    with the number of images.
 
@@ -15,13 +17,13 @@ image.
 
 import contextlib
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
@@ -29,7 +31,7 @@ from jaxtyping import PyTree
 from marjax.arrays import RootKey, check_finite
 from marjax.generate import reveal
 from marjax.generate.draws import Draws, check_draws, draw_batch
-from marjax.generate.plan import Plan
+from marjax.generate.plan import Plan, Segment
 from marjax.generate.reveal import Given, Static
 from marjax.generate.settings import Changes, Settings
 from marjax.keys import is_keys
@@ -39,7 +41,7 @@ from marjax.parallel.rules import RULES, batch_sharding, replicated
 from marjax.protocols import BackboneConfig, Codec
 from marjax.requests.compiled import Program, Programs
 from marjax.schema import check
-from marjax.ticks import ticking
+from marjax.ticks import repeating
 
 LARGEST_BATCH = 64
 """Images of one device batch, on each device, unless told otherwise."""
@@ -62,6 +64,7 @@ class How(Changes, total=False):
   batch_size: int | None
   draws: Draws | None
   progress: bool
+  watch: Callable[[np.ndarray], None] | None
 
 
 def batch_size(mesh: Mesh, count: int, asked: int | None, largest: int) -> int:
@@ -118,7 +121,10 @@ class Request:
     static: see `reveal.static_for`. settings: resolved.
     condition: of each image [N, ...]. draws: of all N images.
     given: tokens to keep, None unless it is an edit.
-    keep_steps: whether tokens after every step are wanted.
+    watch: told what was drawn, between the first step and the last, with the
+      indices of the images [B], the number of steps that are done, and the
+      tokens [B, L, *token], of which those that are not known yet are 0.
+    every: steps that are done before it is told again.
   """
 
   static: Static
@@ -126,13 +132,10 @@ class Request:
   condition: PyTree
   draws: Draws
   given: Given | None = None
-  keep_steps: bool = False
+  watch: Callable[[np.ndarray, int, np.ndarray], None] | None = None
+  every: int = 1
 
   def __post_init__(self):
-    check(
-      self.given is None or not self.keep_steps,
-      "an edit keeps no steps; leave keep_steps out.",
-    )
     config = self.static.config
     check_draws(
       self.draws,
@@ -162,8 +165,8 @@ def generate(
   request: Request,
   size: int,
   progress: bool,
-) -> tuple[np.ndarray, np.ndarray | None]:
-  """Tokens [N, L, *token] and, if kept, those after each step [S, N, ...].
+) -> np.ndarray:
+  """Tokens [N, L, *token].
 
   Args:
     programs: those compiled so far.
@@ -178,20 +181,18 @@ def generate(
   segments = static.plan.segments
   steps = sum(len(segment.num_known) for segment in segments[first:])
   values = numbers(mesh, static.plan, request.settings)
-  tokens, kept = [], []
+  tokens = []
   with _bar(math.ceil(count / size) * steps, progress) as bar:
     for index, keep in batches(count, size):
-      drawn, after = _generate_batch(
+      for done, drawn in _generate_batch(
         programs, mesh, params, request, values, index, first, bar
-      )
-      tokens.append(fetch(drawn)[:keep])
-      is_fine, first_image = are_fine(tokens[-1]), int(index[0])
-      check_drawn(is_fine, first_image, params, static, request.settings)
-      if request.keep_steps:
-        kept.append(fetch(after)[:, :keep])
-  if not request.keep_steps:
-    return np.concatenate(tokens), None
-  return np.concatenate(tokens), np.concatenate(kept, axis=1)
+      ):
+        drawn, is_fine = drawn[:keep], are_fine(drawn[:keep])
+        check_drawn(is_fine, int(index[0]), params, static, request.settings)
+        if request.watch and done < static.plan.num_ar_steps:
+          request.watch(index[:keep], done, drawn)
+      tokens.append(drawn)
+  return np.concatenate(tokens)
 
 
 def are_fine(tokens):
@@ -241,14 +242,47 @@ def _first_segment(request: Request) -> int:
   return request.static.plan.first_segment(fewest)
 
 
+def _spans(
+  mesh: Mesh, request: Request, segment: Segment
+) -> list[tuple[int, tuple]]:
+  """For each run of a segment the steps done after it, and what it is told.
+
+  Nothing is told to one that runs the whole segment, with its length known.
+  """
+  start, every, steps = segment.first_step, request.every, segment.num_known
+  if request.watch is None or len(steps) == 1:
+    return [(segment.end, ())]
+  cuts = [n for n in range(1, len(steps)) if (start + n) % every == 0]
+  return [
+    (start + last, (_number(mesh, [first, last]),))
+    for first, last in itertools.pairwise([0, *cuts, len(steps)])
+  ]
+
+
+def _number(mesh: Mesh, value) -> jax.Array:
+  return spread(np.asarray(value, np.int32), replicated(mesh))
+
+
 def _generate_batch(
-  programs: Programs, mesh, params, request, values, index, first: int, bar
-):
-  static, keep_steps = request.static, request.keep_steps
+  programs: Programs,
+  mesh: Mesh,
+  params: PyTree,
+  request: Request,
+  values: reveal.Numbers,
+  index: np.ndarray,
+  first: int,
+  bar,
+) -> Iterator[tuple[int, np.ndarray]]:
+  """Yields steps that are done and tokens so far [B, L, *token]; all at last.
+
+  Segments before the first are left out. The bar is told of each step.
+  """
+  static, plan = request.static, request.static.plan
   asked = (request.condition, request.draws, request.given)
   asked = place(mesh, take(asked, index))
   scales, temperature, walks = values
-  kept = []
+  segments, walks = plan.segments[first:], walks[first:]
+  spans = [_spans(mesh, request, segment) for segment in segments]
   with jax.set_mesh(mesh):
     carry, fixed = programs.run(mesh, begin, (static,), params, *asked)
     rest = (fixed, scales, temperature)
@@ -256,23 +290,24 @@ def _generate_batch(
     compiled = programs.of(
       mesh,
       [
-        segment_program(static, index, keep_steps, params, carry, *rest, walk)
-        for index, walk in enumerate(walks)
-        if index >= first
+        segment_program(
+          static, first + n, params, carry, *rest, walk, *spans[n][0][1]
+        )
+        for n, walk in enumerate(walks)
       ],
     )
     bar.set_description()
-    segments = static.plan.segments[first:]
-    for run, walk, segment in zip(
-      compiled, walks[first:], segments, strict=True
-    ):
-      carry, after = run(params, carry, *rest, walk)
-      kept.append(after)
+  done = segments[0].first_step
+  for run, walk, parts in zip(compiled, walks, spans, strict=True):
+    for now, told in parts:
+      carry = run(params, carry, *rest, walk, *told)
       if not bar.disable:
         jax.block_until_ready(carry)
-        bar.update(len(segment.num_known))
-    ends = (carry, fixed, kept if keep_steps else None)
-    return programs.run(mesh, finish, (static,), *ends)
+        bar.update(now - done)
+      done = now
+      if request.watch or done == plan.num_ar_steps:
+        ends = (carry, fixed, _number(mesh, plan.known_after[done - 1]))
+        yield done, fetch(programs.run(mesh, reveal.finish, (), *ends))
 
 
 def numbers(mesh: Mesh, plan: Plan, settings: Settings) -> reveal.Numbers:
@@ -289,28 +324,15 @@ def begin(static: Static, params, condition, draws, given: Given | None):
     return reveal.begin(static, params, condition, draws, given)
 
 
-def run_segment(
-  static: Static, index: int, keep_steps: bool, params, carry, *rest
-):
+def run_segment(static: Static, index: int, params, carry, *rest):
   """`reveal.run_segment`, to be compiled."""
   with nn.logical_axis_rules(RULES):
-    return reveal.run_segment(static, index, keep_steps, params, carry, *rest)
+    return reveal.run_segment(static, index, params, carry, *rest)
 
 
-def segment_program(
-  static: Static, index: int, keep_steps: bool, *args
-) -> Program:
-  """A segment to be compiled, for (params, carry, fixed, *numbers)."""
-  return Program(run_segment, (static, index, keep_steps), args, donated=(1,))
-
-
-def finish(static: Static, carry, fixed, kept: list | None):
-  """Tokens in raster order and, if kept, those after each step."""
-  tokens = reveal.finish(carry, fixed)
-  if kept is None:
-    return tokens, None
-  after = jnp.concatenate(kept)
-  return tokens, reveal.kept_in_raster(static, after, fixed)
+def segment_program(static: Static, index: int, *args) -> Program:
+  """A segment to be compiled, for (params, carry, fixed, *numbers, *span)."""
+  return Program(run_segment, (static, index), args, donated=(1,))
 
 
 def encode(
@@ -420,6 +442,6 @@ def _bar(total: int, is_shown: bool):
 
   with (
     tqdm(total=total, unit="step", disable=not is_shown) as bar,
-    ticking("drawing", bar.refresh, every=1.0),
+    repeating(bar.refresh),
   ):
     yield bar

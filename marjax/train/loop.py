@@ -24,6 +24,7 @@ import contextlib
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 
 import jax
@@ -94,6 +95,7 @@ def train(
   hosts.agree({"workdir": str(workdir)} | fields)
   with contextlib.ExitStack() as stack:
     is_preempted = stack.enter_context(watched())
+    stack.enter_context(ticking("training"))
     workdir = stack.enter_context(claim_workdir(workdir, experiment))
     habits = training.keep_checkpoints, training.checksums
     checkpoints = stack.enter_context(Checkpointer(workdir, *habits))
@@ -132,7 +134,7 @@ def train(
       writer.write_hparams(fields)
     line = batches.iterate(from_step=start)
     stack.callback(line.close)
-    report = Report(experiment, num_steps, writer)
+    report = Report(experiment, num_steps, writer, start)
     sampler = Sampler(experiment, mesh, workdir, writer, codec.folder)
     metrics = workdir / "metrics.jsonl"
     scorer = open_scorer(experiment, mesh, state, metrics, writer, codec.folder)
@@ -147,6 +149,7 @@ def train(
     stack.callback(ids.close)
     stack.enter_context(jax.transfer_guard("disallow"))
 
+    stack.enter_context(ticking("training", report.where))
     compiling = ticking("compiling the step")
     for step in range(start, num_steps + 1):
       is_last = step == num_steps
@@ -246,11 +249,14 @@ class Report:
   curves of a resumed run are those of an uninterrupted one.
   """
 
-  def __init__(self, experiment: Experiment, num_steps: int, writer: Writer):
+  def __init__(
+    self, experiment: Experiment, num_steps: int, writer: Writer, start: int = 0
+  ):
     training = experiment.training
     self._periods = training.log_every, training.checkpoint_every
     self._num_steps, self._writer = num_steps, writer
     self._averages, self._pending = Averages(), None
+    self._newest, self._since = start, time.monotonic()
     self._learning_rate = training.peak_learning_rate()
     flops = training_flops(experiment.model) * training.batch_size
     self.stopwatch = Stopwatch(training.batch_size, num_steps, flops)
@@ -258,8 +264,14 @@ class Report:
   def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
     """Takes the metrics of update number `step`; reads those before them."""
     before, self._pending = self._pending, (step, metrics)
+    self._newest, self._since = step, time.monotonic()
     if before:
       self._write(before[0], self._checked(*before))
+
+  def where(self) -> str:
+    """For example "step 13/100: 8 s", of the newest step since it was sent."""
+    seconds = time.monotonic() - self._since
+    return f"step {self._newest}/{self._num_steps}: {seconds:.0f} s"
 
   @contextlib.contextmanager
   def paused(self, stage: str, is_leaving: bool = False):

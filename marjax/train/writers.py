@@ -26,6 +26,7 @@ import numpy as np
 
 from marjax import outputs
 from marjax.outputs import AnyPath
+from marjax.ticks import heard
 
 log = logging.getLogger(__name__)
 
@@ -270,6 +271,7 @@ class RunWriter(TensorBoardWriter):
   def write_scalars(self, step: int, scalars: Scalars) -> None:
     """Tells the log and both files."""
     log.info("%s", console_line(step, self._num_steps, scalars))
+    heard()
     self._lines.write_scalars(step, scalars)
     super().write_scalars(step, scalars)
 

@@ -34,9 +34,10 @@ ROOT = Path(__file__).parents[2]
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 SECONDS = 30
 
-# The command, that writes down whom it looks up or connects to.
+# The command, that writes down whom it looks up or connects to, and when it has
+# what it draws. That is so quick that the browser is given a second.
 WATCHED = """
-import signal, sys
+import signal, sys, time
 # Who starts the tests in the background has it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 def watch(event, args):
@@ -45,6 +46,14 @@ def watch(event, args):
     with open("asked.txt", "a") as file:
       print(repr(place), file=file)
 sys.addaudithook(watch)
+from marjax.requests import batching
+def timed(*args):
+  tokens = drawn(*args)
+  time.sleep(1)
+  with open("drawn.txt", "a") as file:
+    print(time.time(), file=file)
+  return tokens
+drawn, batching.generate = batching.generate, timed
 from marjax.__main__ import main
 sys.exit(main())
 """
@@ -137,7 +146,8 @@ def until(browser, question):
 @pytest.fixture
 def page(browser, address):
   """The page, as a link to some settings opens it."""
-  browser.get(f"{address}/?label=3&seed=7&num_ar_steps=4&num_images=2")
+  asked = "label=3&seed=7&num_ar_steps=16&num_head_steps=250&num_images=2"
+  browser.get(f"{address}/?{asked}")
   until(browser, lambda: browser.find_elements(By.ID, "draw"))
   until(browser, lambda: value(browser, "seed") == "7")
   return browser
@@ -160,24 +170,31 @@ def code(browser):
   return browser.execute_script(script)
 
 
-def source(browser):
-  """Where the picture that is shown comes from, or nothing."""
-  script = "return document.querySelector('#picture img')?.src"
-  return browser.execute_script(script)
+# Notes each picture that is shown from now on, and when.
+NOTE = """
+  const place = () => document.querySelector('#picture img')?.src
+  let last = place()
+  window.shown = []
+  window.covers = []
+  const note = () => {
+    const bars = [...document.querySelectorAll('#picture .minimal')]
+    window.covers.push(...bars.map(
+      bar => getComputedStyle(bar).backgroundColor))
+    if (place() && place() != last)
+      window.shown.push([last = place(), Date.now() / 1000])
+  }
+  new MutationObserver(note).observe(document.querySelector('#picture'),
+    {subtree: true, childList: true, attributes: true})
+"""
 
 
 def draw(browser, button, call):
-  """Clicks; the pictures that were shown until the code has that call."""
+  """Clicks; pictures that were shown until the code has that call, and when."""
+  browser.execute_script(NOTE)
   click(browser, button)
-  seen = dict.fromkeys([source(browser)])
-
-  def is_done():
-    seen[source(browser)] = True
-    return call in code(browser)
-
-  until(browser, is_done)
-  seen[source(browser)] = True
-  return [place for place in seen if place]
+  until(browser, lambda: call in code(browser))
+  time.sleep(0.2)
+  return browser.execute_script("return window.shown")
 
 
 def files(browser):
@@ -210,11 +227,20 @@ def wait_for_sentence(browser, words):
   until(browser, lambda: words in (browser.execute_script(shown) or ""))
 
 
+def shown_before_the_end(shown, folder):
+  """How many pictures were there when the drawing had not ended yet."""
+  end = float((folder / "drawn.txt").read_text().split()[-1])
+  return sum(when < end for _, when in shown)
+
+
 def test_what_is_drawn_is_what_python_gives(page, folder):
-  places = draw(page, "draw", "pipe.generate")
-  assert len(places) > 2, "the reveal was not shown"
+  shown = draw(page, "draw", "pipe.generate")
+  assert shown_before_the_end(shown, folder) > 2
+  covers = page.execute_script("return window.covers")
+  assert set(covers) == {"rgba(0, 0, 0, 0)"}  # the bar, which hides nothing
+  places = [place for place, _ in shown]
   text = code(page)
-  for words in ("3,  # thing 3", "seed=7", "num_images=2", "num_ar_steps=4"):
+  for words in ("3,  # thing 3", "seed=7", "num_images=2", "num_ar_steps=16"):
     assert words in text
   want = ran(text, folder)["images"]
   np.testing.assert_array_equal(pixels(places[-1]), painting.page_of(want))
@@ -231,11 +257,14 @@ def test_what_is_drawn_is_what_python_gives(page, folder):
 
 
 def test_an_edit_is_what_python_gives(page, folder):
-  page.find_element(By.CSS_SELECTOR, "input[type=checkbox]").click()
+  reveal = page.find_element(By.CSS_SELECTOR, "input[type=checkbox]")
+  reveal.click()
   assert len(draw(page, "draw", "pipe.generate")) == 1
+  reveal.click()
   drawn = files(page)["image_0.png"]
   paint(page)
-  draw(page, "edit", "pipe.edit")
+  shown = draw(page, "edit", "pipe.edit")
+  assert shown_before_the_end(shown, folder) > 1
   offered = files(page)
   assert [*offered] == ["image.png", "mask.png", "edited_0.png", "edited_1.png"]
   np.testing.assert_array_equal(offered["image.png"], drawn)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import socket
 import sys
+import threading
 
 import gradio as gr
 import jax
@@ -141,24 +142,48 @@ def test_code_gives_the_same_picture(pipe, monkeypatch, tmp_path, answers):
   np.testing.assert_array_equal(shown, images)
 
 
-def test_a_reveal_begins_grey_and_ends_with_the_picture(answers, monkeypatch):
-  monkeypatch.setattr(page, "REVEAL_SECONDS", 0)
+def test_a_reveal_begins_grey_and_ends_with_the_picture(answers, pipe):
   asked = Asked(3, 1, 5, "", 1.0, 6, 8)
   *frames, last = answers.draw(request(), page.BAR, True, *values(asked))
-  assert len(frames) == 6
+  assert len(frames) == 5
   grey = [(frame[0] == 128).all(-1).mean() for frame in frames]
   assert grey == sorted(grey, reverse=True)
   assert grey[0] > 0.5
-  np.testing.assert_array_equal(frames[-1][0], last[0])
+  want = pipe.generate(3, seed=5, num_images=1)
+  np.testing.assert_array_equal(last[0], painting.page_of(want))
+
+
+def test_who_leaves_ends_the_drawing(answers, pipe, monkeypatch):
+  ended, generate = threading.Event(), Pipeline.generate
+
+  def watched(*args, watch, **how):
+    def held(frame):
+      watch(frame)
+      assert left.wait(9)
+
+    try:
+      return generate(*args, **how, watch=held)
+    except ValueError:
+      ended.set()
+
+  left = threading.Event()
+  monkeypatch.setattr(Pipeline, "generate", watched)
+  drawing = answers.draw(request(), page.BAR, True, *values(STARTED))
+  assert (next(drawing)[0] == 128).any()
+  drawing.close()
+  left.set()
+  assert ended.wait(9)
 
 
 def test_an_edit_draws_what_was_painted(answers, pipe):
   image = pipe.generate(1, seed=2)[0]
   asked = Asked(3, 2, 5, "", 1.0, 6, 8)
   painted = editor(image, rows=slice(0, 60))  # a little of the first pixels
-  *_, code, _, files, images = answers.edit(
-    request(), page.BAR, image, painted, *values(asked)
+  *frames, last = answers.edit(
+    request(), page.BAR, True, image, painted, *values(asked)
   )
+  assert frames
+  *_, code, _, files, images = last
   mask = np.zeros((8, 8), bool)
   mask[0] = True
   np.testing.assert_array_equal(np.asarray(Image.open(files[1])) > 0, mask)
@@ -180,7 +205,7 @@ def test_what_cannot_be_edited_is_one_sentence(answers, changed, words):
   image = np.full((8, 8, 3), 200, np.uint8)
   painted = editor(image, **{"rows": slice(9), **changed})
   with pytest.raises(gr.Error) as raised:
-    answers.edit(request(), page.BAR, image, painted, *values(STARTED))
+    [*answers.edit(request(), page.BAR, True, image, painted, *values(STARTED))]
   assert words in raised.value.message
 
 
@@ -192,7 +217,7 @@ def test_a_raster_model_says_what_it_cannot_edit(tmp_path):
   painted = editor(image, rows=slice(128))
   asked = Asked.at_start(pipe)
   with pytest.raises(gr.Error, match="raster order only") as raised:
-    raster.edit(request(), page.BAR, image, painted, *values(asked))
+    [*raster.edit(request(), page.BAR, True, image, painted, *values(asked))]
   assert "\n" not in raised.value.message
   blocks = page.build(raster).blocks.values()
   shown = [getattr(block, "value", None) for block in blocks]

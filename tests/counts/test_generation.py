@@ -146,10 +146,10 @@ def compiled_text(pipe: Pipeline, settings: Settings) -> str:
     carry, fixed = begun(*first)
     for index, walk in enumerate(walks):
       program = batching.segment_program(
-        static, index, False, pipe.params, carry, fixed, *numbers, walk
+        static, index, pipe.params, carry, fixed, *numbers, walk
       )
       texts.append(program.lowered().compile().as_text())
-    last = (carry, fixed, None)
-    ended = Program(batching.finish, (static,), last).lowered().compile()
+    last = (carry, fixed)
+    ended = Program(reveal.finish, (), last).lowered().compile()
     texts.append(ended.as_text())
   return "\n".join(texts)

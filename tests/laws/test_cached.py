@@ -238,7 +238,7 @@ def test_an_edit_of_some_equals_a_generation_that_stands_there(editable):
   given = reveal.Given(np.asarray(tokens), np.full(2, count, np.int32))
   static = reveal.static_for(editable, settings, is_edit=True)
   request = batching.Request(static, settings, np.arange(2), draws, given)
-  again, _ = batching.generate(
+  again = batching.generate(
     compiled.Programs(), pipe.mesh, pipe.params, request, 2, False
   )
   np.testing.assert_allclose(again, tokens, atol=2e-4)
@@ -273,11 +273,9 @@ def test_no_step_copies_the_cache(model):
   carry, fixed = reveal.begin(static, params, jnp.arange(2), draws)
   rest = (fixed, numbers.scales, numbers.temperature, numbers.walks[0])
   program = jax.jit(
-    batching.run_segment, static_argnums=(0, 1, 2), donate_argnums=4
+    batching.run_segment, static_argnums=(0, 1), donate_argnums=3
   )
-  text = (
-    program.lower(static, 0, False, params, carry, *rest).compile().as_text()
-  )
+  text = program.lower(static, 0, params, carry, *rest).compile().as_text()
   caches = {
     leaf.shape: leaf.nbytes
     for leaf in jax.tree.leaves(carry.state)
@@ -300,7 +298,7 @@ def test_blocks_without_a_loop_are_the_same_as_in_one(name, monkeypatch):
   rest = (jnp.arange(2), draws, reveal.numbers_for(static.plan, settings))
 
   def drawn():
-    program = jax.jit(lambda *args: reveal.generate(static, *args)[0])
+    program = jax.jit(lambda *args: reveal.generate(static, *args))
     lowered = program.lower(small.params(model=model), *rest)
     loops = lowered.as_text().count("stablehlo.while")
     return loops, lowered.compile()(small.params(model=model), *rest)

@@ -113,16 +113,10 @@ def draws_of():
 def run(settings, draws=None):
   """Tokens of five images, and those after each step."""
   static = reveal.static_for(small.MODEL, settings)
-  return jax.jit(
-    reveal.generate, static_argnums=0, static_argnames="keep_steps"
-  )(
-    static,
-    small.params(),
-    jnp.arange(5),
-    draws_of() if draws is None else draws,
-    reveal.numbers_for(static.plan, settings),
-    keep_steps=True,
-  )
+  draws = draws_of() if draws is None else draws
+  asked = (jnp.arange(5), draws, reveal.numbers_for(static.plan, settings))
+  after = small.tokens_after(static, small.params(), *asked)
+  return after[-1], np.stack(after)
 
 
 @functools.cache

@@ -65,13 +65,10 @@ def test_an_edit_goes_on_as_the_generation_would_have():
   def run(is_edit, given):
     static = static_for(small.MODEL, settings, is_edit)
     numbers = numbers_for(static.plan, settings)
-    return jax.jit(
-      lambda params: generate(
-        static, params, labels, draws, numbers, given, keep_steps=True
-      )
-    )(small.params())
+    asked = (labels, draws, numbers, given)
+    return small.tokens_after(static, small.params(), *asked)
 
-  whole, after = run(False, None)
+  *after, whole = run(False, None)
   known_after = static_for(small.MODEL, settings).plan.known_after
   for step in (0, 2, 4):
     # Tokens that are not given are noise here, and must not matter.
@@ -82,7 +79,7 @@ def test_an_edit_goes_on_as_the_generation_would_have():
       jnp.where(is_given, after[step], noise),
       jnp.full((4,), known_after[step], jnp.int32),
     )
-    continued, _ = run(True, given)
+    *_, continued = run(True, given)
     np.testing.assert_allclose(continued, whole, atol=2e-4)
 
 
@@ -97,7 +94,7 @@ def test_nothing_given_is_a_generation():
     numbers = numbers_for(static.plan, settings)
     args = (labels, draws, numbers, given)
     run = jax.jit(generate, static_argnums=0)
-    results.append(run(static, small.params(), *args)[0])
+    results.append(run(static, small.params(), *args))
   np.testing.assert_allclose(*results, atol=2e-4)
 
 

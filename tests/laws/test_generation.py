@@ -18,8 +18,8 @@ from marjax.head.reverse import ReverseSettings
 
 
 @functools.cache
-def tokens_of(count, first=0, buckets=2, scale=2.0, ar_steps=6, keep=False):
-  """Tokens of images first .. first + count - 1 of one seed."""
+def tokens_of(count, first=0, buckets=2, scale=2.0, ar_steps=6):
+  """Tokens of images first .. first + count - 1 of one seed, and draws."""
   settings = Settings(
     num_ar_steps=ar_steps,
     guidance_scale=scale,
@@ -30,40 +30,34 @@ def tokens_of(count, first=0, buckets=2, scale=2.0, ar_steps=6, keep=False):
   draws = draw_batch(
     jax.random.key(3), first + jnp.arange(count), small.MODEL.backbone
   )
-  return jax.jit(
-    reveal.generate, static_argnums=0, static_argnames="keep_steps"
-  )(
-    static,
-    small.params(),
-    (first + jnp.arange(count)) % 10,
-    draws,
-    reveal.numbers_for(static.plan, settings),
-    keep_steps=keep,
-  ), draws
+  labels = (first + jnp.arange(count)) % 10
+  asked = (labels, draws, reveal.numbers_for(static.plan, settings))
+  *after, tokens = small.tokens_after(static, small.params(), *asked)
+  return tokens, np.stack([*after, tokens]), draws
 
 
 @pytest.mark.parametrize("count", [1, 7])
 def test_batch_size_does_not_change_images(count):
-  whole = tokens_of(64)[0][0]
-  part = tokens_of(count)[0][0]
+  whole = tokens_of(64)[0]
+  part = tokens_of(count)[0]
   np.testing.assert_allclose(part, whole[:count], atol=1e-4)
 
 
 def test_place_in_the_batch_does_not_change_images():
-  whole = tokens_of(64)[0][0]
-  late = tokens_of(7, first=5)[0][0]
+  whole = tokens_of(64)[0]
+  late = tokens_of(7, first=5)[0]
   np.testing.assert_allclose(late, whole[5:12], atol=1e-4)
 
 
 @pytest.mark.parametrize("buckets", [1, 4])
 def test_buckets_do_not_change_images(buckets):
   np.testing.assert_allclose(
-    tokens_of(7, buckets=buckets)[0][0], tokens_of(7)[0][0], atol=1e-4
+    tokens_of(7, buckets=buckets)[0], tokens_of(7)[0], atol=1e-4
   )
 
 
 def test_each_position_is_revealed_once_and_then_stays():
-  (tokens, after), draws = tokens_of(7, keep=True)
+  tokens, after, draws = tokens_of(7)
   is_known = np.asarray((after != 0).any(-1))
   plan = small.plan(16, 6, 2)
   ends = [*[n for s in plan.segments for n in s.num_known][1:], 16]
@@ -76,15 +70,15 @@ def test_each_position_is_revealed_once_and_then_stays():
 
 def test_guidance_one_runs_one_pass_and_equals_equal_passes():
   assert not guidance.is_guided(1.0)
-  one = tokens_of(7, scale=1.0)[0][0]
-  almost = tokens_of(7, scale=1.0 + 1e-6)[0][0]
+  one = tokens_of(7, scale=1.0)[0]
+  almost = tokens_of(7, scale=1.0 + 1e-6)[0]
   np.testing.assert_allclose(one, almost, atol=1e-3)
-  assert jnp.abs(one - tokens_of(7, scale=3.0)[0][0]).max() > 1e-2
+  assert jnp.abs(one - tokens_of(7, scale=3.0)[0]).max() > 1e-2
 
 
 def test_one_step_and_one_step_per_token():
   for ar_steps in (1, 16):
-    tokens = tokens_of(2, ar_steps=ar_steps, buckets=3)[0][0]
+    tokens = tokens_of(2, ar_steps=ar_steps, buckets=3)[0]
     assert jnp.isfinite(tokens).all()
     assert (jnp.abs(tokens) > 0).all()
 
@@ -195,7 +189,7 @@ def test_what_a_last_step_writes_beyond_the_end_is_finite():
   )
   params = small.params()
   carry, fixed = reveal.begin(static, params, jnp.arange(2), draws)
-  carry, _ = reveal.run_segment(
-    static, 0, False, params, carry, fixed, scales, temperature, walks[0]
+  carry = reveal.run_segment(
+    static, 0, params, carry, fixed, scales, temperature, walks[0]
   )
   assert jnp.isfinite(carry.tokens).all()

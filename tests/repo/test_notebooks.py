@@ -204,6 +204,21 @@ def test_convert_and_check_runs(published, here):
 
 
 @pytest.mark.slow
+def test_convert_and_check_needs_no_file_and_no_network(here, monkeypatch):
+  for name in ("http_proxy", "https_proxy"):  # nobody is there
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+  golden = FOLDER.parent / "tests" / "golden"
+  text, num_pictures = run("convert_and_check.ipynb", here, GOLDEN=str(golden))
+  assert "92 arrays of the only weights, equal" in text
+  last = text.splitlines()[-2:]
+  assert [line.partition(":")[0] for line in last] == [
+    "latents (3, 4, 4, 16)",
+    "pictures (2, 48, 48, 3)",
+  ]
+  assert num_pictures == 2
+
+
+@pytest.mark.slow
 def test_sample_trains_a_model_where_there_is_none(here):
   text, num_pictures = run("sample.ipynb", here, NUM_STEPS=4)
   assert "step 4/4" in text

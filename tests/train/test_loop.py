@@ -310,3 +310,22 @@ def test_what_takes_long_says_so(tmp_path, monkeypatch, caplog):
   loop.train(tiny(num_steps=1, sample_every=1), tmp_path)
   told = {message.partition(":")[0] for message in caplog.messages}
   assert {"compiling the step", "drawing samples"} <= told
+
+
+def test_slow_steps_are_not_silent(tmp_path, monkeypatch, caplog):
+  caplog.set_level(logging.INFO, "marjax")
+  monkeypatch.setattr(ticks, "EVERY", 0.1)
+  run = loop.Profile.run
+
+  def slow(*call):
+    time.sleep(0.3)
+    return run(*call)
+
+  monkeypatch.setattr(loop.Profile, "run", slow)
+  loop.train(tiny(num_steps=4, log_every=4), tmp_path)
+  told = [text for text in caplog.messages if text.startswith("step ")]
+  *ticked, last = told
+  assert all(text.endswith(" s") for text in ticked)
+  steps = dict.fromkeys(text.partition("/")[0] for text in ticked)
+  assert [*steps][:3] == ["step 1", "step 2", "step 3"]
+  assert last.startswith("step 4/4  loss")
