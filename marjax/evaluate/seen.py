@@ -32,6 +32,7 @@ from marjax.evaluate.sets import ImageSet
 from marjax.experiment import DataConfig
 from marjax.parallel.mesh import make_mesh
 from marjax.requests import batching
+from marjax.requests.kept_programs import keep_programs
 from marjax.schema import Positive, Range, Seed, Size
 from marjax.ticks import ticking
 
@@ -114,10 +115,13 @@ class Seen(NamedTuple):
 def load_eye(name: str, file: str, options: Options = DEFAULTS) -> Eye:
   """A network by its name, with the weights of a file; see `networks.load`.
 
+  Its programs are kept for the next process, as `kept_programs` says.
+
   Raises:
     ValueError: no such network, or other weights. FileNotFoundError: there is
       no such file; says how it is made.
   """
+  keep_programs()
   network, params, digest = networks.load(name, file)
   return Eye(network, params, digest, options, make_mesh())
 

@@ -1,4 +1,6 @@
-"""What eyes see of a set together is what each sees alone."""
+"""What eyes see together is what each sees alone; what they keep."""
+
+import platform
 
 import jax
 import numpy as np
@@ -51,3 +53,15 @@ def test_eyes_that_look_together_see_the_same_bits_of_images_read_once(
     alone = seen.look(chosen, eye, needs, taken).gathered
     assert ours.network == eye.network
     jax.tree.map(np.testing.assert_array_equal, ours[1:], alone[1:])
+
+
+def test_the_programs_of_eyes_are_kept(monkeypatch, tmp_path):
+  monkeypatch.setenv("MARJAX_PROGRAMS", str(tmp_path))
+  before = jax.config.jax_compilation_cache_dir
+  try:
+    jax.config.update("jax_compilation_cache_dir", None)
+    seen.load_eye("pixels", "")
+    folder = jax.config.jax_compilation_cache_dir
+  finally:
+    jax.config.update("jax_compilation_cache_dir", before)
+  assert folder == str(tmp_path / platform.node())
