@@ -210,7 +210,8 @@ def _show(
   ):
     for batch in sets.batches(images, indices, size):
       count = int(batch.is_real.sum())
-      waiting.append(([each.sums(*batch) for each in gatherers], count))
+      placed = [*map(gatherers[0].placed, batch)]
+      waiting.append(([each.sums(*placed) for each in gatherers], count))
       pixels.update(batch.images[:count].data)
       # The device works on a batch while the next one is read.
       if len(waiting) > 1:

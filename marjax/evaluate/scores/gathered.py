@@ -243,9 +243,9 @@ class Gatherer:
     if labels is None:
       labels = np.full(len(images), -1, np.int32)
     batch = (images, index, is_real, labels)
-    return self._program(self.params, *map(self._placed, batch))
+    return self._program(self.params, *map(self.placed, batch))
 
-  def _placed(self, array):
+  def placed(self, array: Array | np.ndarray) -> Array | np.ndarray:
     """An array of the host's on the mesh, its rows split."""
     if isinstance(array, jax.Array):
       return array
