@@ -169,33 +169,31 @@ def board_of(
   test = unseen.choose(opened, min(asked.num_images, len(opened)))
   first = next(name for name in networks if name != "label")
   fewest = min(asked.num_images, len(train.indices), len(test.indices))
+  named = {name: scores_of(name, first) for name in networks}
+  of_real, of_test = [], []
   for name, eye in networks.items():
-    own = scores_of(name, first)
+    own = named[name]
     seen.check_shape(train.images.shape, train.images.description, eye)
     kinds.check_scores(own, eye.network, fewest, eye.options, data.num_classes)
-  judges = []
-  for name, eye in networks.items():
-    own = scores_of(name, first)
-    of_real = kinds.needs_of_real(own) | {"moments"}
-    real, control = (
-      seen.look(part, eye, frozenset(needs), taken, f"{name} {title}", True)
-      for part, needs, title in (
-        (train, of_real, "train"),
-        (test, kinds.needs(own), "test"),
-      )
-    )
-    judges.append(Judge(eye, own, real.gathered, control.gathered))
-  return Board(judges, train, test)
+    of_real.append((eye, kinds.needs_of_real(own) | {"moments"}))
+    of_test.append((eye, kinds.needs(own)))
+  real = seen.look_together(train, of_real, taken, "train", True)
+  control = seen.look_together(test, of_test, taken, "test", True)
+  judges = map(Judge, networks.values(), named.values(), real, control)
+  return Board(list(judges), train, test)
 
 
 def scored(board: Board, chosen: Chosen, title: str) -> dict[str, float]:
   """All scores of some images, as if they were generated."""
+  if chosen is board.test:  # which all have seen
+    ours = [judge.unseen for judge in board.judges]
+  else:
+    asked = [(judge.eye, kinds.needs(judge.names)) for judge in board.judges]
+    ours = seen.look_together(chosen, asked, Taken(), title, True)
   numbers: dict[str, float] = {}
-  for eye, names, real, unseen in board.judges:
-    needs = kinds.needs(names)
-    ours = seen.look(chosen, eye, needs, Taken(), title, True).gathered
-    for name in names:
-      parts = kinds.Sets(ours, real, unseen, eye.options)
+  for judge, gathered in zip(board.judges, ours, strict=True):
+    parts = kinds.Sets(gathered, judge.real, judge.unseen, judge.eye.options)
+    for name in judge.names:
       numbers |= kinds.SCORES[name].compute(parts)
   return numbers
 

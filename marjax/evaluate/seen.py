@@ -2,15 +2,16 @@
 
 1. An `Eye` is a network with its weights; `Taken` says which images of a set it
    is shown, and how they are cropped.
-2. `look` reads them batch by batch, while the devices work on the batch before.
-   Only sums are kept, and features where a score asks for them, so memory is
-   that of a few batches.
+2. `look` reads them batch by batch, while the devices work on the batch before;
+   `look_together` shows each batch to several eyes. Only sums are kept, and
+   features where a score asks for them, so memory is that of a few batches.
 3. A hash of the pixels goes along: it tells whether two reports are of the same
    images, wherever those lay.
 """
 
 import hashlib
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -31,6 +32,7 @@ from marjax.evaluate.sets import ImageSet
 from marjax.experiment import DataConfig
 from marjax.parallel.mesh import make_mesh
 from marjax.requests import batching
+from marjax.requests.kept_programs import keep_programs
 from marjax.schema import Positive, Range, Seed, Size
 from marjax.ticks import repeating
 
@@ -113,10 +115,13 @@ class Seen(NamedTuple):
 def load_eye(name: str, file: str, options: Options = DEFAULTS) -> Eye:
   """A network by its name, with the weights of a file; see `networks.load`.
 
+  Its programs are kept for the next process, as `kept_programs` says.
+
   Raises:
     ValueError: no such network, or other weights. FileNotFoundError: there is
       no such file; says how it is made.
   """
+  keep_programs()
   network, params, digest = networks.load(name, file)
   return Eye(network, params, digest, options, make_mesh())
 
@@ -142,8 +147,7 @@ def look(
       the network sees of one is not finite.
   """
   images, indices = chosen
-  plan = Plan(eye.network, needs, len(indices), eye.options)
-  gatherer = Gatherer(plan, eye.params, eye.mesh)
+  gatherer = _gatherer(chosen, eye, needs)
   about = {
     "source": images.description,
     "count": len(indices),
@@ -154,8 +158,48 @@ def look(
   if begun and (state := begun.restored(title)):
     gatherer.restore(state)
     return Seen(gatherer.gathered(), about)
+  digest = _show(chosen, [gatherer], eye.mesh, taken, title, progress)
+  if begun:
+    begun.save(title, gatherer.state())
+  about["pixels_sha256"] = digest
+  return Seen(gatherer.gathered(), about)
+
+
+def look_together(
+  chosen: Chosen,
+  asked: Sequence[tuple[Eye, frozenset[str]]],
+  taken: Taken,
+  title: str = "images",
+  progress: bool = False,
+) -> list[Gathered]:
+  """What each eye gathers of images that are read once for all of them.
+
+  Args:
+    asked: eyes of one mesh, and what each needs. Others, and errors: see
+      `look`.
+  """
+  gatherers = [_gatherer(chosen, *each) for each in asked]
+  _show(chosen, gatherers, asked[0][0].mesh, taken, title, progress)
+  return [gatherer.gathered() for gatherer in gatherers]
+
+
+def _gatherer(chosen: Chosen, eye: Eye, needs: frozenset[str]) -> Gatherer:
+  plan = Plan(eye.network, needs, len(chosen.indices), eye.options)
+  return Gatherer(plan, eye.params, eye.mesh)
+
+
+def _show(
+  chosen: Chosen,
+  gatherers: list[Gatherer],
+  mesh: jax.sharding.Mesh,
+  taken: Taken,
+  title: str,
+  progress: bool,
+) -> str:
+  """Has all images gathered; the hash of their pixels."""
+  images, indices = chosen
   size = batching.batch_size(
-    eye.mesh, len(indices), taken.batch_size, LARGEST_BATCH
+    mesh, len(indices), taken.batch_size, LARGEST_BATCH
   )
   pixels, waiting = hashlib.sha256(), deque()
   with (
@@ -165,16 +209,15 @@ def look(
     repeating(bar.refresh),
   ):
     for batch in sets.batches(images, indices, size):
-      waiting.append((gatherer.sums(*batch), int(batch.is_real.sum())))
-      pixels.update(batch.images[: waiting[-1][1]].data)
+      count = int(batch.is_real.sum())
+      placed = [*map(gatherers[0].placed, batch)]
+      waiting.append(([each.sums(*placed) for each in gatherers], count))
+      pixels.update(batch.images[:count].data)
       # The device works on a batch while the next one is read.
       if len(waiting) > 1:
-        _add(gatherer, waiting, bar)
-    _add(gatherer, waiting, bar)
-  if begun:
-    begun.save(title, gatherer.state())
-  about["pixels_sha256"] = pixels.hexdigest()
-  return Seen(gatherer.gathered(), about)
+        _add(gatherers, waiting, bar)
+    _add(gatherers, waiting, bar)
+  return pixels.hexdigest()
 
 
 def check_shape(shape: tuple[int, int, int], whose: str, eye: Eye) -> None:
@@ -191,8 +234,9 @@ def check_shape(shape: tuple[int, int, int], whose: str, eye: Eye) -> None:
     ) from error
 
 
-def _add(gatherer: Gatherer, waiting: deque, bar: tqdm) -> None:
+def _add(gatherers: list[Gatherer], waiting: deque, bar: tqdm) -> None:
   """Adds the sums that have waited longest."""
-  sums, count = waiting.popleft()
-  gatherer.add(sums)
+  every, count = waiting.popleft()
+  for gatherer, sums in zip(gatherers, every, strict=True):
+    gatherer.add(sums)
   bar.update(count)

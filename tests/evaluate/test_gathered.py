@@ -127,3 +127,26 @@ def test_a_network_must_have_what_a_score_needs():
     Plan(NETWORK, frozenset({"tastes"}), 5)
   with pytest.raises(ValueError, match="5 images for 10 splits"):
     Plan(NETWORK, frozenset({"classes"}), 5)
+
+
+def test_sets_with_one_plan_share_a_program(monkeypatch):
+  traced = []
+  look = Projection.__call__
+
+  def noting(network, *args):
+    traced.append(network)
+    return look(network, *args)
+
+  monkeypatch.setattr(Projection, "__call__", noting)
+  network = Projection(name="of this test")
+  plan = Plan(network, frozenset({"moments"}), COUNT)
+  mesh = make_mesh(devices=jax.devices()[:2])
+  for seed in (0, 1):
+    params = network.params(seed)
+    gatherer = Gatherer(dataclasses.replace(plan), params, mesh)
+    for batch in batches(16):
+      gatherer.add(gatherer.sums(*batch))
+    seen = look(network, params, noise_images(0, COUNT)).pooled
+    mean = np.asarray(seen, np.float64).mean(0)
+    np.testing.assert_allclose(gatherer.gathered().moments.mean, mean, 1e-6)
+  assert traced == [network]

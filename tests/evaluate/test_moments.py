@@ -61,14 +61,27 @@ def test_covariances_in_float32_are_seen_to_be_wrong():
   assert wrong > 1e-2 * np.abs(expected).max()
 
 
-def test_merging_is_the_moments_of_both_and_empty_ones_change_nothing():
-  rows = rows_far_from_zero()
-  parts = [moments_of(part) for part in (rows[:9], rows[9:])]
-  close(moments.merge(*parts), moments_of(rows), 1e-9)
-  nothing = moments.empty(rows.shape[1])
-  for one, other in ((parts[0], nothing), (nothing, parts[0])):
-    close(moments.merge(one, other), parts[0], 1e-12)
-  assert moments.merge(nothing, nothing).count == 0
+def test_a_large_matrix_is_added_in_parts_to_the_same_bits():
+  count, size = 200, 2 * moments.PART + 22
+  rng = np.random.default_rng(1)
+  rows = rng.normal(3, 1, (count, size)).astype(np.float32)
+  sums = jax.jit(moments.batch_sums)(rows[120:], np.arange(80) < 77)
+  before = summed(rows[:120])
+  after = moments.add(before, sums)
+  shift, first, second = (np.asarray(part, np.float64) for part in sums[1:])
+  apart = shift + first / 77 - before.mean
+  expected = before.scatter + (second - np.outer(first, first / 77))
+  expected += np.outer(apart, apart * (120 * 77 / 197))
+  np.testing.assert_array_equal(after.scatter, expected)
+  close(after, moments_of(rows[:197]), 4e-6)
+
+
+def test_padding_alone_adds_nothing():
+  total = summed(rows_far_from_zero(90))
+  nothing = np.full((8, 24), np.nan, np.float32), np.zeros(8, bool)
+  sums = jax.jit(moments.batch_sums)(*nothing)
+  assert moments.add(total, sums) is total
+  assert moments.add(moments.empty(24), sums).count == 0
 
 
 def test_one_image_has_no_covariance():

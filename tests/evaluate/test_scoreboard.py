@@ -17,7 +17,11 @@ from marjax.evaluate.networks.label import Label
 
 EXPERIMENT = configs.load(
   "configs/cifar10.py:laptop",
-  ["config.data.num_examples=240", "config.data.num_threads=0"],
+  [
+    "config.data.num_examples=240",
+    "config.data.num_threads=0",
+    "config.sampling.guidance_scale=2",
+  ],
 )
 NETWORK = Projection(image_size=16)
 UNSEEN = load_all(EXPERIMENT.data, "others")

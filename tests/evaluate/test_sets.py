@@ -1,6 +1,7 @@
 """Sets of images: which are taken, that they are read right, bad input."""
 
 import io
+import time
 import tracemalloc
 import zipfile
 
@@ -9,7 +10,8 @@ import pytest
 from PIL import Image
 from sentences import refuses
 
-from marjax.evaluate import archives, saving, sets
+from marjax.data.synthetic import SyntheticSource
+from marjax.evaluate import archives, saving, set_kinds, sets
 from marjax.evaluate.saved import Saving
 from marjax.experiment import DataConfig
 
@@ -148,6 +150,52 @@ def test_memory_is_flat_in_the_number_of_images(tmp_path):
   few, many = (peak(tmp_path / "many.npz", count) for count in (200, 2000))
   assert many < few + 2**17
   assert many < images.nbytes / 10
+
+
+class Slow(SyntheticSource):
+  """A source whose images take longer or shorter, and note that they are read.
+
+  Each shows its own index; `broken` cannot be read.
+  """
+
+  description, class_names = "slow", ("a",)
+  broken = None
+
+  def __init__(self):
+    self.read = []
+
+  def __len__(self):
+    return 300
+
+  def __getitem__(self, index):
+    if index == self.broken:
+      raise ValueError(f"image {index} is broken")
+    time.sleep(0.001 * (7 * index % 5))
+    self.read.append(index)
+    return {"image": np.full((2, 2, 3), index % 256, np.uint8), "label": index}
+
+
+def test_images_come_in_order_and_few_are_read_ahead():
+  source = Slow()
+  rows = set_kinds.Pictures(source, 2, 3).rows(np.arange(300))
+  for taken, (image, label) in enumerate(rows):
+    if not taken:
+      time.sleep(0.5)  # time to read all of them, were it allowed
+    assert (image == taken % 256).all()
+    assert label == taken
+    assert len(source.read) <= taken + set_kinds.AHEAD
+  assert source.read != sorted(source.read) == list(range(300))
+
+
+def test_an_error_of_a_thread_comes_in_its_turn_and_ends_the_others():
+  source = Slow()
+  source.broken = 150
+  rows = set_kinds.Pictures(source, 2, 3).rows(np.arange(300))
+  labels = []
+  with pytest.raises(ValueError, match="image 150 is broken"):
+    labels += (label for _, label in rows)
+  assert labels == list(range(150 - 150 % set_kinds.PART))
+  assert len(source.read) <= 150 + set_kinds.AHEAD
 
 
 def test_files_of_another_size_are_named(images, tmp_path):

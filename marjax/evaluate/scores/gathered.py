@@ -12,7 +12,7 @@
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,6 +44,9 @@ ROWS = {"features": "pooled", "places": "spatial", "logits": "logits"}
 """What is kept of every image, by the name of what the network sees of it."""
 
 NEEDS = ("moments", "spatial", "classes", "hits", *ROWS)
+
+MOST = 16
+"""Plans whose programs are kept."""
 
 
 class Gathered(NamedTuple):
@@ -218,14 +221,11 @@ class Gatherer:
     Args:
       mesh: over which batches are split; None for one device.
     """
-    self.plan, self._mesh = plan, mesh
-    if mesh is None:
-      self.params, self._program = params, jax.jit(plan.sums)
-    else:
+    self.plan, self._mesh, self.params = plan, mesh, params
+    if mesh is not None:
       whole = replicated(mesh)
       self.params = jax.tree.map(lambda leaf: hosts.spread(leaf, whole), params)
-      self._program = jax.jit(plan.sums, out_shardings=whole)
-    self._state = _empty(plan)
+    self._program, self._state = _program(plan, mesh), _empty(plan)
 
   def sums(
     self,
@@ -243,9 +243,9 @@ class Gatherer:
     if labels is None:
       labels = np.full(len(images), -1, np.int32)
     batch = (images, index, is_real, labels)
-    return self._program(self.params, *map(self._placed, batch))
+    return self._program(self.params, *map(self.placed, batch))
 
-  def _placed(self, array):
+  def placed(self, array: Array | np.ndarray) -> Array | np.ndarray:
     """An array of the host's on the mesh, its rows split."""
     if isinstance(array, jax.Array):
       return array
@@ -343,6 +343,13 @@ class Gatherer:
     )
     copied = [leaf.copy() if leaf.ndim else int(leaf) for leaf in stored]
     self._state = jax.tree.unflatten(structure, copied)
+
+
+@functools.lru_cache(maxsize=MOST)
+def _program(plan: Plan, mesh: Mesh | None) -> Callable:
+  """A plan's sums of a batch; compiled once for all sets with that plan."""
+  placed = None if mesh is None else replicated(mesh)
+  return jax.jit(plan.sums, out_shardings=placed)
 
 
 def _empty(plan: Plan) -> dict:

@@ -27,6 +27,9 @@ from marjax.schema import check
 BATCH = 1024
 """Rows summed at once where all of them are at hand."""
 
+PART = 64
+"""Rows of a matrix that are added at once."""
+
 
 class Sums(NamedTuple):
   """What a batch of rows adds to moments; arrays of the device.
@@ -120,23 +123,21 @@ def of_features(rows: Float32[np.ndarray, "count features"]) -> Moments:
   return total
 
 
-def merge(one: Moments, other: Moments) -> Moments:
-  """Moments of the rows of both."""
-  count = one.count + other.count
-  if not count:
-    return one
-  apart = other.mean - one.mean
-  mean = one.mean + apart * (other.count / count)
-  scatter = one.scatter + other.scatter
-  scatter += np.outer(apart, apart * (one.count * other.count / count))
-  return Moments(count, mean, scatter)
-
-
 def add(moments: Moments, sums: Sums) -> Moments:
   """Moments with a batch's sums added, in float64 on the host."""
-  count = round(float(sums.count))
-  if not count:
+  more = round(float(sums.count))
+  if not more:
     return moments
-  shift, first, second = (np.asarray(array, np.float64) for array in sums[1:])
-  scatter = second - np.outer(first, first / count)
-  return merge(moments, Moments(count, shift + first / count, scatter))
+  shift, first = (np.asarray(array, np.float64) for array in sums[1:3])
+  second, rest = np.asarray(sums.second), first / more
+  count = moments.count + more
+  apart = shift + rest - moments.mean
+  weighted = apart * (moments.count * more / count)
+  scatter = np.empty_like(moments.scatter)
+  # A whole matrix would leave the processor's cache between two operations.
+  for start in range(0, len(scatter), PART):
+    rows = slice(start, start + PART)
+    part = second[rows] - np.outer(first[rows], rest)
+    np.add(moments.scatter[rows], part, out=scatter[rows])
+    scatter[rows] += np.outer(apart[rows], weighted)
+  return Moments(count, moments.mean + apart * (more / count), scatter)
