@@ -60,6 +60,12 @@ class Process:
       *(np.float32(tables[name]) for name in Coefficients._fields)
     )
 
+  def extrapolation(self) -> np.ndarray:
+    """w of DPM-Solver++ [T], float64; 0 in the first and the last step."""
+    alpha_bar = self.tables()["alpha_bar"]
+    steps = -np.diff(np.log(alpha_bar / (1 - alpha_bar)) / 2)
+    return np.concatenate([[0.0], steps[:-1] / steps[1:] / 2, [0.0]])
+
 
 @functools.cache
 def cosine_alpha_bar() -> np.ndarray:

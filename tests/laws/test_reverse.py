@@ -36,9 +36,18 @@ def recovered_std(settings: ReverseSettings, sigma: float) -> float:
   return float(jnp.sqrt(jnp.sum(jnp.square(responses))))
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
-@pytest.mark.parametrize("sigma", [0.5, 1.5])
-def test_gaussian_is_recovered_with_slope_minus_one(sampler, sigma):
+@pytest.mark.parametrize(
+  ("sampler", "sigma", "order"),
+  [
+    ("ancestral", 0.5, 1),
+    ("ancestral", 1.5, 1),
+    ("ddim", 0.5, 1),
+    ("ddim", 1.5, 1),
+    ("dpm-solver++", 0.3, 2),
+    ("dpm-solver++", 0.5, 2),
+  ],
+)
+def test_gaussian_is_recovered_with_the_order_as_slope(sampler, sigma, order):
   counts = np.array([32, 64, 128, 256])
   errors = [
     abs(recovered_std(ReverseSettings(int(n), sampler=sampler), sigma) - sigma)
@@ -46,7 +55,21 @@ def test_gaussian_is_recovered_with_slope_minus_one(sampler, sigma):
   ]
   slope = np.polyfit(np.log2(counts), np.log2(errors), 1)[0]
   assert errors[-1] < 0.02 * sigma
-  assert -1.25 < slope < -0.8
+  assert -1.25 * order < slope < -0.8 * order
+
+
+def test_two_steps_of_dpm_solver_are_those_of_ddim():
+  other = [
+    recovered_std(ReverseSettings(2, 950, sampler=sampler), 0.5)
+    for sampler in ("ddim", "dpm-solver++")
+  ]
+  assert other[0] == pytest.approx(other[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.65, 0.3, 0.1, 0.05])
+def test_few_steps_of_dpm_solver_keep_all_deviations(sigma):
+  settings = ReverseSettings(25, 950, "quadratic", "dpm-solver++")
+  assert recovered_std(settings, sigma) == pytest.approx(sigma, rel=0.03)
 
 
 def head_and_params(width=32):
