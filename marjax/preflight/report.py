@@ -38,9 +38,9 @@ IMAGENET_IMAGES = 1_281_167
 class Exchange:
   """Collectives of one kind in one step: runs, whole and sent bytes."""
 
-  count: int = 0
-  num_bytes: float = 0.0
-  sent_bytes: float = 0.0
+  count: int
+  num_bytes: float
+  sent_bytes: float
 
 
 @dataclass(frozen=True, kw_only=True)
