@@ -149,7 +149,7 @@ def test_the_weights_decide_what_is_learned(tmp_path):
 def test_the_step_is_lowered_without_the_weights(tmp_path):
   experiment = experiment_of(tmp_path / "not there")
   mesh = mesh_for(experiment)
-  (program,) = programs.train_programs(experiment, mesh, 32)
+  (program,) = programs.train_programs(experiment, mesh)
   assert program.name == "step"
 
 
