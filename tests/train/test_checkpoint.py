@@ -173,8 +173,3 @@ def test_a_place_where_nothing_can_be_made_is_one_sentence(tmp_path):
   with pytest.raises(OSError, match="checkpoints cannot be written") as caught:
     Checkpointer(tmp_path / "file", 2)
   assert "\n" not in str(caught.value)
-
-
-def test_keeping_none_is_refused(tmp_path):
-  with pytest.raises(ValueError, match="keep_checkpoints is 0"):
-    Checkpointer(tmp_path, 0)
