@@ -173,7 +173,7 @@ def test_a_name_is_fetched_and_converted_once(
       server = servers[name] = stack.enter_context(weights_server.serving())
       server.answer(weights_server.Answer(content=file.read_bytes()))
       size = file.stat().st_size
-      row = Published(name, server.url, size, "a test", f"{name}.pth")
+      row = Published(name, server.url, size, f"{name}.pth")
       monkeypatch.setitem(fetching.PUBLISHED, name, row)
     pipe = marjax.load("mar-base", one_device())
     assert pipe.card.name == "mar-base"
@@ -244,7 +244,7 @@ def test_a_file_of_quite_another_size_is_no_published_one(
   monkeypatch.setenv("MARJAX_DOWNLOADS", str(tmp_path))
   with weights_server.serving() as server:
     server.answer(weights_server.Answer(content=model_file.read_bytes()))
-    row = Published("mar-base", server.url, 10**9, "MIT", "a test", "base.pth")
+    row = Published("mar-base", server.url, 10**9, "base.pth")
     monkeypatch.setitem(fetching.PUBLISHED, "mar-base", row)
     with pytest.raises(OSError, match="mar-base has about 1,000,000,000"):
       fetching.fetched("mar-base", progress=False)
