@@ -257,22 +257,3 @@ def test_names_of_classes_are_taken_from_a_file(command, model_file, tmp_path):
   assert command("convert", model_file, "--out", tmp_path / "a", *flags)[0] == 0
   card = directory.read_manifest(tmp_path / "a").card
   assert classes.resolve(["thing 3"], card.class_names, 10) == [3]
-
-
-def test_a_flaw_in_the_copy_is_found(command, model_file, tmp_path):
-  out = tmp_path / "a"
-  assert (
-    command("convert", model_file, "--out", out, "--num_heads", "4")[0] == 0
-  )
-  (out / "weights-00001-of-00001.safetensors").unlink()
-  code, _, shown = command(
-    "generate",
-    "--checkpoint",
-    out,
-    "--labels",
-    "1",
-    "--out",
-    tmp_path / "a.png",
-  )
-  assert code == 2
-  assert "weights-00001-of-00001.safetensors is missing" in shown
