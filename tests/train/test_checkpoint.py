@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train.shared import assert_same
 
 from marjax.release import json_files
 from marjax.train.checkpoint import Checkpointer
@@ -39,10 +40,6 @@ def save_steps(workdir, *steps, keep=5):
 def restore(workdir):
   with Checkpointer(workdir, 5) as checkpoints:
     return checkpoints.restore(abstract(make_state(0)))
-
-
-def assert_same(state, other):
-  jax.tree.map(np.testing.assert_array_equal, state, other)
 
 
 def test_restore_gives_back_every_bit(tmp_path):
