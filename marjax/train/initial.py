@@ -193,7 +193,8 @@ def plan_for(
       fresh.append(name)
     else:
       _refuse(source, name, there, shape)
-  same = [name for name, row in rows.items() if _is_all(row, theirs[name][0])]
+  whole = {name: tuple(range(theirs[name][0])) for name in rows}
+  same = [name for name, row in rows.items() if row == whole[name]]
   for name in same:
     del rows[name]
   return Plan(
@@ -213,10 +214,6 @@ def _rows(
     rows = classes.matches(ours, theirs)
     return (*rows, *(-1,) * (here - len(rows)))
   return tuple(range(here)) if there == here else (-1,) * here
-
-
-def _is_all(rows: tuple[int, ...], there: int) -> bool:
-  return rows == tuple(range(there))
 
 
 def _is_as_wide(there: tuple[int, ...] | None, here: tuple[int, ...]) -> bool:

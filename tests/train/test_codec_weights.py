@@ -18,7 +18,7 @@ import marjax
 from marjax import schema
 from marjax.latents.patched import Patched
 from marjax.model import register
-from marjax.parallel.mesh import make_mesh, mesh_for
+from marjax.parallel.mesh import host_mesh, mesh_for
 from marjax.preflight import programs
 from marjax.protocols import Codec
 from marjax.release import directory, loading
@@ -82,10 +82,6 @@ def experiment_of(folder, **training):
   return dataclasses.replace(made, codec=ScaledConfig(4), data=data)
 
 
-def one_device():
-  return make_mesh(devices=jax.devices()[:1])
-
-
 @pytest.mark.slow
 def test_a_run_from_the_first_step_to_export(tmp_path):
   folder, workdir = saved(tmp_path / "codec"), tmp_path / "run"
@@ -101,12 +97,12 @@ def test_a_run_from_the_first_step_to_export(tmp_path):
   shutil.rmtree(folder)
   resumed = loop.train(experiment, again)
   assert_same(resumed.ema_params, whole.ema_params)
-  pipe = marjax.load(workdir, one_device())
+  pipe = marjax.load(workdir, host_mesh())
   images = pipe.generate([0, 1])
   assert images.shape == (2, 4, 4, 1)
   loading.export(workdir, tmp_path / "exported")
   shutil.rmtree(workdir)
-  exported = marjax.load(tmp_path / "exported", one_device())
+  exported = marjax.load(tmp_path / "exported", host_mesh())
   assert exported.card.autoencoder == "autoencoder"
   np.testing.assert_array_equal(exported.generate([0, 1]), images)
 
