@@ -21,7 +21,6 @@
 """
 
 import argparse
-import dataclasses
 import functools
 import json
 import sys
@@ -106,7 +105,7 @@ def results(
   reference: dict | None,
 ) -> dict[str, np.ndarray]:
   """z, eps, x after the first step, and tokens, by one variant."""
-  config = with_dtype(subject.config, variant.dtype)
+  config = subject.config.in_dtype(variant.dtype)
   with jax.default_matmul_precision(variant.precision):
 
     def run(function: Callable, *arguments):
@@ -118,15 +117,6 @@ def results(
     given = z if reference is None else reference["z"]
     eps, x = run(_first_step, jnp.asarray(given))
     return {"z": z, "eps": eps, "first_step": x, "tokens": run(_tokens, ids)}
-
-
-def with_dtype(config: ModelConfig, dtype: str) -> ModelConfig:
-  """The model with another dtype of its matmuls."""
-  return dataclasses.replace(
-    config,
-    backbone=dataclasses.replace(config.backbone, dtype=dtype),
-    head=dataclasses.replace(config.head, dtype=dtype),
-  )
 
 
 def _z(config: ModelConfig, settings: Settings, params, ids):

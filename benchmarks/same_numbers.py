@@ -88,15 +88,10 @@ def experiment_of(
   tokens, cell = model.backbone.num_tokens, model.backbone.token_dim
   patch = round(cell**0.5)
   side = patch * round(tokens**0.5)
-  replace = dataclasses.replace
   return Experiment(
     name="same numbers",
     codec=PixelsConfig(image_size=side, channels=1, patch=patch),
-    model=replace(
-      model,
-      backbone=replace(model.backbone, dtype=dtype),
-      head=replace(model.head, dtype=dtype),
-    ),
+    model=model.in_dtype(dtype),
     data=DataConfig("synthetic", image_size=side, channels=1, num_classes=10),
     training=TrainingConfig(
       batch_size=batch_size, num_steps=1000, learning_rate=1e-4
