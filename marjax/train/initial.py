@@ -23,7 +23,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -78,11 +78,11 @@ class Plan:
     fresh: start anew. own: of this run, whatever it starts from.
   """
 
-  carried: tuple[str, ...] = ()
-  rows: dict[str, tuple[int, ...]] = field(default_factory=dict)
-  grids: dict[str, tuple[int, int]] = field(default_factory=dict)
-  fresh: tuple[str, ...] = ()
-  own: tuple[str, ...] = ()
+  carried: tuple[str, ...]
+  rows: dict[str, tuple[int, ...]]
+  grids: dict[str, tuple[int, int]]
+  fresh: tuple[str, ...]
+  own: tuple[str, ...]
 
   def __str__(self) -> str:
     """One line that names all that is not just carried over."""
