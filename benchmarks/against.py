@@ -32,6 +32,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.flags import check_counts
 from experiments import programs
 
 ROOT = Path(__file__).parents[1]
@@ -146,8 +147,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
   limit = args.fail_over or LIMIT
   previous = signal.signal(signal.SIGTERM, _interrupt)
   try:
-    if args.rounds < 1:
-      raise ValueError(f"--rounds is {args.rounds}; expected 1 or more.")
+    check_counts(args, "rounds")
     with tempfile.TemporaryDirectory(prefix="marjax-against-") as name:
       folder = Path(name)
       with worktree(root, args.commit, folder) as old:

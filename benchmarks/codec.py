@@ -16,22 +16,19 @@
 
 import argparse
 import dataclasses
-import datetime
 import functools
 import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from benchmarks import timing
+from benchmarks import flags, timing
+from benchmarks.precision import REFERENCE, Variant
 from experiments import programs
 from marjax import keys
-from marjax.evaluate import environment
 from marjax.latents.kl import KLConfig
 from marjax.train import flops
 
@@ -46,19 +43,6 @@ PARTS = {
 """Parameters that each task reads."""
 
 
-class Variant(NamedTuple):
-  """How the arithmetic is done.
-
-  Attributes:
-    dtype: of the convolutions; see `KLConfig`.
-    precision: of products, as in `jax.default_matmul_precision`.
-  """
-
-  dtype: str
-  precision: str
-
-
-REFERENCE = Variant("float32", "highest")
 VARIANTS = {
   "float32": (REFERENCE, Variant("float32", "default")),
   "bfloat16": (Variant("bfloat16", "default"),),
@@ -97,9 +81,7 @@ def measure(
       "memory_bytes": timing.memory(compiled),
       "parameters": sum(leaf.size for leaf in jax.tree.leaves(arguments[0])),
       **difference(task, result, reference),
-      "date": datetime.date.today().isoformat(),
-      "device": environment.device(),
-      "versions": environment.versions(),
+      **flags.where(),
     }
 
 
@@ -144,12 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Flags → measurements → appended lines; 2 after a wrong flag."""
   args = _flags(argv)
   try:
-    for name in ("batch_size", "repeats"):
-      value = getattr(args, name)
-      if value < 1:
-        raise ValueError(f"--{name} is {value}; expected 1 or more.")
-    tasks = _known("task", args.tasks, PARTS)
-    dtypes = _known("dtype", args.dtypes, VARIANTS)
+    flags.check_counts(args, "batch_size", "repeats")
+    tasks = flags.chosen("task", args.tasks, PARTS)
+    dtypes = flags.chosen("dtype", args.dtypes, VARIANTS)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     file = open(args.out, "a")
   except (ValueError, OSError) as error:
@@ -160,20 +139,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for task in tasks:
       found = measure(KL16, task, variants, args.batch_size, args.repeats)
       for row in found:
-        file.write(json.dumps(row) + "\n")
-        file.flush()
+        print(json.dumps(row), file=file, flush=True)
         print(_sentence(row), flush=True)
   return 0
-
-
-def _known(what: str, asked: str, known: dict) -> list[str]:
-  names = asked.split(",")
-  for name in names:
-    if name not in known:
-      raise ValueError(
-        f"there is no {what} {name!r}; expected one of {', '.join(known)}."
-      )
-  return names
 
 
 def _rms(values: np.ndarray) -> float:
@@ -200,12 +168,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   parser.add_argument("--batch_size", type=int, default=64, help="images")
   parser.add_argument("--repeats", type=int, default=5, help="timed rounds")
-  parser.add_argument(
-    "--out",
-    type=Path,
-    default=Path("benchmarks/results/codec.jsonl"),
-    help="JSON lines, appended to (default: %(default)s)",
-  )
+  flags.add_out(parser, "codec")
   return parser.parse_args(argv)
 
 

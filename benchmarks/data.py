@@ -16,7 +16,6 @@ Each is repeated; seconds are per image.
 """
 
 import argparse
-import datetime
 import io
 import itertools
 import json
@@ -30,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import flags
 from experiments import programs
 from marjax.data import (
   crops,
@@ -39,7 +39,6 @@ from marjax.data import (
   latent_writer,
 )
 from marjax.data.latent_index import CacheSettings, Shard
-from marjax.evaluate import environment
 from marjax.experiment import DataConfig
 from marjax.latents.kl import KLConfig
 
@@ -163,16 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Flags → measurements → appended lines; 2 after a wrong flag."""
   args = _flags(argv)
   try:
-    for name in ("num_images", "batch_size", "repeats"):
-      value = getattr(args, name)
-      if value < 1:
-        raise ValueError(f"--{name} is {value}; expected 1 or more.")
-    tasks = args.tasks.split(",")
-    for task in tasks:
-      if task not in TASKS:
-        raise ValueError(
-          f"there is no task {task!r}; expected one of {', '.join(TASKS)}."
-        )
+    flags.check_counts(args, "num_images", "batch_size", "repeats")
+    tasks = flags.chosen("task", args.tasks, TASKS)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     file = open(args.out, "a")
   except (ValueError, OSError) as error:
@@ -180,8 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
   with file:
     for row in measure(tasks, args.num_images, args.batch_size, args.repeats):
-      file.write(json.dumps(row) + "\n")
-      file.flush()
+      print(json.dumps(row), file=file, flush=True)
       print(
         f"{row['task']}, {row['threads']} threads:"
         f" {row['images_per_second']:.5g} images/s",
@@ -226,9 +216,7 @@ def _row(
     "seconds_slowest": max(seconds) / count,
     "images_per_second": count / median,
     "load": os.getloadavg()[0],
-    "date": datetime.date.today().isoformat(),
-    "device": environment.device(),
-    "versions": environment.versions(*PACKAGES),
+    **flags.where(*PACKAGES),
   }
 
 
@@ -240,12 +228,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     "--batch_size", type=int, default=256, help="images read at a time"
   )
   parser.add_argument("--repeats", type=int, default=5, help="timed rounds")
-  parser.add_argument(
-    "--out",
-    type=Path,
-    default=Path("benchmarks/results/data.jsonl"),
-    help="JSON lines, appended to (default: %(default)s)",
-  )
+  flags.add_out(parser, "data")
   return parser.parse_args(argv)
 
 

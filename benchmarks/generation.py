@@ -67,7 +67,7 @@ class Programs:
 
 
 def time_generation(
-  experiment: Experiment, repeats: int, is_split: bool = False
+  experiment: Experiment, repeats: int, is_split: bool
 ) -> dict:
   """Columns of one batch of images, tokens only, on the first device."""
   settings, batch = experiment.sampling, experiment.training.batch_size

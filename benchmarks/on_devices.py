@@ -11,7 +11,6 @@
 """
 
 import dataclasses
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -101,13 +100,8 @@ class Compiled:
     call = self.place()
     seconds = timing.rounds(call, repeats)
     found = self.trace(call) if self.collectives else exposed.NONE
-    median = statistics.median(seconds)
     return {
-      "seconds": median,
-      "seconds_fastest": min(seconds),
-      "seconds_slowest": max(seconds),
-      "repeats": repeats,
-      "images_per_second": batch_size / median,
+      **timing.speed(seconds, batch_size),
       "memory_bytes": self.memory_bytes,
       "communication_seconds": found.seconds,
       "exposed_seconds": found.exposed_seconds,

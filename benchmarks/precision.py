@@ -21,23 +21,20 @@
 """
 
 import argparse
-import dataclasses
-import datetime
 import functools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import flags
 from benchmarks.fitting import Subject, of_checkpoint, of_size
 from experiments import programs, rows
 from marjax import keys
-from marjax.evaluate import environment
 from marjax.generate import reveal
 from marjax.generate.draws import draw_batch
 from marjax.generate.settings import Settings
@@ -49,7 +46,12 @@ QUANTILES = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
 
 
 class Variant(NamedTuple):
-  """How the arithmetic is done: dtype of the matmuls, and their precision."""
+  """How the arithmetic is done.
+
+  Attributes:
+    dtype: of the matmuls, or convolutions.
+    precision: of products, as in `jax.default_matmul_precision`.
+  """
 
   dtype: str
   precision: str
@@ -91,9 +93,7 @@ def measure(
         "settings": rows.as_row(settings),
         **columns(found, reference),
         "amplification": amplification(settings),
-        "date": datetime.date.today().isoformat(),
-        "device": environment.device(),
-        "versions": environment.versions(),
+        **flags.where(),
       }
 
 
@@ -102,10 +102,10 @@ def results(
   settings: Settings,
   variant: Variant,
   batch_size: int,
-  reference: dict | None = None,
+  reference: dict | None,
 ) -> dict[str, np.ndarray]:
   """z, eps, x after the first step, and tokens, by one variant."""
-  config = with_dtype(subject.config, variant.dtype)
+  config = subject.config.in_dtype(variant.dtype)
   with jax.default_matmul_precision(variant.precision):
 
     def run(function: Callable, *arguments):
@@ -117,15 +117,6 @@ def results(
     given = z if reference is None else reference["z"]
     eps, x = run(_first_step, jnp.asarray(given))
     return {"z": z, "eps": eps, "first_step": x, "tokens": run(_tokens, ids)}
-
-
-def with_dtype(config: ModelConfig, dtype: str) -> ModelConfig:
-  """The model with another dtype of its matmuls."""
-  return dataclasses.replace(
-    config,
-    backbone=dataclasses.replace(config.backbone, dtype=dtype),
-    head=dataclasses.replace(config.head, dtype=dtype),
-  )
 
 
 def _z(config: ModelConfig, settings: Settings, params, ids):
@@ -222,8 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = subject.settings.changed(asked)
         subject = subject._replace(settings=settings)
         for row in measure(subject, starts, args.batch_size):
-          file.write(json.dumps(row) + "\n")
-          file.flush()
+          print(json.dumps(row), file=file, flush=True)
           print(_sentence(row), flush=True)
   except (ValueError, OSError) as error:
     print(f"benchmarks.precision: {error}", file=sys.stderr)
@@ -253,12 +243,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "--num_buckets", type=int, default=2, help="few compile faster"
   )
-  parser.add_argument(
-    "--out",
-    type=Path,
-    default=Path("benchmarks/results/precision.jsonl"),
-    help="JSON lines, appended to (default: %(default)s)",
-  )
+  flags.add_out(parser, "precision")
   return parser.parse_args(argv)
 
 

@@ -19,7 +19,6 @@ depend on their values.
 
 import argparse
 import dataclasses
-import datetime
 import json
 import sys
 from collections.abc import Sequence
@@ -27,11 +26,10 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import sizes
+from benchmarks import flags, sizes
 from benchmarks.generation import time_generation
 from benchmarks.training import time_training
 from experiments import programs
-from marjax.evaluate import environment
 from marjax.experiment import Experiment
 
 TASKS = {"train": time_training, "generate": time_generation}
@@ -52,9 +50,7 @@ def measure(
     "dtype": experiment.model.backbone.dtype,
     "head": experiment.model.head.kind,
     **TASKS[task](experiment, repeats, is_split),
-    "date": datetime.date.today().isoformat(),
-    "device": environment.device(),
-    "versions": environment.versions(),
+    **flags.where(),
   }
 
 
@@ -72,8 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Flags → measurements → appended lines; 2 after a wrong flag."""
   args = _flags(argv)
   try:
-    if args.repeats < 1:
-      raise ValueError(f"--repeats is {args.repeats}; expected 1 or more.")
+    flags.check_counts(args, "repeats")
     if args.split and args.head == "categorical":
       raise ValueError(
         "--split is given with --head categorical; expected a head of floats:"
@@ -82,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     experiments = [
       (size, _experiment(size, args)) for size in args.sizes.split(",")
     ]
-    tasks = [_known_task(task) for task in args.tasks.split(",")]
+    tasks = flags.chosen("task", args.tasks, TASKS)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     file = open(args.out, "a")
     cache = {"cache": use_cache(_own_folder(args))} if args.cache else {}
@@ -94,8 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       for task in tasks:
         print(f"{task} {size} ...", end=" ", flush=True)
         row = measure(task, size, experiment, args.repeats, args.split)
-        file.write(json.dumps({**row, **cache}) + "\n")
-        file.flush()
+        print(json.dumps({**row, **cache}), file=file, flush=True)
         print(_sentence(row), flush=True)
   return 0
 
@@ -149,14 +143,6 @@ def _own_folder(args: argparse.Namespace) -> Path:
   return args.cache / ",".join(names)
 
 
-def _known_task(task: str) -> str:
-  if task not in TASKS:
-    raise ValueError(
-      f"there is no task {task!r}; expected one of {', '.join(TASKS)}."
-    )
-  return task
-
-
 def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = programs.parser(__spec__, __doc__)
   parser.add_argument("--sizes", default="tiny,digits", help="A,B of sizes.py")
@@ -198,12 +184,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     type=Path,
     help="folder that keeps compiled programs, each set of flags apart",
   )
-  parser.add_argument(
-    "--out",
-    type=Path,
-    default=Path("benchmarks/results/rows.jsonl"),
-    help="JSON lines, appended to (default: %(default)s)",
-  )
+  flags.add_out(parser, "rows")
   return parser.parse_args(argv)
 
 

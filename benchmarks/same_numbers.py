@@ -21,7 +21,6 @@
 
 import argparse
 import dataclasses
-import datetime
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
@@ -33,13 +32,12 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from benchmarks import sizes
+from benchmarks import flags, sizes
 from benchmarks.scaling import PRESETS, devices_of
 from experiments import programs, rows
 from marjax.backbone.conditions import ClassesConfig
 from marjax.backbone.masked import MaskedConfig
 from marjax.data.synthetic import SyntheticSource
-from marjax.evaluate import environment
 from marjax.experiment import (
   DataConfig,
   Experiment,
@@ -90,15 +88,10 @@ def experiment_of(
   tokens, cell = model.backbone.num_tokens, model.backbone.token_dim
   patch = round(cell**0.5)
   side = patch * round(tokens**0.5)
-  replace = dataclasses.replace
   return Experiment(
     name="same numbers",
     codec=PixelsConfig(image_size=side, channels=1, patch=patch),
-    model=replace(
-      model,
-      backbone=replace(model.backbone, dtype=dtype),
-      head=replace(model.head, dtype=dtype),
-    ),
+    model=model.in_dtype(dtype),
     data=DataConfig("synthetic", image_size=side, channels=1, num_classes=10),
     training=TrainingConfig(
       batch_size=batch_size, num_steps=1000, learning_rate=1e-4
@@ -308,12 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_same &= row["is_same"]
     print(_sentence(row), flush=True)
     if args.out:
-      where = {
-        "date": datetime.date.today().isoformat(),
-        "device": environment.device(),
-        "versions": environment.versions(),
-      }
-      rows.append(args.out, {**row, **where})
+      rows.append(args.out, {**row, **flags.where()})
   print("the same numbers" if is_same else "NOT the same numbers")
   return 0 if is_same else 1
 
@@ -324,10 +312,7 @@ def _counts(args: argparse.Namespace) -> list[int]:
   Raises:
     ValueError: a wrong flag.
   """
-  for name in ("num_steps", "num_images", "batch_size"):
-    count = vars(args)[name]
-    if count < 1:
-      raise ValueError(f"--{name} is {count}; expected 1 or more.")
+  flags.check_counts(args, "num_steps", "num_images", "batch_size")
   counts = devices_of(args.devices, jax.device_count())
   if max(counts) == 1:
     raise ValueError(

@@ -20,7 +20,6 @@ Needs jax, flax, optax and jaxtyping, no data and no checkpoint.
 
 import argparse
 import dataclasses
-import datetime
 import json
 import sys
 import time
@@ -30,7 +29,7 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import on_devices
+from benchmarks import flags, on_devices
 from benchmarks.on_devices import ONE, Program
 from benchmarks.run import use_cache
 from experiments import programs, rows
@@ -93,7 +92,7 @@ class Question:
 
 
 def questions(
-  name: str, devices: Sequence[int], dtype: str, remat: str | None = None
+  name: str, devices: Sequence[int], dtype: str, remat: str | None
 ) -> list[Question]:
   """What a row's name asks, the one of one device first.
 
@@ -207,9 +206,7 @@ def _row(one: Question, measured: dict, there: Sequence[rows.Row]) -> rows.Row:
     "efficiency": rate / base["images_per_second"] if base else None,
     "is_same_run": alone.program in measured,
     **columns,
-    "date": datetime.date.today().isoformat(),
-    "device": environment.device(),
-    "versions": environment.versions(),
+    **flags.where(),
   }
 
 
@@ -265,9 +262,7 @@ def _asked(args: argparse.Namespace) -> list[Question]:
   Raises:
     ValueError: a wrong flag.
   """
-  for name, count in (("repeats", args.repeats), ("together", args.together)):
-    if count < 1:
-      raise ValueError(f"--{name} is {count}; expected 1 or more.")
+  flags.check_counts(args, "repeats", "together")
   devices = devices_of(args.devices, jax.device_count())
   found = [
     one
@@ -326,12 +321,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "--cache", type=Path, help="folder that keeps compiled programs"
   )
-  parser.add_argument(
-    "--out",
-    type=Path,
-    default=Path("benchmarks/results/scaling.jsonl"),
-    help="JSON lines, appended to (default: %(default)s)",
-  )
+  flags.add_out(parser, "scaling")
   return parser.parse_args(argv)
 
 

@@ -154,12 +154,9 @@ def experiment(
   if data == "latents":
     found = replace(found, **_on_latents(size, found))
   found = _with_head(size, found, head)
-  backbone = found.model.backbone
-  model = replace(
-    found.model,
-    backbone=replace(backbone, dtype=dtype, remat=remat or backbone.remat),
-    head=replace(found.model.head, dtype=dtype),
-  )
+  model = found.model.in_dtype(dtype)
+  if remat:
+    model = replace(model, backbone=replace(model.backbone, remat=remat))
   training = replace(
     found.training, batch_size=batch_size or found.training.batch_size
   )

@@ -67,18 +67,23 @@ def rounds(
   return seconds
 
 
-def rates(seconds: list[float], images: int, flops: int) -> dict:
-  """Columns of speed, from seconds per call and FLOPs of a call."""
+def speed(seconds: list[float], images: int) -> dict:
+  """Columns of speed, from seconds per call."""
   median = statistics.median(seconds)
-  found = {
+  return {
     "seconds": median,
     "seconds_fastest": min(seconds),
     "seconds_slowest": max(seconds),
     "repeats": len(seconds),
     "images_per_second": images / median,
-    "flops": flops,
-    "tflops_per_second": flops / median / 1e12,
   }
+
+
+def rates(seconds: list[float], images: int, flops: int) -> dict:
+  """Those of `speed`, and of the arithmetic, from FLOPs of a call."""
+  found = speed(seconds, images)
+  found["flops"] = flops
+  found["tflops_per_second"] = flops / found["seconds"] / 1e12
   chip = chip_of(jax.devices()[0])
   if chip:
     found["share_of_bfloat16_peak"] = found["tflops_per_second"] / chip.tflops

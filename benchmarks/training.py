@@ -35,9 +35,7 @@ from marjax.train.step import make_train_program
 IMAGENET_IMAGES = 1_281_167
 
 
-def time_training(
-  experiment: Experiment, repeats: int, is_split: bool = False
-) -> dict:
+def time_training(experiment: Experiment, repeats: int, is_split: bool) -> dict:
   """Columns of one optimizer step on all devices."""
   mesh = make_mesh()
   program = make_train_program(experiment, mesh, IMAGENET_IMAGES)

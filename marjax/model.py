@@ -10,6 +10,7 @@ Generation (`marjax.generate`) uses `start`, `step` and `sample`. This is the
 only place where backbone and head meet, and where each kind of part is named.
 """
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Any
@@ -90,6 +91,13 @@ class ModelConfig:
   def build(self) -> "MarModel":
     """The linen module of this shape."""
     return MarModel(self)
+
+  def in_dtype(self, dtype: str) -> "ModelConfig":
+    """The same model with another dtype of its matmuls."""
+    return ModelConfig(
+      dataclasses.replace(self.backbone, dtype=dtype),
+      dataclasses.replace(self.head, dtype=dtype),
+    )
 
 
 def token_words(part: BackboneConfig | HeadConfig | Codec) -> str:

@@ -13,7 +13,7 @@ told where to get it.
 
 import argparse
 
-from marjax import schema
+from marjax import outputs, schema
 from marjax.cli import flags
 
 FLAGS = """
@@ -90,8 +90,6 @@ def read_names(file: str | None) -> tuple[str, ...] | None:
     return None
   if file == "none":
     return ()
-  from marjax import outputs
-
   path = outputs.local(file)
   if not path.is_file():
     raise FileNotFoundError(

@@ -15,7 +15,6 @@ from marjax.generate.settings import Settings
 
 SIDES = ("left", "right", "top", "bottom")
 
-
 FLAGS = """
 --image FILE, required
   the image, of model size
@@ -82,7 +81,6 @@ def read_image(name: str, channels: int):
   Raises:
     ValueError: it cannot be decoded. FileNotFoundError: it is not there.
   """
-  from marjax import outputs
   from marjax.data import decoding
 
   path = outputs.path_of(name)

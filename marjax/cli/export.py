@@ -6,6 +6,7 @@ it: marjax.load takes it as it is.
 
 import argparse
 
+from marjax import outputs
 from marjax.cli import flags
 
 FLAGS = """
@@ -25,7 +26,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Flags → export."""
-  from marjax import outputs
   from marjax.convert import fetching
   from marjax.release import directory, loading
 

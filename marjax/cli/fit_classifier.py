@@ -7,8 +7,8 @@ the class that was asked for. A report is printed.
 
 import argparse
 
-from marjax.cli import flags, settings
-from marjax.train.classifier import Choices
+from marjax.cli import configs, flags, settings
+from marjax.train import classifier
 
 FLAGS = """
 --config FILE.py[:VARIANT], required
@@ -21,14 +21,11 @@ FLAGS = """
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Declares the flags of `marjax fit-classifier`."""
   flags.add(parser, FLAGS)
-  settings.add_flags(parser, Choices)
+  settings.add_flags(parser, classifier.Choices)
 
 
 def run(args: argparse.Namespace) -> None:
   """Config file and flags → fit → the report."""
-  from marjax.cli import configs
-  from marjax.train import classifier
-
   experiment = configs.load(args.config, args.overrides)
-  choices = settings.from_flags(Choices, args)
+  choices = settings.from_flags(classifier.Choices, args)
   print(classifier.fit(experiment.data, args.out, choices, progress=True))

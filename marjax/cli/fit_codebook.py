@@ -7,8 +7,8 @@ as data.autoencoder, and train. A report is printed.
 
 import argparse
 
-from marjax.cli import flags, settings
-from marjax.train.codebook import Choices
+from marjax.cli import configs, flags, settings
+from marjax.train import codebook
 
 FLAGS = """
 --config FILE.py[:VARIANT], required
@@ -21,14 +21,11 @@ FLAGS = """
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Declares the flags of `marjax fit-codebook`."""
   flags.add(parser, FLAGS)
-  settings.add_flags(parser, Choices)
+  settings.add_flags(parser, codebook.Choices)
 
 
 def run(args: argparse.Namespace) -> None:
   """Config file and flags → fit → the report."""
-  from marjax.cli import configs
-  from marjax.train import codebook
-
   experiment = configs.load(args.config, args.overrides)
   report = codebook.fit(
     experiment.codec,

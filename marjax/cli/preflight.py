@@ -9,8 +9,11 @@ preflight.json, preflight.txt, memory.png and, of a generation, parts.png.
 """
 
 import argparse
+import json
 
-from marjax.cli import flags
+from marjax import outputs
+from marjax.cli import configs, flags
+from marjax.schema import to_dict
 
 FLAGS = """
 --config FILE.py[:VARIANT], required
@@ -38,12 +41,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Config and topology → report on stdout, and files."""
-  import json
-
-  from marjax import outputs
-  from marjax.cli import configs
   from marjax.preflight import pictures, report, table, topology
-  from marjax.schema import to_dict
 
   folder = None if args.out is None else outputs.path_of(args.out)
   names = ["preflight.json", "preflight.txt", "memory.png"]

@@ -9,7 +9,7 @@ printed; what real images score in place of IMAGES stands beside each score.
 import argparse
 
 from marjax import outputs
-from marjax.cli import flags, settings
+from marjax.cli import configs, flags, settings
 from marjax.evaluate import score_set, sets
 from marjax.evaluate.scores.options import Options
 from marjax.evaluate.seen import Taken, load_eye
@@ -77,8 +77,6 @@ def eye_and_taken(args: argparse.Namespace):
 
 def place(name: str):
   """A path of this machine that is there, or the data of a config."""
-  from marjax.cli import configs
-
   if name.partition(":")[0].endswith(".py"):
     return configs.load(name).data
   path = outputs.local(name)

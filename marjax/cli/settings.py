@@ -12,6 +12,8 @@ import inspect
 import re
 import typing
 
+from flax.traverse_util import unflatten_dict
+
 from marjax import schema
 from marjax.cli.configs import literal
 
@@ -64,14 +66,12 @@ def changes(cls: type, args: argparse.Namespace) -> dict[str, typing.Any]:
   Raises:
     ValueError: a value of the wrong type or out of range, for any kind of it.
   """
-  mapping: dict[str, typing.Any] = {}
-  for name in _flags(cls):
-    if (value := getattr(args, name)) is not None:
-      *groups, last = name.split(".")
-      inner = mapping
-      for group in groups:
-        inner = inner.setdefault(group, {})
-      inner[last] = literal(value)
+  values = {
+    name: literal(value)
+    for name in _flags(cls)
+    if (value := getattr(args, name)) is not None
+  }
+  mapping = unflatten_dict(values, sep=".")
   hints = schema.hints(cls)
   alone = {
     name: value

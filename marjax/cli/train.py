@@ -12,7 +12,7 @@ them with --coordinator_address, --num_processes and --process_id.
 
 import argparse
 
-from marjax.cli import flags
+from marjax.cli import configs, flags
 
 FLAGS = """
 --config FILE.py[:VARIANT], required
@@ -35,8 +35,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Config file and overrides → Experiment → train."""
-  from marjax.cli import configs
-
   overrides = args.overrides
   if args.init is not None:
     overrides = [*overrides, f"config.training.init_from={args.init}"]

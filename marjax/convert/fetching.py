@@ -20,6 +20,7 @@ from pathlib import Path
 from marjax import outputs
 from marjax.convert import download, hub, published, run
 from marjax.convert.published import PUBLISHED, Published
+from marjax.release import directory
 from marjax.release.card import MANIFEST
 from marjax.schema import check
 
@@ -98,12 +99,11 @@ def convert(
   """
   choices = choices or run.Choices()
   row = PUBLISHED[str(source)] if is_name(source) else None
-  if row is not None:
-    is_raw = choices.weights == "raw"
-    if out is None:
-      out = models_dir() / (row.name + ("-raw" if is_raw else ""))
+  if row is not None and out is None:
+    suffix = "-raw" if choices.weights == "raw" else ""
+    out = models_dir() / f"{row.name}{suffix}"
   check(out is not None, f"{source} is no published name; say where with out.")
-  run.directory.check_free(outputs.local(out).absolute())
+  directory.check_free(outputs.local(out).absolute())
   if choices.autoencoder is not None and is_name(choices.autoencoder):
     name = str(choices.autoencoder)
     there = models_dir() / name

@@ -29,7 +29,6 @@ class Published:
     name: what commands call it, e.g. "mar-base".
     url: its address.
     approximate_bytes: its size, within about one per cent.
-    description: what it is, one line.
     file_name: what to call it on disk; the published names are not distinct.
     licence: of the weights.
   """
@@ -37,7 +36,6 @@ class Published:
   name: str
   url: str
   approximate_bytes: int
-  description: str
   file_name: str
   licence: str = "MIT"
 
@@ -55,7 +53,6 @@ _ROWS = (
     f"{_HOST}hhmuvaiacrarfg28qxhwz/kl16.ckpt?rlkey=l44xipsezc8atcffdp4q7mwmh"
     "&dl=1",
     254 * _MIB,
-    "KL-16 autoencoder: 256×256 images ↔ 16×16×16 latents",
     "kl16.ckpt",
   ),
   *(
@@ -63,8 +60,6 @@ _ROWS = (
       f"mar-{size}",
       f"{_HOST}{folder}/checkpoint-last.pth?rlkey={key}&dl=1",
       num_mib * _MIB,
-      f"MAR-{size[0].upper()}, ImageNet 256×256: weights and their moving"
-      " average",
       f"mar-{size}.pth",
     )
     for size, folder, key, num_mib in _MODELS

@@ -83,14 +83,12 @@ class WeightFile:
     arrays: name to array, in the file's order.
     weights: which set it is, "ema", "raw", or "only" if the file has one.
     metadata: the texts of a safetensors file; {} for PyTorch files.
-    kind: "torch" or "safetensors".
     has_checksums: whether damage to any of its numbers would have been told.
   """
 
   arrays: Mapping[str, LazyArray]
   weights: str
   metadata: dict[str, str]
-  kind: str
   has_checksums: bool
 
 
@@ -108,17 +106,13 @@ def read(path: str | Path, weights: str | None = None) -> WeightFile:
     OSError: the file cannot be opened.
     ModuleNotFoundError: torch, or safetensors, is not installed.
   """
-  if weights not in (None, "ema", "raw"):
-    raise ValueError(
-      f"weights is {weights!r}; expected 'ema' or 'raw', or no choice."
-    )
   path = Path(path)
-  form, kind, to_lazy, metadata = _kind(path), "torch", _from_torch, {}
-  if form == "safetensors":
+  kind, to_lazy, metadata = _kind(path), _from_torch, {}
+  if kind == "safetensors":
     sets, metadata = _open_safetensors(path)
-    kind, to_lazy = form, _from_safetensors
+    to_lazy = _from_safetensors
   else:
-    sets = _open_torch(path, is_zip=form == "zip")
+    sets = _open_torch(path, is_zip=kind == "zip")
   chosen = weights or ("ema" if "ema" in sets else next(iter(sets)))
   if chosen not in sets:
     raise ValueError(
@@ -137,7 +131,7 @@ def read(path: str | Path, weights: str | None = None) -> WeightFile:
       f"{path} holds no tensors in its {chosen} weights; expected a whole"
       " weight file: download or save it again."
     )
-  return WeightFile(arrays, chosen, metadata, kind, form == "zip")
+  return WeightFile(arrays, chosen, metadata, kind == "zip")
 
 
 def is_page(start: bytes) -> bool:

@@ -51,7 +51,7 @@ class Array:
 
   dtype: str
   shape: tuple[int, ...]
-  is_main: bool = True
+  is_main: bool
 
   @property
   def num_bytes(self) -> float:
@@ -70,7 +70,7 @@ class Instruction:
   op: str
   operands: tuple[str, ...]
   rest: str
-  is_root: bool = False
+  is_root: bool
 
   def attribute(self, name: str) -> str:
     """The value that `rest` has for a name; "" for none."""

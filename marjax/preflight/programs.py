@@ -33,6 +33,9 @@ from marjax.requests import batching, compiled
 from marjax.train import flops
 from marjax.train.step import make_train_program
 
+NUM_EXAMPLES = 1_281_167
+"""Of ImageNet; epochs are counted in it, and no shape depends on it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Program:
@@ -65,7 +68,7 @@ def state(experiment: Experiment, mesh: Mesh, program: str) -> dict[str, float]:
   if program == "generate":
     trees = {"parameters": abstract_params(experiment.model, mesh)}
   else:
-    step = make_train_program(experiment, mesh, num_examples=10**6)
+    step = make_train_program(experiment, mesh, NUM_EXAMPLES)
     trees = {
       "parameters": step.abstract_state.params,
       "averages": step.abstract_state.ema_params,
@@ -75,12 +78,10 @@ def state(experiment: Experiment, mesh: Mesh, program: str) -> dict[str, float]:
   return {name: bytes_per_chip(tree) for name, tree in trees.items()}
 
 
-def train_programs(
-  experiment: Experiment, mesh: Mesh, num_examples: int
-) -> Iterator[Program]:
+def train_programs(experiment: Experiment, mesh: Mesh) -> Iterator[Program]:
   """The training step, as its only program."""
   weights = _placeholder(experiment.codec)
-  program = make_train_program(experiment, mesh, num_examples, weights)
+  program = make_train_program(experiment, mesh, NUM_EXAMPLES, weights)
   lowered = program.step.lower(program.abstract_state, program.abstract_batch)
   yield Program("step", lowered.compile(), state(experiment, mesh, "train"))
 

@@ -31,16 +31,14 @@ from marjax.schema import check
 from marjax.train import flops
 from marjax.version import __version__
 
-IMAGENET_IMAGES = 1_281_167
-
 
 @dataclass(frozen=True)
 class Exchange:
   """Collectives of one kind in one step: runs, whole and sent bytes."""
 
-  count: int = 0
-  num_bytes: float = 0.0
-  sent_bytes: float = 0.0
+  count: int
+  num_bytes: float
+  sent_bytes: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +102,6 @@ def preflight(
   topology: str,
   program: str = "train",
   batch_size: int | None = None,
-  num_examples: int = IMAGENET_IMAGES,
 ) -> Report:
   """Compiles and measures.
 
@@ -113,7 +110,6 @@ def preflight(
     devices: from `topology.devices_of(topology)`.
     program: "train" or "generate".
     batch_size: images of a generation, over all chips; None for `batching`'s.
-    num_examples: of the training set, which epochs are counted in.
 
   Raises:
     ValueError: a mesh that does not fit, a loop of unknown length.
@@ -121,7 +117,7 @@ def preflight(
   mesh = mesh_for(experiment, devices)
   size = experiment.training.batch_size
   if program == "train":
-    lowered = programs.train_programs(experiment, mesh, num_examples)
+    lowered = programs.train_programs(experiment, mesh)
     useful, padding = {"": flops.training_flops(experiment.model) * size}, ()
   else:
     size = _generation_batch(mesh, batch_size)

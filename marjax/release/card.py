@@ -163,9 +163,7 @@ class Card:
     check_dtype(codec_dtype, "codec_dtype")
     model, codec = self.model, self.codec
     if dtype and model:
-      backbone = dataclasses.replace(model.backbone, dtype=dtype)
-      head = dataclasses.replace(model.head, dtype=dtype)
-      model = dataclasses.replace(model, backbone=backbone, head=head)
+      model = model.in_dtype(dtype)
     if codec_dtype and hasattr(codec, "dtype"):
       codec = dataclasses.replace(codec, dtype=codec_dtype)
     return dataclasses.replace(self, model=model, codec=codec)

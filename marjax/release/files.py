@@ -11,7 +11,6 @@
 
 import contextlib
 import hashlib
-import math
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -79,7 +78,7 @@ def fault(
   folder: AnyPath,
   records: Mapping[str, tuple[int, str | None]],
   where: str,
-  most_hashed: int | float = math.inf,
+  most_hashed: int | float,
 ) -> str | None:
   """What is wrong with the first bad file of a folder, None if nothing is.
 

@@ -14,13 +14,8 @@ from flax.traverse_util import flatten_dict
 
 from marjax.release.card import Card, Manifest
 
-LICENCES = {
-  "mit": "mit",
-  "apache-2.0": "apache-2.0",
-  "cc-by-4.0": "cc-by-4.0",
-  "cc-by-nc-4.0": "cc-by-nc-4.0",
-}
-"""Licences that the Hub has names for, by those in lower case."""
+LICENCES = ("mit", "apache-2.0", "cc-by-4.0", "cc-by-nc-4.0")
+"""Licences that the Hub has names for."""
 
 MOST_CLASSES = 20
 """Names of classes that a page lists."""
@@ -53,7 +48,8 @@ def text(
 
 
 def _head(card: Card) -> str:
-  name = LICENCES.get(card.licence.strip().lower(), "other")
+  own = card.licence.strip().lower()
+  name = own if own in LICENCES else "other"
   lines = ["library_name: marjax"]
   if card.licence:
     lines += [f"license: {name}"]

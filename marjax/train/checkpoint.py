@@ -56,8 +56,6 @@ class Checkpointer:
     """
     import orbax.checkpoint as ocp
 
-    if keep < 1:
-      raise ValueError(f"keep_checkpoints is {keep}; expected at least 1.")
     self.directory = outputs.absolute(workdir) / "checkpoints"
     self._checksums = checksums
     self._saving = self._saved = self._failed = None

@@ -28,7 +28,7 @@ from jaxtyping import PyTree
 from marjax import keys, outputs
 from marjax.evaluate.networks.label import Label
 from marjax.experiment import DataConfig
-from marjax.schema import Positive, Range, Seed, Share, check, config
+from marjax.schema import Positive, Range, Seed, Share, check, config, to_dict
 
 if TYPE_CHECKING:
   from marjax.data.batches import Batches
@@ -138,7 +138,7 @@ def fit(
     "test_accuracy": accuracy,
     "test_images": int(all_of),
     "train_images": count,
-    "choices": {name: getattr(choices, name) for name in vars(choices)},
+    "choices": to_dict(choices),
   }
   weights.write(out, network, params, origin)
   return Report(out, network, accuracy, count, int(all_of), loss)

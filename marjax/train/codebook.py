@@ -161,7 +161,7 @@ def patches_of(
   codec: CodebookConfig,
   data: DataConfig,
   choices: Choices,
-  progress: bool = False,
+  progress: bool,
 ) -> Float32[np.ndarray, "N D"]:
   """Standardised patches [N, D] of the training images that were chosen.
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from marjax import outputs
 from marjax.data import sources, survey
@@ -156,14 +156,7 @@ class Draft:
 
   def nested(self) -> dict[str, Any]:
     """The mapping, as deep as it was."""
-    root: dict[str, Any] = {}
-    for key, value in self._values.items():
-      *groups, last = key.split(".")
-      place = root
-      for group in groups:
-        place = place.setdefault(group, {})
-      place[last] = value
-    return root
+    return unflatten_dict(self._values, sep=".")
 
   def experiment(self) -> Experiment:
     """The whole, checked."""

@@ -23,7 +23,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -78,11 +78,11 @@ class Plan:
     fresh: start anew. own: of this run, whatever it starts from.
   """
 
-  carried: tuple[str, ...] = ()
-  rows: dict[str, tuple[int, ...]] = field(default_factory=dict)
-  grids: dict[str, tuple[int, int]] = field(default_factory=dict)
-  fresh: tuple[str, ...] = ()
-  own: tuple[str, ...] = ()
+  carried: tuple[str, ...]
+  rows: dict[str, tuple[int, ...]]
+  grids: dict[str, tuple[int, int]]
+  fresh: tuple[str, ...]
+  own: tuple[str, ...]
 
   def __str__(self) -> str:
     """One line that names all that is not just carried over."""
@@ -193,7 +193,8 @@ def plan_for(
       fresh.append(name)
     else:
       _refuse(source, name, there, shape)
-  same = [name for name, row in rows.items() if _is_all(row, theirs[name][0])]
+  whole = {name: tuple(range(theirs[name][0])) for name in rows}
+  same = [name for name, row in rows.items() if row == whole[name]]
   for name in same:
     del rows[name]
   return Plan(
@@ -213,10 +214,6 @@ def _rows(
     rows = classes.matches(ours, theirs)
     return (*rows, *(-1,) * (here - len(rows)))
   return tuple(range(here)) if there == here else (-1,) * here
-
-
-def _is_all(rows: tuple[int, ...], there: int) -> bool:
-  return rows == tuple(range(there))
 
 
 def _is_as_wide(there: tuple[int, ...] | None, here: tuple[int, ...]) -> bool:

@@ -194,18 +194,18 @@ def is_due(step: int, every: int, is_last: bool) -> bool:
 def restore_or_init(
   program: TrainProgram,
   checkpoints: Checkpointer,
-  digest: str = "",
-  first: Callable[[], TrainState] | None = None,
+  digest: str,
+  first: Callable[[], TrainState],
 ) -> tuple[TrainState, int]:
   """The state to go on from, and how many steps made it.
 
   `digest`: of the codec's weights, "" where it has none. `first`: gives the
-  state of a new run, if not all is to be new.
+  state of a new run.
   """
   log.info("%s", parameter_table(program.abstract_state.params))
   if checkpoints.latest_step() is None:
     with ticking("making the first state"):
-      return (first or program.init)(), 0
+      return first(), 0
   with ticking("reading the newest checkpoint"):
     state, data = checkpoints.restore(program.abstract_state)
   workdir = checkpoints.directory.parent

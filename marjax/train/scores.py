@@ -51,7 +51,7 @@ class Scorer:
     ema_params: PyTree,
     metrics: outputs.AnyPath,
     writer: Writer,
-    autoencoder: Callable[[], outputs.AnyPath | None] = lambda: None,
+    autoencoder: Callable[[], outputs.AnyPath | None],
   ):
     self._writer, self._metrics = writer, metrics
     codec_params, chosen = decoder(autoencoder, mesh), experiment.evaluation

@@ -31,6 +31,8 @@ ARGV = ["train", "--config", "a.py", "--workdir", "b"]
     ),
     (OSError(f"{'a' * 20_000}\x1b[31m\n{'b' * 20_000}"), "aaa ... bbb"),
     (OSError("a\x1b[31m\x07b\nc"), r"a\x1b[31m\x07b c"),
+    (ValueError("one\n  two"), "marjax: one two\n"),
+    (FloatingPointError("one two"), "marjax: one two\n"),
   ],
 )
 def test_an_error_is_one_sentence(error, words, monkeypatch, capsys):
@@ -38,6 +40,8 @@ def test_an_error_is_one_sentence(error, words, monkeypatch, capsys):
     raise error
 
   monkeypatch.setattr(train, "run", run)
+  # These are told only where a module of ours raised them.
+  monkeypatch.setitem(globals(), "__name__", "marjax.pretended")
   assert main.main(ARGV) == 2
   text = capsys.readouterr().err
   assert words in text

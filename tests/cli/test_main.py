@@ -179,23 +179,6 @@ def raising(error):
   return run
 
 
-@pytest.mark.parametrize(
-  "error",
-  [
-    ValueError("one\n  two"),
-    FileExistsError("one two"),
-    FloatingPointError("one two"),
-  ],
-)
-def test_an_error_is_one_sentence(error, fails, monkeypatch):
-  monkeypatch.setattr(train, "run", raising(error))
-  monkeypatch.setitem(globals(), "__name__", "marjax.pretended")
-  argv = ["train", "--config", "a.py", "--workdir", "b"]
-  assert fails(*argv) == "marjax: one two"
-  with pytest.raises(type(error)):
-    main.main([*argv, "--debug"])
-
-
 def test_a_defect_keeps_its_traceback(monkeypatch):
   def defect(args):
     np.zeros(2).reshape(3)

@@ -12,7 +12,7 @@ from convert import vq_twins
 import marjax
 from marjax.convert import layouts, recognise, run, table
 from marjax.latents.vq import VQConfig
-from marjax.parallel.mesh import host_mesh, make_mesh
+from marjax.parallel.mesh import host_mesh
 from marjax.release import loading
 
 NAMES = ("ldm", "llamagen")
@@ -47,7 +47,7 @@ def test_a_file_becomes_a_release_that_encodes_and_decodes(twin, tmp_path):
   assert "codes        40\n" in str(report)
   assert report.card.name == "VQ-2"
   assert report.num_arrays == len(network.weights)
-  pipe = marjax.load(tmp_path / "vq", make_mesh(devices=jax.devices()[:1]))
+  pipe = marjax.load(tmp_path / "vq", host_mesh())
   images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
   ids = pipe.encode(images)
   pixels = torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1

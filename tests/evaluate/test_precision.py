@@ -41,7 +41,7 @@ def test_the_error_after_the_first_step_is_the_amplified_one():
       )
       for config in (
         small.MODEL,
-        precision.with_dtype(small.MODEL, "bfloat16"),
+        small.MODEL.in_dtype("bfloat16"),
       )
     ),
     strict=True,

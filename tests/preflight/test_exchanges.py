@@ -40,12 +40,10 @@ def experiment(preset):
     decoder_depth=DEPTH,
     attention_dropout=0.0,
     projection_dropout=0.0,
-    dtype=dtype,
   )
-  head = replace(model.head, dtype=dtype)
   return replace(
     small.EXPERIMENT,
-    model=replace(model, backbone=backbone, head=head),
+    model=replace(model, backbone=backbone).in_dtype(dtype),
     training=replace(small.EXPERIMENT.training, batch_size=16 * BATCH),
     sampling=Settings(
       num_ar_steps=2, num_buckets=1, head=ReverseSettings(num_steps=2)

@@ -2,25 +2,26 @@
 
 import numpy as np
 import pytest
-from train.shared import share_program
+from train.shared import share_programs
 
 from marjax.train import samples
 
 
 @pytest.fixture(scope="module")
-def quick():
-  """Runs of a file share one program and draw black."""
+def shared_programs():
+  """Runs of a file share their programs."""
+  with pytest.MonkeyPatch.context() as patch:
+    share_programs(patch)
+    yield
+
+
+@pytest.fixture(scope="module")
+def quick(shared_programs):
+  """And they draw black."""
 
   def draw(self, labels):
     return np.zeros((len(labels), 4, 4, 1), np.uint8)
 
   with pytest.MonkeyPatch.context() as patch:
-    share_program(patch)
     patch.setattr(samples.Pipeline, "generate", draw)
     yield
-
-
-@pytest.fixture
-def one_program(monkeypatch):
-  """Runs of a test share one program; they are of one codec's weights."""
-  share_program(monkeypatch)

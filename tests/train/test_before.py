@@ -11,14 +11,13 @@ import zipfile
 
 import numpy as np
 import pytest
+from train.shared import tiny
 
 import marjax
-from marjax.cli import configs
 from marjax.release import workdir as workdirs
 from marjax.train import loop
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
-CONFIG = str(pathlib.Path(__file__).with_name("tiny.py"))
 
 
 @pytest.fixture
@@ -52,5 +51,5 @@ def test_it_loads_and_generates_what_it_did(before):
 
 
 def test_it_goes_on(quick, before):
-  loop.train(configs.load(CONFIG, ["config.training.num_steps=4"]), before)
+  loop.train(tiny(num_steps=4), before)
   assert workdirs.latest_step(before / "checkpoints") == 4

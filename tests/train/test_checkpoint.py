@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train.shared import assert_same
 
 from marjax.release import json_files
 from marjax.train.checkpoint import Checkpointer
@@ -39,10 +40,6 @@ def save_steps(workdir, *steps, keep=5):
 def restore(workdir):
   with Checkpointer(workdir, 5) as checkpoints:
     return checkpoints.restore(abstract(make_state(0)))
-
-
-def assert_same(state, other):
-  jax.tree.map(np.testing.assert_array_equal, state, other)
 
 
 def test_restore_gives_back_every_bit(tmp_path):
@@ -173,8 +170,3 @@ def test_a_place_where_nothing_can_be_made_is_one_sentence(tmp_path):
   with pytest.raises(OSError, match="checkpoints cannot be written") as caught:
     Checkpointer(tmp_path / "file", 2)
   assert "\n" not in str(caught.value)
-
-
-def test_keeping_none_is_refused(tmp_path):
-  with pytest.raises(ValueError, match="keep_checkpoints is 0"):
-    Checkpointer(tmp_path, 0)

@@ -36,10 +36,10 @@ def pixels(seed, count, network):
   return rng.integers(0, 256, shape).astype(np.uint8)
 
 
-def batch_normed(network, seed=0):
+def batch_normed(network):
   """Random parameters of training in which no scale or bias is plain."""
-  params = steps.initial(network, jax.random.key(seed))
-  rng = np.random.default_rng(seed)
+  params = steps.initial(network, jax.random.key(0))
+  rng = np.random.default_rng(0)
   return jax.tree.map(
     lambda leaf: leaf + rng.uniform(0.1, 0.4, leaf.shape).astype(np.float32),
     params,
@@ -160,9 +160,9 @@ def test_missing_weights_name_the_verb(tmp_path):
 @pytest.mark.slow
 def test_digits_are_learned_from_the_command_line(tmp_path, capsys):
   out = tmp_path / "label.safetensors"
-  flags = ["--config", "configs/digits.py", "--width", "16", "--out", str(out)]
+  flags = ["--config", "configs/digits.py", "--width", "8", "--out", str(out)]
   flags += ["--num_epochs", "10"]
   assert main(["fit-classifier", *flags]) == 0
   assert "of 450 test images" in capsys.readouterr().out
-  # A third of the default passes; all of them give 0.99.
-  assert weights.note(out)["origin"]["test_accuracy"] >= 0.93
+  # An eighth of the default width, a third of the passes: those give 0.99.
+  assert weights.note(out)["origin"]["test_accuracy"] >= 0.8

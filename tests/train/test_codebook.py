@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 import small
@@ -13,7 +12,7 @@ import marjax
 from marjax.cli import configs, main
 from marjax.experiment import DataConfig
 from marjax.latents.codebook import CodebookConfig
-from marjax.parallel.mesh import make_mesh
+from marjax.parallel.mesh import host_mesh
 from marjax.release import directory, loading
 from marjax.release.card import Card
 from marjax.train import autoencoder, codebook
@@ -49,7 +48,7 @@ def test_what_was_fitted_is_said(released):
 
 
 def test_it_encodes_and_decodes(released):
-  pipe = marjax.load(released[0], make_mesh(devices=jax.devices()[:1]))
+  pipe = marjax.load(released[0], host_mesh())
   images = np.uint8(
     np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
   )
@@ -65,9 +64,9 @@ def test_it_encodes_and_decodes(released):
 def test_a_seed_and_some_images_decide(released, tmp_path):
   def codes(name, **choices):
     codebook.fit(CODEC, DATA, tmp_path / name, Choices(**choices))
-    return loading.load(tmp_path / name, small_mesh()).codec_params["codes"]
+    return loading.load(tmp_path / name, host_mesh()).codec_params["codes"]
 
-  all_ = loading.load(released[0], small_mesh()).codec_params["codes"]
+  all_ = loading.load(released[0], host_mesh()).codec_params["codes"]
   np.testing.assert_array_equal(codes("a"), all_)
   some = codes("b", num_images=20, seed=3)
   assert not np.array_equal(some, all_)
@@ -80,12 +79,8 @@ def test_a_seed_and_some_images_decide(released, tmp_path):
   assert len(report.errors) == 2
 
 
-def small_mesh():
-  return make_mesh(devices=jax.devices()[:1])
-
-
 def test_tokens_of_a_batch_are_the_ids(released):
-  params = loading.load(released[0], small_mesh()).codec_params
+  params = loading.load(released[0], host_mesh()).codec_params
   experiment = copy.copy(small.EXPERIMENT)
   object.__setattr__(experiment, "codec", CODEC)
   batch = small.images(6)
@@ -98,7 +93,7 @@ def test_tokens_of_a_batch_are_the_ids(released):
 def test_a_run_takes_the_release_that_it_names(released, tmp_path):
   folder = released[0]
   ours = weights_of(CODEC, folder, tmp_path)
-  params = loading.load(folder, small_mesh()).codec_params
+  params = loading.load(folder, host_mesh()).codec_params
   np.testing.assert_array_equal(ours.params["codes"], params["codes"])
   larger = dataclasses.replace(CODEC, image_size=16)
   assert weights_of(larger, folder, tmp_path).digest

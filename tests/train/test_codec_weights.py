@@ -6,27 +6,26 @@ place in a patch, so that any head will do.
 
 import dataclasses
 import shutil
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train.shared import assert_same, tiny
 
 import marjax
 from marjax import schema
-from marjax.cli import configs
 from marjax.latents.patched import Patched
 from marjax.model import register
-from marjax.parallel.mesh import make_mesh, mesh_for
+from marjax.parallel.mesh import host_mesh, mesh_for
 from marjax.preflight import programs
 from marjax.protocols import Codec
 from marjax.release import directory, loading
 from marjax.release.card import Card
 from marjax.train import loop
 
-TINY = Path(__file__).with_name("tiny.py")
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 @schema.config
@@ -78,23 +77,13 @@ def saved(folder, seed=0):
 
 
 def experiment_of(folder, **training):
-  tiny = configs.load(str(TINY))
-  return dataclasses.replace(
-    tiny,
-    codec=ScaledConfig(4),
-    data=dataclasses.replace(tiny.data, autoencoder=str(folder)),
-    training=dataclasses.replace(
-      tiny.training, num_steps=4, checkpoint_every=2, **training
-    ),
-  )
-
-
-def one_device():
-  return make_mesh(devices=jax.devices()[:1])
+  made = tiny(num_steps=4, checkpoint_every=2, **training)
+  data = dataclasses.replace(made.data, autoencoder=str(folder))
+  return dataclasses.replace(made, codec=ScaledConfig(4), data=data)
 
 
 @pytest.mark.slow
-def test_a_run_from_the_first_step_to_export(one_program, tmp_path):
+def test_a_run_from_the_first_step_to_export(tmp_path):
   folder, workdir = saved(tmp_path / "codec"), tmp_path / "run"
   experiment = experiment_of(folder, sample_every=4)
   whole = loop.train(experiment, workdir)
@@ -107,15 +96,13 @@ def test_a_run_from_the_first_step_to_export(one_program, tmp_path):
   loop.train(half, again)
   shutil.rmtree(folder)
   resumed = loop.train(experiment, again)
-  jax.tree.map(
-    np.testing.assert_array_equal, resumed.ema_params, whole.ema_params
-  )
-  pipe = marjax.load(workdir, one_device())
+  assert_same(resumed.ema_params, whole.ema_params)
+  pipe = marjax.load(workdir, host_mesh())
   images = pipe.generate([0, 1])
   assert images.shape == (2, 4, 4, 1)
   loading.export(workdir, tmp_path / "exported")
   shutil.rmtree(workdir)
-  exported = marjax.load(tmp_path / "exported", one_device())
+  exported = marjax.load(tmp_path / "exported", host_mesh())
   assert exported.card.autoencoder == "autoencoder"
   np.testing.assert_array_equal(exported.generate([0, 1]), images)
 
@@ -149,7 +136,7 @@ def test_the_weights_decide_what_is_learned(tmp_path):
 def test_the_step_is_lowered_without_the_weights(tmp_path):
   experiment = experiment_of(tmp_path / "not there")
   mesh = mesh_for(experiment)
-  (program,) = programs.train_programs(experiment, mesh, 32)
+  (program,) = programs.train_programs(experiment, mesh)
   assert program.name == "step"
 
 

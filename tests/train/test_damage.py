@@ -3,6 +3,7 @@
 Flipped bits, NaN in what is saved or read, and folders that go away.
 """
 
+import json
 import pathlib
 import re
 import shlex
@@ -14,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train.shared import at_batch, tiny
 
 import marjax
-from marjax.cli import configs
+from marjax import arrays
 from marjax.parallel.mesh import host_mesh
 from marjax.release import json_files, loading
 from marjax.release import workdir as workdirs
@@ -24,19 +26,16 @@ from marjax.release.digest import digest
 from marjax.train import loop
 from marjax.train.checkpoint import Checkpointer
 
-CONFIG = str(pathlib.Path(__file__).with_name("tiny.py"))
 
-
-def train(workdir, *overrides):
-  return loop.train(configs.load(CONFIG, overrides), workdir)
+def train(workdir, **training):
+  return loop.train(tiny(**training), workdir)
 
 
 @pytest.fixture(scope="module")
 def trained(quick, tmp_path_factory):
   """A work directory with two checkpoints, at 2 and 4."""
   workdir = tmp_path_factory.mktemp("trained")
-  steps = ("config.training.num_steps=4", "config.training.checkpoint_every=2")
-  train(workdir, *steps)
+  train(workdir, num_steps=4, checkpoint_every=2)
   return workdir
 
 
@@ -56,7 +55,7 @@ def files_of(workdir):
 
 def test_a_flipped_bit_is_told_by_a_resumption(workdir):
   def resumed():
-    state = train(workdir, "config.training.num_steps=4")
+    state = train(workdir, num_steps=4)
     return digest(jax.device_get(state.__dict__))
 
   seen = flips.outcomes(files_of(workdir), resumed)
@@ -97,11 +96,10 @@ def test_the_one_before_is_offered_and_the_advice_works(workdir):
   subprocess.run(shlex.split(command), check=True)
   assert workdirs.latest_step(workdir / "checkpoints") == 2
   assert marjax.load(workdir).card.step == 2
-  assert int(train(workdir, "config.training.num_steps=4").step) == 4
+  assert int(train(workdir, num_steps=4).step) == 4
 
 
 def test_hashes_are_skipped_on_demand(workdir):
-  name = "training.checksums"
   # Another file of the same size and meaning.
   data = workdir / "checkpoints" / "4" / "data" / "metadata"
   data.write_bytes(data.read_bytes().replace(b", ", b",\t"))
@@ -110,17 +108,15 @@ def test_hashes_are_skipped_on_demand(workdir):
   marjax.load(workdir, verify=False)
   with pytest.raises(ValueError, match="has another content"):
     train(workdir)
-  train(workdir, f"config.{name}=false", "config.training.num_steps=6")
+  train(workdir, checksums="false", num_steps=6)
   listed = (workdir / "checkpoints" / "6" / workdirs.FILES).read_bytes()
   records = json_files.read_json(listed, workdirs.FILES).values()
   assert all(record.keys() == {"size"} for record in records)
-  assert int(train(workdir, "config.training.num_steps=7").step) == 7
+  assert int(train(workdir, num_steps=7).step) == 7
 
 
 def test_a_list_without_hashes_is_read(workdir):
   """As older versions wrote them: sizes alone, as plain JSON."""
-  import json
-
   path = workdir / "checkpoints" / "4" / workdirs.FILES
   listed = json_files.read_json(path.read_bytes(), "list")
   sizes = {name: record["size"] for name, record in listed.items()}
@@ -160,7 +156,7 @@ def test_an_infinite_average_is_not_saved(tmp_path, monkeypatch, quick):
 
 
 def test_an_infinite_average_is_not_loaded(workdir):
-  state = with_inf(train(workdir, "config.training.num_steps=4"))
+  state = with_inf(train(workdir, num_steps=4))
   with Checkpointer(workdir) as checkpoints:
     checkpoints.save(8, state, {"step": 8})
   for use in (lambda: train(workdir), lambda: marjax.load(workdir)):
@@ -178,22 +174,18 @@ def remove(workdir):
 def test_a_folder_that_goes_away_stops_the_run(
   quick, tmp_path, monkeypatch, act, at_step
 ):
-  workdir, place, count = tmp_path / "run", loop.place, iter(range(100))
+  workdir = tmp_path / "run"
 
-  def placed(*args):
-    if next(count) == at_step - 1:
-      act(workdir)
-    return place(*args)
+  def go_away(batch):
+    act(workdir)
 
-  monkeypatch.setattr(loop, "place", placed)
+  at_batch(monkeypatch, at_step, go_away)
   with pytest.raises(OSError, match="run") as caught:
-    train(workdir, "config.training.num_steps=8")
+    train(workdir, num_steps=8)
   assert "\n" not in str(caught.value)
 
 
 def test_of_arrays_the_first_that_is_not_finite_is_named():
-  from marjax import arrays
-
   tree = {"a": np.ones(3), "b": {"c": jnp.array([1.0, jnp.nan])}}
   assert arrays.not_finite(tree) == "b/c"
   assert arrays.not_finite({"a": np.arange(3)}) is None

@@ -5,46 +5,28 @@ the full one.
 """
 
 import contextlib
-import json
-import pathlib
 import resource
 import shutil
 import subprocess
 import time
 
-import jax
-import numpy as np
 import pytest
+from train.shared import assert_same, at_batch, losses, tiny
 
-from marjax.cli import configs
 from marjax.release import workdir as workdirs
 from marjax.train import loop
 
-CONFIG = str(pathlib.Path(__file__).with_name("tiny.py"))
 HABITS = {"checkpoint_every": 2, "keep_checkpoints": 50, "num_steps": 10}
 
 
 def train(workdir, **habits):
-  overrides = [f"config.training.{k}={v}" for k, v in (HABITS | habits).items()]
-  return loop.train(configs.load(CONFIG, overrides), workdir)
+  return loop.train(tiny(**HABITS | habits), workdir)
 
 
 @pytest.fixture(scope="module")
 def straight(quick, tmp_path_factory):
   """The last state of a run that nothing disturbed."""
   return train(tmp_path_factory.mktemp("straight"))
-
-
-def before_batch(monkeypatch, number, act):
-  """Has the loop call `act` before its `number`-th batch."""
-  place, count = loop.place, iter(range(1, 1000))
-
-  def placed(*args):
-    if next(count) == number:
-      act()
-    return place(*args)
-
-  monkeypatch.setattr(loop, "place", placed)
 
 
 def mount(folder, options):
@@ -78,11 +60,8 @@ def goes_on(workdir, straight):
   assert newest is not None
   assert newest < 10
   assert workdirs.damage(workdir / "checkpoints" / str(newest)) is None
-  state = train(workdir)
-  jax.tree.map(np.testing.assert_array_equal, state, straight)
-  lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  steps = [json.loads(line)["step"] for line in lines]
-  assert steps == list(range(2, 11, 2))
+  assert_same(train(workdir), straight)
+  assert [step for step, _ in losses(workdir)] == list(range(2, 11, 2))
 
 
 @pytest.mark.slow
@@ -135,11 +114,11 @@ def test_a_disk_that_is_full_from_the_start(quick, disk):
 
 
 def test_a_disk_too_full_for_a_line_of_metrics(quick, disk, monkeypatch):
-  def fill():
+  def fill(batch):
     with contextlib.suppress(OSError):
       (disk.folder / "fill").write_bytes(bytes(10**6))
 
-  before_batch(monkeypatch, 8, fill)
+  at_batch(monkeypatch, 8, fill)
   with pytest.raises(OSError, match="no space left on device") as caught:
     train(disk.folder / "run", num_steps=200, checkpoint_every=200, log_every=1)
   assert "checkpoints are intact: make room" in str(caught.value)
@@ -150,13 +129,13 @@ def test_files_that_may_not_grow(straight, tmp_path, monkeypatch):
   """Runs everywhere: such a file fails as on a full disk."""
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-  def limit():
+  def limit(batch):
     while workdirs.latest_step(tmp_path / "checkpoints") != 4:
       time.sleep(0.01)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
 
   with monkeypatch.context() as patch:
-    before_batch(patch, 6, limit)
+    at_batch(patch, 6, limit)
     try:
       with pytest.raises(OSError, match=r"be written.*too large") as caught:
         train(tmp_path)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import pathlib
 import shutil
 
 import flax.linen as nn
@@ -11,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train.shared import tiny
 
 import marjax
 from marjax.arrays import named, shapes_of
-from marjax.cli import configs
 from marjax.latents.codebook import CodebookConfig
 from marjax.model import param_shapes
 from marjax.parallel.mesh import host_mesh
@@ -24,7 +23,6 @@ from marjax.release.card import Card
 from marjax.train import initial, loop, samples
 from marjax.train.state import TrainState
 
-CONFIG = str(pathlib.Path(__file__).with_name("tiny.py"))
 TABLE = "backbone/class_embedding/table"
 POSITIONS = "backbone/encoder_positions/table"
 LARGER = ("data.image_size=8", "codec.image_size=8")
@@ -34,10 +32,6 @@ LARGER += ("model.backbone.num_tokens=16",)
 def classes(count):
   fields = ("data.num_classes", "model.backbone.condition.num_classes")
   return [f"{field}={count}" for field in fields]
-
-
-def tiny(*changes):
-  return configs.load(CONFIG, [f"config.{change}" for change in changes])
 
 
 def begun(*changes):

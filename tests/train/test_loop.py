@@ -1,8 +1,6 @@
 """The loop's contract, and a run that is stopped and resumed."""
 
-import json
 import logging
-import pathlib
 import re
 import shutil
 import time
@@ -11,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from train.shared import share_program
+from train.shared import assert_same, at_batch, losses, tiny
 
 from marjax import ticks
-from marjax.cli import configs
 from marjax.parallel.mesh import host_mesh
 from marjax.release import workdir as workdirs
 from marjax.requests import pictures
@@ -22,53 +19,19 @@ from marjax.train import loop, samples, writers
 from marjax.train.checkpoint import Checkpointer
 from marjax.train.writers import Writer
 
-CONFIG = str(pathlib.Path(__file__).with_name("tiny.py"))
-
-
-def tiny(**training):
-  return configs.load(
-    CONFIG,
-    [f"config.training.{key}={value}" for key, value in training.items()],
-  )
-
-
-def losses(workdir):
-  lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  return [(row["step"], row["loss"]) for row in map(json.loads, lines)]
-
-
-def assert_same(state, other):
-  jax.tree.map(np.testing.assert_array_equal, state, other)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_program():
-  """Runs that compute the same share one program."""
-  with pytest.MonkeyPatch.context() as patch:
-    share_program(patch)
-    yield
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 
 class Stop(Exception):
   """Stands in for whatever ends a run."""
 
 
-def interrupt(monkeypatch, at_batch, change=None):
-  """Makes the loop's `at_batch`-th batch raise, or be changed."""
-  place, count = loop.place, iter(range(1, 1000))
-
-  def placed(batch, *where):
-    if next(count) == at_batch:
-      if change is None:
-        raise Stop
-      batch = change(batch)
-    return place(batch, *where)
-
-  monkeypatch.setattr(loop, "place", placed)
+def stop(batch):
+  raise Stop
 
 
 @pytest.fixture(scope="module")
-def straight(one_program, tmp_path_factory):
+def straight(shared_programs, tmp_path_factory):
   """A run of 12 steps that nothing disturbed: its state and its losses."""
   workdir = tmp_path_factory.mktemp("straight")
   return loop.train(tiny(), workdir), losses(workdir)
@@ -86,12 +49,12 @@ def test_each_reported_step_has_one_line(straight):
   assert [step for step, _ in straight[1]] == [2, 4, 6, 8, 10, 12]
 
 
-@pytest.mark.parametrize("at_batch", [2, 7])
+@pytest.mark.parametrize("number", [2, 7])
 def test_a_stopped_run_ends_with_the_same_bits(
-  straight, tmp_path, monkeypatch, at_batch
+  straight, tmp_path, monkeypatch, number
 ):
   with monkeypatch.context() as patch:
-    interrupt(patch, at_batch)
+    at_batch(patch, number, stop)
     with pytest.raises(Stop):
       loop.train(tiny(), tmp_path)
   state = loop.train(tiny(), tmp_path)
@@ -103,7 +66,7 @@ def test_no_mean_spans_a_kill(tmp_path, monkeypatch):
   habits = {"log_every": 5, "checkpoint_every": 4}
   loop.train(tiny(**habits), tmp_path / "straight")
   with monkeypatch.context() as patch:
-    interrupt(patch, 10)
+    at_batch(patch, 10, stop)
     with pytest.raises(Stop):
       loop.train(tiny(**habits), tmp_path / "stopped")
   loop.train(tiny(**habits), tmp_path / "stopped")
@@ -131,7 +94,7 @@ def with_nan(batch):
 
 
 def test_a_nan_stops_the_run_and_names_the_step(tmp_path, monkeypatch):
-  interrupt(monkeypatch, 7, change=with_nan)
+  at_batch(monkeypatch, 7, with_nan)
   with pytest.raises(FloatingPointError, match="is nan at step 7; training"):
     loop.train(tiny(), tmp_path)
   with Checkpointer(tmp_path, 2) as checkpoints:
@@ -140,7 +103,7 @@ def test_a_nan_stops_the_run_and_names_the_step(tmp_path, monkeypatch):
 
 
 def test_a_nan_in_the_step_before_a_save_is_not_saved(tmp_path, monkeypatch):
-  interrupt(monkeypatch, 8, change=with_nan)
+  at_batch(monkeypatch, 8, with_nan)
   with pytest.raises(FloatingPointError, match="at step 8"):
     loop.train(tiny(), tmp_path)
   with Checkpointer(tmp_path, 2) as checkpoints:
@@ -182,7 +145,7 @@ def test_a_batch_that_devices_cannot_share_is_one_sentence(tmp_path):
 
 def test_another_model_in_the_work_directory_is_one_sentence(tmp_path):
   loop.train(tiny(num_steps=1), tmp_path)
-  other = configs.load(CONFIG, ["config.model.backbone.width=16"])
+  other = tiny("model.backbone.width=16")
   with pytest.raises(ValueError, match=r"model\.backbone\.width is 8 there"):
     loop.train(other, tmp_path)
 
@@ -190,14 +153,14 @@ def test_another_model_in_the_work_directory_is_one_sentence(tmp_path):
 @pytest.mark.slow
 def test_after_a_nan_the_advice_is_taken(straight, tmp_path, monkeypatch):
   with monkeypatch.context() as patch:
-    interrupt(patch, 7, change=with_nan)
+    at_batch(patch, 7, with_nan)
     with pytest.raises(FloatingPointError, match="run the same com") as caught:
       loop.train(tiny(), tmp_path)
-  flag = re.search(r"with --(config\S+),", str(caught.value)).group(1)
-  assert flag == "config.training.learning_rate=0.0005"
-  lower = configs.load(CONFIG, [flag])
+  flag = re.search(r"with --config\.(\S+),", str(caught.value)).group(1)
+  assert flag == "training.learning_rate=0.0005"
+  lower = tiny(flag)
   with monkeypatch.context() as patch:
-    interrupt(patch, 3, change=with_nan)
+    at_batch(patch, 3, with_nan)
     with pytest.raises(FloatingPointError, match="at step 7"):
       loop.train(lower, tmp_path)
   assert int(loop.train(lower, tmp_path).step) == 12
@@ -210,10 +173,8 @@ def test_after_a_nan_the_advice_is_taken(straight, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_memory_and_speed_may_change(straight, tmp_path):
   loop.train(tiny(num_steps=4, batch_size=16), tmp_path)
-  other = ["config.training.num_microbatches=2"]
-  other.append("config.training.batch_size=16")
-  other.append("config.model.backbone.remat=none")
-  state = loop.train(configs.load(CONFIG, other), tmp_path)
+  other = tiny("model.backbone.remat=none", num_microbatches=2, batch_size=16)
+  state = loop.train(other, tmp_path)
   assert int(state.step) == 12
 
 
@@ -291,10 +252,9 @@ def test_a_run_starts_from_weights(straight, tmp_path):
 
 def test_weights_of_another_model_are_one_sentence(tmp_path):
   loop.train(tiny(num_steps=1), tmp_path / "first")
-  other = ["config.model.backbone.width=16"]
-  other.append(f"config.training.init_from={tmp_path / 'first'}")
+  other = tiny("model.backbone.width=16", init_from=tmp_path / "first")
   with pytest.raises(ValueError, match=r"init_from.*: \S+ is of shape .*; ex"):
-    loop.train(configs.load(CONFIG, other), tmp_path / "second")
+    loop.train(other, tmp_path / "second")
 
 
 def test_what_takes_long_says_so(tmp_path, monkeypatch, caplog):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from train import together
+from train.shared import losses, tiny
 
-from marjax.cli import configs
 from marjax.train import loop
 
 STEPS = "config.training.num_steps=6"
@@ -32,13 +32,10 @@ def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
     # The first process writes, and says what it wrote.
     assert run.logs[0].read_text().count("images/s") == 3
     assert "images/s" not in run.logs[1].read_text()
-  config = str(together.ROOT / "tests/train/tiny.py")
-  expected = loop.train(configs.load(config, [SAMPLES]), alone)
-  found = loop.train(configs.load(config, [SAMPLES]), both)
+  expected = loop.train(tiny(sample_every=3), alone)
+  found = loop.train(tiny(sample_every=3), both)
   # Sums over devices run in another order.
-  np.testing.assert_allclose(
-    np.array(together.losses(both)), together.losses(alone), rtol=1e-5
-  )
+  np.testing.assert_allclose(np.array(losses(both)), losses(alone), rtol=1e-5)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
     found.params,

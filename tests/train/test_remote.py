@@ -4,34 +4,30 @@ The bucket is tests/bucket.py; what talks to it are the libraries that
 talk to a real one.
 """
 
-import json
 import pathlib
 import sys
 
 import bucket as buckets
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train.shared import CONFIG, assert_same, losses, tiny
 
 import marjax
 from marjax import outputs
-from marjax.cli import configs
 from marjax.cli.main import main
 from marjax.release import workdir as workdirs
 from marjax.train import loop, samples, writers
 from marjax.train.checkpoint import Checkpointer
 
-CONFIG = str(pathlib.Path(__file__).with_name("tiny.py"))
 RUN = f"gs://{buckets.NAME}/some/run"
 GENERATE = samples.Pipeline.generate
 TRAINING = {"num_steps": 6, "log_every": 1, "checkpoint_every": 2}
 TRAINING["sample_every"] = 3
-OVERRIDES = [f"config.training.{key}={n}" for key, n in TRAINING.items()]
 
 
 def train(workdir):
-  return loop.train(configs.load(CONFIG, OVERRIDES), workdir)
+  return loop.train(tiny(**TRAINING), workdir)
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +55,9 @@ def local(quick, tmp_path_factory):
 def moments(quick, server):
   """What was in the bucket after each change that a run in it made."""
   server.objects, server.history = {}, []
-  flags = [f"--{override}" for override in OVERRIDES]
+  flags = [f"--config.training.{key}={n}" for key, n in TRAINING.items()]
   assert main(["train", "--config", CONFIG, "--workdir", RUN, *flags]) == 0
   return server.history
-
-
-def losses(workdir):
-  lines = (workdir / "metrics.jsonl").read_text().splitlines()
-  return [(row["step"], row["loss"]) for row in map(json.loads, lines)]
-
-
-def assert_same(state, other):
-  jax.tree.map(np.testing.assert_array_equal, state, other)
 
 
 def folder(step):
@@ -204,7 +191,7 @@ def test_a_damaged_file_is_one_sentence(moments, bucket):
 
 def test_a_config_of_another_run_is_refused(moments, bucket):
   bucket.objects = moments[-1]
-  other = configs.load(CONFIG, [*OVERRIDES, "config.seed=5"])
+  other = tiny("seed=5", **TRAINING)
   with pytest.raises(ValueError, match="seed is 0 there and 5 here"):
     loop.train(other, RUN)
 

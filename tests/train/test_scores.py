@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pytest
 from evaluate.networks import Projection
-from train import together
-from train.shared import share_program
+from train.shared import losses, rows, tiny
+from train.together import saved_state
 
-from marjax.cli import configs
 from marjax.evaluate import stream
 from marjax.evaluate.networks import kinds, weights
 from marjax.train import loop, scores
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 NETWORK = Projection(channels=1, image_size=4)
 
@@ -23,40 +24,26 @@ def network(monkeypatch):
   monkeypatch.setitem(kinds.NETWORKS, NETWORK.name, NETWORK)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def shared():
-  """Runs share one program of training: tracing is most of a run."""
-  with pytest.MonkeyPatch.context() as patch:
-    share_program(patch)
-    yield
-
-
 def experiment(folder, *more):
   path = folder / "weights.safetensors"
   if not path.exists():
     weights.write(path, NETWORK, NETWORK.params(), {"from": "here"})
-  overrides = [
-    "config.training.evaluate_every=4",
-    "config.training.num_steps=10",
-    "config.training.ema_rate=0.5",
-    "config.evaluation.network=projection",
-    f"config.evaluation.weights={path}",
-    "config.evaluation.scores=fid,is",
-    "config.evaluation.num_images=20",
+  return tiny(
+    "training.evaluate_every=4",
+    "training.num_steps=10",
+    "training.ema_rate=0.5",
+    "evaluation.network=projection",
+    f"evaluation.weights={path}",
+    "evaluation.scores=fid,is",
+    "evaluation.num_images=20",
     *more,
-  ]
-  return configs.load(str(together.ROOT / "tests/train/tiny.py"), overrides)
+  )
 
 
-def rows(workdir):
+def scores_of(workdir):
   """Scores by step."""
-  lines = together.rows(workdir / "metrics.jsonl")
+  lines = rows(workdir / "metrics.jsonl")
   return {row["step"]: row for row in lines if scores.COUNT in row}
-
-
-def losses(workdir):
-  lines = together.rows(workdir / "metrics.jsonl")
-  return [(row["step"], row["loss"]) for row in lines if "loss" in row]
 
 
 def test_scores_are_metrics_and_change_nothing_else(
@@ -71,33 +58,33 @@ def test_scores_are_metrics_and_change_nothing_else(
 
   monkeypatch.setattr(stream.Stream, "run", noting)
   loop.train(experiment(tmp_path), here)
-  first = rows(here)
+  first = scores_of(here)
   assert list(first) == [4, 8, 10], caplog.text
   names = {"fd_projection", "class_score_projection"}
   assert all(names <= row.keys() for row in first.values())
   # The averaged weights of the step, bit for bit.
-  saved = together.saved_state(here, 8)
+  saved = saved_state(here, 8)
   for path, leaf in jax.tree_util.tree_leaves_with_path(scored[1]):
     name = jax.tree_util.keystr(path)
     np.testing.assert_array_equal(leaf, saved[f"['ema_params']{name}"])
   assert first[4][scores.COUNT] == 20
-  loop.train(experiment(tmp_path, "config.training.evaluate_every=0"), without)
+  loop.train(experiment(tmp_path, "training.evaluate_every=0"), without)
   assert losses(here) == losses(without)
   # As if killed while scoring step 8, of which there is a checkpoint.
-  lines = together.rows(here / "metrics.jsonl")
+  lines = rows(here / "metrics.jsonl")
   left = [r for r in lines if r["step"] < 8 or "loss" in r]
   content = "".join(json.dumps(row) + "\n" for row in left)
   (here / "metrics.jsonl").write_text(content)
   shutil.rmtree(here / "checkpoints" / "10")
   loop.train(experiment(tmp_path), here)
-  assert rows(here) == first
+  assert scores_of(here) == first
 
 
 def test_what_cannot_be_scored_is_told_before_the_first_step(tmp_path):
-  nothing = experiment(tmp_path, "config.evaluation.weights=nothing")
+  nothing = experiment(tmp_path, "evaluation.weights=nothing")
   with pytest.raises(FileNotFoundError, match="nothing does not exist"):
     loop.train(nothing, tmp_path / "w")
-  odd = experiment(tmp_path, "config.evaluation.num_images=21")
+  odd = experiment(tmp_path, "evaluation.num_images=21")
   with pytest.raises(ValueError, match="21; expected a multiple of 2"):
     loop.train(odd, tmp_path / "w")
 
@@ -109,5 +96,5 @@ def test_scores_that_fail_do_not_stop_training(tmp_path, monkeypatch, caplog):
   monkeypatch.setattr(scores.sweep, "scored", fail)
   state = loop.train(experiment(tmp_path), tmp_path / "w")
   assert int(state.step) == 10
-  assert not rows(tmp_path / "w")
+  assert not scores_of(tmp_path / "w")
   assert "no scores of step 4 (ValueError: no such luck)" in caplog.text

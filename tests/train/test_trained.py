@@ -1,21 +1,18 @@
 """What is frozen stays, what is slowed is slower, low-rank updates are all."""
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from train import shared
 
 from marjax.arrays import named
-from marjax.cli import configs
 from marjax.layers import lora
 from marjax.parallel.mesh import host_mesh
 from marjax.train import trained
 from marjax.train.step import make_train_program
-
-CONFIG = str(pathlib.Path(__file__).with_name("tiny.py"))
 
 FACTORS = 'factors=[("head/*", 0.0), ("backbone/encoder/*", 0.25)]'
 LORA = (
@@ -26,8 +23,8 @@ LORA = (
 
 
 def tiny(*changes):
-  overrides = [f"config.training.{change}" for change in changes]
-  return configs.load(CONFIG, [*overrides, "config.training.clip_norm=1e6"])
+  recipe = [f"training.{change}" for change in changes]
+  return shared.tiny(*recipe, clip_norm=1e6)
 
 
 @functools.cache

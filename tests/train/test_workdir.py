@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import pytest
 from flax.traverse_util import flatten_dict
+from train.shared import tiny
 
-from marjax.cli import configs
 from marjax.release.json_files import read_json
 from marjax.schema import to_dict
 from marjax.train import workdir as workdirs
@@ -142,15 +142,13 @@ def test_two_runs_cannot_share_a_directory(tmp_path):
 
 
 def test_the_table_is_in_the_docs():
-  root = pathlib.Path(__file__).parents[2]
-  rows = re.findall(r"^\| `(.*)` \| (.*) \|$", docs(root), re.MULTILINE)
+  docs = pathlib.Path(__file__).parents[2] / "docs" / "training.md"
+  rows = re.findall(r"^\| `(.*)` \| (.*) \|$", docs.read_text(), re.MULTILINE)
   assert rows == list(workdirs.CHANGES.items())
 
 
 def test_the_table_has_a_row_for_each_field_and_no_other():
-  root = pathlib.Path(__file__).parents[2]
-  config = configs.load(str(root / "tests/train/tiny.py"))
-  keys = list(flatten_dict(to_dict(config), sep="."))
+  keys = list(flatten_dict(to_dict(tiny()), sep="."))
   rows = [
     next(row for row in workdirs.CHANGES if fnmatch.fnmatchcase(key, row))
     for key in keys
@@ -159,10 +157,6 @@ def test_the_table_has_a_row_for_each_field_and_no_other():
   assert workdirs.rule("training.lora.rank").startswith("fixed: the updates")
   assert workdirs.rule("training.num_steps") == workdirs.MAY_GROW
   assert workdirs.rule("sampling.head") == workdirs.MAY_CHANGE
-
-
-def docs(root):
-  return (root / "docs" / "training.md").read_text()
 
 
 def test_a_refusal_says_what_may_change_and_its_advice_is_taken(tmp_path):

@@ -1,11 +1,11 @@
 """What was written can be read back, also after a kill."""
 
 import io
-import json
 import pathlib
 
 import numpy as np
 import pytest
+from train.shared import rows
 
 from marjax.train.writers import (
   Appended,
@@ -14,10 +14,6 @@ from marjax.train.writers import (
   console_line,
   open_writer,
 )
-
-
-def lines(path):
-  return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_json_lines_hold_each_step_once_after_a_resume(tmp_path):
@@ -29,7 +25,7 @@ def test_json_lines_hold_each_step_once_after_a_resume(tmp_path):
   writer = JsonLinesWriter(path, 20)
   writer.write_scalars(30, {"loss": 3.5})
   writer.close()
-  assert [(line["step"], line["loss"]) for line in lines(path)] == [
+  assert [(line["step"], line["loss"]) for line in rows(path)] == [
     (10, 1.0),
     (20, 2.0),
     (30, 3.5),
@@ -42,14 +38,14 @@ def test_a_line_cut_by_a_kill_is_dropped(tmp_path):
   writer = JsonLinesWriter(path, 20)
   writer.write_scalars(20, {"loss": 2.0})
   writer.close()
-  assert [line["step"] for line in lines(path)] == [10, 20]
+  assert [line["step"] for line in rows(path)] == [10, 20]
 
 
 def test_a_whole_number_cut_short_is_not_mistaken_for_a_line(tmp_path):
   path = tmp_path / "metrics.jsonl"
   path.write_text('{"step": 10, "loss": 1.0}')
   JsonLinesWriter(path, 20).close()
-  assert lines(path) == []
+  assert rows(path) == []
 
 
 def test_damaged_lines_are_left_out_and_counted(tmp_path, caplog):
@@ -87,7 +83,7 @@ def test_what_a_disk_took_in_parts_is_whole(tmp_path):
 def test_lines_are_on_disk_before_close(tmp_path):
   writer = JsonLinesWriter(tmp_path / "metrics.jsonl", 0)
   writer.write_scalars(1, {"loss": 1.0})
-  assert lines(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 1.0}]
+  assert rows(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 1.0}]
   writer.close()
 
 
@@ -157,5 +153,5 @@ def test_a_run_writes_to_console_file_and_tensorboard(tmp_path, caplog):
   writer.write_scalars(5, {"loss": 1.0})
   writer.close()
   assert "step 5/10  loss 1.0000" in caplog.text
-  assert lines(tmp_path / "metrics.jsonl") == [{"step": 5, "loss": 1.0}]
+  assert rows(tmp_path / "metrics.jsonl") == [{"step": 5, "loss": 1.0}]
   assert any(event.step == 5 for event in events(tmp_path))

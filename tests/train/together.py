@@ -8,7 +8,6 @@ and the first, which does not, wait for it longer than Gloo allows. And programs
 are optimised less, which halves the time to compile them.
 """
 
-import json
 import os
 import pathlib
 import socket
@@ -118,16 +117,6 @@ class Pair:
       assert time.monotonic() < deadline, self.said()
       assert self.processes[0].poll() is None, self.said()
       time.sleep(0.005)
-
-
-def rows(path):
-  """The lines of a .jsonl file."""
-  return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def losses(workdir):
-  """(step, loss) of each report."""
-  return [(r["step"], r["loss"]) for r in rows(workdir / "metrics.jsonl")]
 
 
 def saved_state(workdir, step):

@@ -1,0 +1,53 @@
+"""What benchmarks share: flags, their checks, and where a row was measured."""
+
+import argparse
+import datetime
+from collections.abc import Iterable
+from pathlib import Path
+
+from marjax.evaluate import environment
+
+
+def add_out(parser: argparse.ArgumentParser, name: str) -> None:
+  """Declares --out, the file that rows are appended to."""
+  parser.add_argument(
+    "--out",
+    type=Path,
+    default=Path(f"benchmarks/results/{name}.jsonl"),
+    help="JSON lines, appended to (default: %(default)s)",
+  )
+
+
+def check_counts(args: argparse.Namespace, *names: str) -> None:
+  """Raises ValueError where one of these flags is below 1."""
+  for name in names:
+    count = getattr(args, name)
+    if count < 1:
+      raise ValueError(f"--{name} is {count}; expected 1 or more.")
+
+
+def chosen(what: str, asked: str, known: Iterable[str]) -> list[str]:
+  """The names in "A,B".
+
+  Raises:
+    ValueError: one is not known.
+  """
+  names = asked.split(",")
+  for name in names:
+    if name not in known:
+      raise ValueError(
+        f"there is no {what} {name!r}; expected one of {', '.join(known)}."
+      )
+  return names
+
+
+def where(*packages: str) -> dict:
+  """Columns of a row that say when, on what and with what it was measured.
+
+  `packages`: to be named beside those that always are.
+  """
+  return {
+    "date": datetime.date.today().isoformat(),
+    "device": environment.device(),
+    "versions": environment.versions(*packages),
+  }
