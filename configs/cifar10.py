@@ -13,9 +13,9 @@ Command   marjax train --config configs/cifar10.py --workdir out/cifar10 \
             --num_images 10000
 Cost      143 epochs: 7.2 million images; 7 minutes of one H200, of which 8 400
           steps, 4.5 minutes, were run
-Expected  after 8 400 steps label accuracy 0.67 and fd_mobilenet 40, of JPEGs of
-          quality 75 (docs/scoreboard.md); images that were stored with loss
-          cannot be compared with published scores
+Expected  after 8 400 steps, drawn with 250 even diffusion steps, label accuracy
+          0.67 and fd_mobilenet 40, of JPEGs of quality 75 (docs/scoreboard.md);
+          images stored with loss cannot be compared with published scores
 Variants  :laptop      a few seconds, on made-up images
           :regression  the control: plain L2 loss instead of Diffusion Loss
           :flow        flow matching, 25 evaluations of the head, not 100

@@ -5,12 +5,13 @@ the values of some of their keys. A line that a kill cut short is written anew.
 Several processes may append to one file.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from marjax.evaluate import environment
 from marjax.generate.settings import Settings
@@ -41,11 +42,18 @@ def read(path: Path) -> list[Row]:
   return rows
 
 
-def append(path: Path, row: Row) -> None:
-  """Adds one row at the end, after removing a cut line there."""
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[BinaryIO]:
+  """A file, made if missing, that no other process has locked meanwhile."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with open(path, "a+b") as file:
     fcntl.flock(file, fcntl.LOCK_EX)
+    yield file
+
+
+def append(path: Path, row: Row) -> None:
+  """Adds one row at the end, after removing a cut line there."""
+  with locked(path) as file:
     file.seek(0)
     content = file.read()
     # Appending goes to the end whatever the position; truncating makes the

@@ -22,6 +22,7 @@ GPUs      --part 1/2 and --part 2/2 at the same time, each with its own GPU,
 
 import argparse
 import dataclasses
+import functools
 import sys
 import time
 import zlib
@@ -37,7 +38,7 @@ from experiments import programs, rows, samplers, scoreboard, studies_tables
 from experiments.claims import MASKED, STUDIES, Cell, Draw
 from experiments.scoreboard import Board, eyes
 from marjax.cli import configs
-from marjax.evaluate import archives, environment, run, sets
+from marjax.evaluate import archives, run, sets
 from marjax.evaluate.seen import Taken
 from marjax.experiment import Experiment
 from marjax.generate.settings import Settings
@@ -83,6 +84,7 @@ class Asked(NamedTuple):
     return time.monotonic() > self.deadline
 
 
+@functools.cache
 def experiment_of(cell: Cell, asked: Asked) -> Experiment:
   """What a cell is trained as."""
   variant = f"{cell.variant},laptop" if asked.is_laptop else cell.variant
@@ -117,8 +119,9 @@ def trained(cell: Cell, asked: Asked) -> Pipeline:
   if not release.exists():
     experiment = experiment_of(cell, asked)
     codes = experiment.data.autoencoder
-    if codes and not Path(codes).exists():
-      codebook.fit(experiment.codec, experiment.data, codes)
+    with rows.locked(asked.out / "codes.lock"):
+      if codes and not Path(codes).exists():
+        codebook.fit(experiment.codec, experiment.data, codes)
     loop.train(experiment, workdir)
     loading.export(workdir, release, "bfloat16")
   return load(release)
@@ -155,6 +158,18 @@ def planned(names: Sequence[str], asked: Asked) -> list[tuple]:
   return [one for cell in own for one in unique if one[0] == cell]
 
 
+def missing(
+  names: Sequence[str], asked: Asked, **judges: dict[str, str]
+) -> list[tuple]:
+  """What of the plan has no row yet, by those judges or by any."""
+  there = rows.read(asked.rows)
+  return [
+    one
+    for one in planned(names, asked)
+    if rows.find(there, **key_of(*one, asked), **judges) is None
+  ]
+
+
 def key_of(cell, settings: Settings, order: str, seed: int, asked: Asked):
   """What tells a row from others, but for the judges."""
   return {
@@ -180,8 +195,8 @@ def order_of(name: str, own: Int[np.ndarray, "N L"]) -> Int[np.ndarray, "N L"]:
 
 def measure(
   pipe: Pipeline, key: dict[str, Any], settings: Settings, board: Board, asked
-) -> None:
-  """Adds a row: draws its images, and scores them."""
+) -> rows.Row:
+  """What a row's images, drawn for it, score."""
   labels = run.balanced_labels(asked.num_images, pipe.card.num_classes)
   how: dict[str, Any] = {"seed": key["seed"]}
   if key["order"] != "own":
@@ -204,18 +219,20 @@ def measure(
   if not is_shown:
     path.unlink()
   count = sum(leaf.size for leaf in jax.tree.leaves(pipe.params))
-  row = key | {"scores": scores, "seconds": seconds, "num_parameters": count}
-  row |= {"parameters": samplers.fingerprint(pipe.params)}
-  row |= {"device": environment.device(), "versions": environment.versions()}
-  rows.append(asked.rows, row)
   print(f"{key['cell']}: {studies_tables.sentence(scores)}", flush=True)
+  return {
+    "scores": scores,
+    "seconds": seconds,
+    "num_parameters": count,
+    "parameters": samplers.fingerprint(pipe.params),
+  }
 
 
-def plan(missing: Sequence[tuple], asked: Asked) -> str:
+def plan(left: Sequence[tuple], asked: Asked) -> str:
   """What is missing, a line for each cell, and what it costs on one H200."""
   lines, total = [], 0.0
-  for cell in dict.fromkeys(one[0] for one in missing):
-    own = [one for one in missing if one[0] == cell]
+  for cell in dict.fromkeys(one[0] for one in left):
+    own = [one for one in left if one[0] == cell]
     experiment, minutes = experiment_of(cell, asked), 0.0
     is_begun = any(place.exists() for place in places_of(cell, asked))
     if not is_begun:
@@ -246,17 +263,18 @@ def run_studies(
   if asked.part[0] == 1:
     scoreboard.controls(board, own)
   pipe, at = None, None
-  for cell, settings, order, seed in planned(names, asked):
-    key = key_of(cell, settings, order, seed, asked)
-    key |= {"judges": board.names()}
-    if rows.find(rows.read(asked.rows), **key) is not None:
-      continue
+  for cell, settings, order, seed in missing(
+    names, asked, judges=board.names()
+  ):
     if asked.is_late():
       print("it is late: nothing more is begun", flush=True)
       break
     if at != cell:
       pipe, at = trained(cell, asked), cell
-    measure(pipe, key, settings, board, asked)
+    key = key_of(cell, settings, order, seed, asked)
+    key |= {"judges": board.names()}
+    how = functools.partial(measure, pipe, key, settings, board, asked)
+    rows.measured(asked.rows, key, how)
   table = [
     row for row in rows.read(asked.rows) if row["judges"] == board.names()
   ]
@@ -296,13 +314,7 @@ def main(argv: Sequence[str] | None) -> None:
     part,
   )
   if args.dry_run:
-    there = rows.read(asked.rows)
-    missing = [
-      one
-      for one in planned(names, asked)
-      if rows.find(there, **key_of(*one, asked)) is None
-    ]
-    print(plan(missing, asked))
+    print(plan(missing(names, asked), asked))
     return
   check(
     args.laptop or bool(args.data_dir),

@@ -74,8 +74,9 @@ REPORT_SECONDS = 2.0
 
 AR_STEPS = 32
 
-OF_PICTURES = ("image_size", "channels", "num_tokens", "num_classes")
-"""What new pictures may have otherwise than the model to start from."""
+OWN = ("image_size", "channels", "num_tokens", "num_classes", "dtype")
+"""What new pictures, and another machine, may have otherwise than the model to
+start from."""
 
 
 def fill(mapping: Mapping[str, Any], workdir: str = "") -> Experiment:
@@ -212,7 +213,7 @@ def _fill_start(draft: Draft) -> None:
   parts = {"codec": to_dict(card.codec), "model": to_dict(card.model)}
   why = f"as {outputs.shown(name)} has it, from which it starts"
   for key, value in flatten_dict(parts, sep=".").items():
-    if not key.endswith(OF_PICTURES):
+    if not key.endswith(OWN):
       draft.fill(key, value, why)
 
 

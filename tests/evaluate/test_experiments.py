@@ -1,6 +1,7 @@
 """Experiments resume, skip what they have, and print what was measured."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -38,6 +39,18 @@ def test_rows_survive_a_kill_in_the_middle_of_a_line(tmp_path):
   rows.append(path, {"a": 3})
   assert rows.read(path) == [{"a": 1}, {"a": 3}]
   assert path.read_text() == '{"a": 1}\n{"a": 3}\n'
+
+
+def test_a_row_waits_for_who_has_the_file(tmp_path):
+  path = tmp_path / "rows.jsonl"
+  other = threading.Thread(target=rows.append, args=[path, {"a": 2}])
+  with rows.locked(path) as file:
+    other.start()
+    other.join(0.3)
+    assert other.is_alive()
+    file.write(b'{"a": 1}\n')
+  other.join()
+  assert rows.read(path) == [{"a": 1}, {"a": 2}]
 
 
 def test_a_broken_line_in_the_middle_is_named(tmp_path):

@@ -160,9 +160,9 @@ def test_missing_weights_name_the_verb(tmp_path):
 @pytest.mark.slow
 def test_digits_are_learned_from_the_command_line(tmp_path, capsys):
   out = tmp_path / "label.safetensors"
-  flags = ["--config", "configs/digits.py", "--width", "8", "--out", str(out)]
+  flags = ["--config", "configs/digits.py", "--width", "16", "--out", str(out)]
   flags += ["--num_epochs", "10"]
   assert main(["fit-classifier", *flags]) == 0
   assert "of 450 test images" in capsys.readouterr().out
-  # An eighth of the default width, a third of the passes: those give 0.99.
-  assert weights.note(out)["origin"]["test_accuracy"] >= 0.8
+  # A third of the default passes; all of them give 0.99.
+  assert weights.note(out)["origin"]["test_accuracy"] >= 0.93

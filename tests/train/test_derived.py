@@ -55,6 +55,14 @@ def lines(caplog):
 TYPED = ["config.data.data_dir=photos", "config.image_size=32"]
 
 
+def test_products_are_of_the_type_that_suits_the_machine(photos, monkeypatch):
+  model = configs.load(CONFIG, TYPED).model
+  assert model.backbone.dtype == model.head.dtype == "float32"
+  monkeypatch.setattr(derived, "_sizes", lambda name: derived.ACCELERATOR)
+  model = configs.load(CONFIG, TYPED).model
+  assert model.backbone.dtype == model.head.dtype == "bfloat16"
+
+
 def test_all_that_is_derived_can_be_typed(photos, lines):
   first = configs.load(CONFIG, TYPED)
   flags = lines()

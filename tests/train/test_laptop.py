@@ -77,6 +77,7 @@ def test_every_cell_made_small_can_be_drawn_from(name, cell):
     for each in (
       *(("digits", cell) for cell in CELLS),
       *(("table1", f"{cell}_ce") for cell in CELLS),
+      ("cifar10", "guided_ce"),
     )
   ],
 )
@@ -97,10 +98,12 @@ def test_a_cell_made_small_is_a_program(name, cell):
   ("name", "cell"),
   [
     ("digits", "ar_raster"),
+    ("digits", "ar_random_ce"),
     ("digits", "guided"),
     ("digits", "mar_ce"),
     ("cifar10", "mar"),
     ("table1", "ar_raster_ce"),
+    ("table1", "guided_ce"),
   ],
 )
 def test_a_cell_made_small_trains_samples_and_loads(
