@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from marjax.arrays import kept
 from marjax.evaluate.scores import neighbours, pairs
 from marjax.evaluate.scores.neighbours import precision_recall
 
@@ -97,3 +98,45 @@ def test_sets_that_cannot_be_compared_are_refused():
   unseen[:4] = train[:4] + 1e-3
   with pytest.raises(ValueError, match="is also a training image"):
     neighbours.is_near_copy(generated=unseen, train=train, unseen=unseen)
+
+
+def test_what_is_known_of_real_images_is_computed_once(monkeypatch):
+  rows = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+  real = rows[:30].view()
+  real.flags.writeable = False
+  asked = []
+  nearest = neighbours._nearest
+
+  def counted(*args, **kwargs):
+    asked.append(1)
+    return nearest(*args, **kwargs)
+
+  monkeypatch.setattr(neighbours, "_nearest", counted)
+  first = neighbours.precision_recall(generated=rows[30:], real=real)
+  again = neighbours.precision_recall(generated=rows[30:], real=real)
+  assert len(asked) == 3  # the real side once, the other twice
+  assert first[:2] == again[:2]
+
+
+def test_what_may_change_is_not_kept():
+  rows = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+  before = neighbours.radii(rows, 3)
+  rows *= 2
+  np.testing.assert_allclose(neighbours.radii(rows, 3), 4 * before, rtol=1e-4)
+
+
+def test_what_was_kept_goes_with_its_array():
+  made = []
+
+  @kept
+  def double(array, times):
+    made.append(times)
+    return array * times
+
+  for expected in (1, 2):  # another array, perhaps at the same address
+    array = np.ones(3)
+    array.flags.writeable = False
+    assert double(array, 2) is double(array, 2)
+    assert double(array, 3).sum() == 9
+    assert made == [2, 3] * expected
+    del array

@@ -315,6 +315,10 @@ class Gatherer:
         f" first {missing[0]}; expected all of them."
       )
     parts = {name: self._state.get(name) for name in NEEDS}
+    for name in ROWS.keys() & self._state.keys():
+      # Scores keep what they know of arrays that cannot change.
+      parts[name] = parts[name].view()
+      parts[name].flags.writeable = False
     return Gathered(self.plan.network, **parts)
 
   def state(self) -> dict[str, np.ndarray]:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32
 
+from marjax.arrays import kept
 from marjax.evaluate.scores import pairs
 from marjax.evaluate.scores.pairs import Tiles
 from marjax.schema import check
@@ -61,6 +62,7 @@ def precision_recall(
   )
 
 
+@kept
 def radii(
   features: Float32[np.ndarray, "count features"], num_neighbours: int
 ) -> Float32[np.ndarray, " count"]:
@@ -109,7 +111,7 @@ def is_near_copy(
   Raises:
     ValueError: they were, so that there is nothing to compare with.
   """
-  apart, _ = nearest(unseen, train)
+  apart = _apart(unseen, train)
   threshold = np.percentile(apart, COPY_PERCENTILE)
   # In float32 an image is up to about 1e-3 of that from itself, not always 0.
   check(
@@ -118,6 +120,12 @@ def is_near_copy(
     " image; expected other images: choose another split.",
   )
   return nearest(generated, train)[0] < threshold
+
+
+@kept
+def _apart(unseen: np.ndarray, train: np.ndarray) -> np.ndarray:
+  """What `nearest` gives first."""
+  return nearest(unseen, train)[0]
 
 
 @functools.partial(jax.jit, static_argnames=("count", "is_own"))

@@ -13,7 +13,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float32, Int32, PyTree
+from jaxtyping import Array, Bool, Float32, Float64, Int32, PyTree
+
+from marjax.arrays import kept
 
 TILE = 2048
 
@@ -30,7 +32,24 @@ class Tiles(NamedTuple):
   number: Int32[Array, "tiles rows"]
 
 
-def tiles(rows: Float32[np.ndarray, "count features"], mean: np.ndarray):
+@kept
+def own_tiles(rows: Float32[np.ndarray, "count features"]) -> Tiles:
+  """The tiles of a set, less its mean."""
+  return tiles(rows, mean_of(rows))
+
+
+@kept
+def mean_of(
+  rows: Float32[np.ndarray, "count features"],
+) -> Float64[np.ndarray, " features"]:
+  """The mean of a set."""
+  return rows.mean(0, dtype=np.float64)
+
+
+def tiles(
+  rows: Float32[np.ndarray, "count features"],
+  mean: Float64[np.ndarray, " features"],
+) -> Tiles:
   """The tiles of a set, less a mean."""
   count, size = len(rows), min(TILE, len(rows))
   number = np.arange(-(-count // size) * size, dtype=np.int32)
@@ -64,8 +83,8 @@ def by_tile(
   Args:
     program: (one tile of rows, all tiles of columns) → arrays [rows, ...].
   """
-  mean = columns.mean(0, dtype=np.float64)
-  ours, theirs = tiles(rows, mean), tiles(columns, mean)
+  theirs = own_tiles(columns)
+  ours = theirs if rows is columns else tiles(rows, mean_of(columns))
   for tile in zip(*ours, strict=True):
     answer = program(Tiles(*tile), theirs)
     count = int(np.sum(np.asarray(tile[1]) >= 0))
