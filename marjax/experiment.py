@@ -91,6 +91,7 @@ class TrainingConfig:
       is the absolute peak instead.
     warmup_steps, warmup_epochs: linear warm-up; give at most one.
     schedule: after the warm-up, "constant" or "cosine" to 0.
+    optimizer: "adamw", or "muon", see `marjax.train.optimizer`.
     ema_rate: of the averaged parameters that are evaluated.
     ema_warmup: average faster in the first steps, min(rate, (1+n)/(10+n)).
     log_every, checkpoint_every: in steps.
@@ -119,6 +120,7 @@ class TrainingConfig:
   warmup_steps: Count | None = None
   warmup_epochs: Annotated[float, Range(0, 1e6)] | None = None
   schedule: Literal["constant", "cosine"] = "constant"
+  optimizer: Literal["adamw", "muon"] = "adamw"
   adam_b1: Share = 0.9
   adam_b2: Share = 0.95
   weight_decay: Annotated[float, Range(0, 1e3)] = 0.02

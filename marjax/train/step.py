@@ -1,7 +1,7 @@
 """One training step, and the state it starts from, placed on a mesh.
 
 1. Loss and gradient of the batch (`marjax.train.gradients`).
-2. Clip, AdamW, EMA, of what is trained (`marjax.train.trained`).
+2. Clip, AdamW or Muon, EMA, of what is trained (`marjax.train.trained`).
 
 Shapes come before values and shardings before arrays: the abstract state gives
 the shardings, and `jit(init, out_shardings)` makes each shard on its device.
@@ -16,9 +16,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jax.tree_util import DictKey
 from jaxtyping import PyTree
 
 from marjax import keys
+from marjax.arrays import named
 from marjax.backbone.embeddings import CODE_VECTORS
 from marjax.experiment import Experiment, TrainingConfig
 from marjax.layers import lora
@@ -90,7 +92,7 @@ def make_train_program(
   abstract = jax.eval_shape(first_state, nn.unbox(boxed))
   params_placed = rules.shardings(boxed, mesh)
   trained_placed = split(training, params_placed)[0]
-  placed = _like_params(abstract, (params_placed, trained_placed), mesh)
+  placed = _like_params(abstract, params_placed, mesh)
   batches = rules.batch_sharding(mesh)
 
   fixed = functools.partial(train_step, experiment, optimizer, schedule)
@@ -215,22 +217,19 @@ def _first_state(
   )
 
 
-def _like_params(abstract, placed: tuple[PyTree, ...], mesh: Mesh):
-  """Shardings of a whole state: whatever mirrors the parameters, like them.
+def _like_params(abstract: PyTree, placed: PyTree, mesh: Mesh) -> PyTree:
+  """Shardings of a whole state: whatever mirrors a parameter, like it.
 
-  `placed`: of all parameters, and of those that are trained.
+  `placed`: of all parameters.
   """
-  known = {jax.tree.structure(tree): tree for tree in placed}
+  known = named(placed)
 
-  def is_params(node):
-    return jax.tree.structure(node) in known
+  def place(path, _):
+    names = [str(entry.key) for entry in path if isinstance(entry, DictKey)]
+    ends = ("/".join(names[start:]) for start in range(len(names)))
+    return next((known[n] for n in ends if n in known), rules.replicated(mesh))
 
-  def place(node):
-    if is_params(node):
-      return known[jax.tree.structure(node)]
-    return jax.tree.map(lambda _: rules.replicated(mesh), node)
-
-  return jax.tree.map(place, abstract, is_leaf=is_params)
+  return jax.tree_util.tree_map_with_path(place, abstract)
 
 
 def _within(mesh: Mesh, function):

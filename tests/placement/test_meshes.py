@@ -9,6 +9,7 @@ import pytest
 import small
 from jax.sharding import PartitionSpec as P
 
+from marjax.arrays import named
 from marjax.experiment import MeshConfig
 from marjax.model import param_shapes
 from marjax.parallel.mesh import make_mesh, mesh_for
@@ -24,8 +25,11 @@ MESHES = {
   "2 data, 2 fsdp, 2 tensor": MeshConfig(data=2, fsdp=2, tensor=2),
 }
 
+MUON = dataclasses.replace(small.EXPERIMENT.training, optimizer="muon")
+
 KINDS = {
   "masked": small.EXPERIMENT,
+  "masked, muon": dataclasses.replace(small.EXPERIMENT, training=MUON),
   "raster": small.of_kind("raster"),
   "random, codes": small.of_kind("random", is_coded=True),
   "guided, codes": small.of_kind("guided", is_coded=True),
@@ -69,6 +73,7 @@ def slow(*values):
     slow("fsdp", "masked"),
     slow("fsdp+tensor", "masked"),
     ("2 data, 2 fsdp, 2 tensor", "masked"),
+    ("2 data, 2 fsdp, 2 tensor", "masked, muon"),
     slow("2 data, 2 fsdp, 2 tensor", "raster"),
     slow("2 data, 2 fsdp, 2 tensor", "guided, codes"),
   ],
@@ -118,6 +123,21 @@ def test_state_lives_where_the_table_says():
   ema = jax.tree.leaves(state.ema_params)
   for leaf, average in zip(jax.tree.leaves(state.params), ema, strict=True):
     assert leaf.sharding == average.sharding
+
+
+@pytest.mark.parametrize("kind", ["masked", "masked, muon"])
+def test_moments_live_with_their_parameter(kind):
+  state = two_steps("2 data, 2 fsdp, 2 tensor", kind)[2]
+  params = named(state.params)
+  counts = dict.fromkeys(params, 0)
+  for name, leaf in named(state.opt_state).items():
+    own = [n for n in params if name.endswith(f"/{n}")]
+    for parameter in own:
+      assert leaf.sharding == params[parameter].sharding, name
+      counts[parameter] += 1
+  kernel = "backbone/encoder/layers/block/fc1/kernel"
+  assert counts.pop(kernel) == (1 if "muon" in kind else 2)
+  assert min(counts.values()) >= 1
 
 
 @functools.cache
