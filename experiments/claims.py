@@ -59,27 +59,35 @@ def _draws(name: str, *values: Any, **others: Any) -> list[Draw]:
   return [Draw({name: value} | others) for value in values]
 
 
-def _reverse(start: int, spacing: str, *counts: int) -> list[Draw]:
-  return [
-    Draw({"head": {"num_steps": n, "start": start, "spacing": spacing}})
-    for n in counts
-  ]
+def _reverse(sampler: str, start: int, spacing: str, *counts: int):
+  head = {"sampler": sampler, "start": start, "spacing": spacing}
+  return [Draw({"head": {**head, "num_steps": n}}) for n in counts]
 
 
 MASKED = Cell()
 TWICE = ("mar", "mar_ce", "ar_random", "ar_random_ce")
-ONCE = ("ar_raster", "ar_raster_ce", "guided", "guided_ce")
+ONCE = ("ar_raster", "ar_raster_ce", "guided_ce", "guided")
+TEMPERATURES = (0.9, 0.95, 1.0, 1.02, 1.05)
 YOUNG = "config.training.num_steps=1500"
+
+# Of the recipe: what was tried before it was what it is now.
 SHORT = "config.training.num_steps=3000"
-SLOW = (SHORT, "config.training.learning_rate=0.0008")
-WIDE = ("config.model.backbone.width=384", "config.model.backbone.num_heads=6")
-WIDE += ("config.model.head.repeats=2",)
+TRIAL = "config.training.num_steps=4000"
+RATE = "config.training.learning_rate="
+ADAMW = "config.training.optimizer=adamw"
+BEFORE = (SHORT, ADAMW, "config.model.head.repeats=4")
+BEFORE += ("config.model.backbone.masking.num_strata=2",)
+SLOW = (*BEFORE, f"{RATE}0.0008")
+WIDE = (SHORT, ADAMW, "config.model.backbone.masking.num_strata=2")
+WIDE += ("config.model.backbone.width=384", "config.model.backbone.num_heads=6")
 BROAD = ("config.model.backbone.masking.lowest=0.02",)
 BROAD += ("config.model.backbone.masking.std=0.5",)
 DROPOUT = tuple(
   f"config.model.backbone.{kind}_dropout=0.1"
   for kind in ("attention", "projection")
 )
+HALVES = ("config.training.batch_size=256", "config.training.num_steps=8000")
+HALVES += ("config.training.warmup_steps=1000",)
 
 STUDIES: dict[str, Study] = {
   "table1": Study(
@@ -89,22 +97,27 @@ STUDIES: dict[str, Study] = {
       *(Cell(name, seed=seed) for name in TWICE for seed in (0, 1)),
       *(Cell(name) for name in ONCE),
     ],
-    [Draw({}), Draw({"num_ar_steps": 64})],
+    [Draw({}), Draw({"num_ar_steps": 64}), Draw({"guidance_scale": 1.0})],
   ),
   "recipe": Study(
     "What the masked model gains by, in short trainings.",
     [
-      Cell(changes=(SHORT,)),
-      Cell(changes=SLOW),
       *(
         Cell(changes=(*SLOW, *DROPOUT, f"config.codec.std={std}"))
         for std in (0.5, 1.0, 1.5)
       ),
+      Cell(changes=SLOW),
       Cell(changes=(*SLOW, *BROAD)),
-      *(
-        Cell(changes=(SHORT, *WIDE, f"config.training.learning_rate={rate}"))
-        for rate in (0.0008, 0.0016, 0.0032)
-      ),
+      *(Cell(changes=(*WIDE, f"{RATE}{r}")) for r in (0.0008, 0.0016, 0.0032)),
+      Cell(changes=BEFORE),
+      Cell(changes=(TRIAL, ADAMW)),
+      Cell(changes=(*HALVES, ADAMW, f"{RATE}0.0023")),
+      *(Cell(changes=(TRIAL, f"{RATE}{rate}")) for rate in (0.0016, 0.01)),
+      Cell(changes=(TRIAL,)),
+      Cell("flow", (TRIAL, ADAMW)),
+      Cell("flow", (TRIAL, f"{RATE}0.0016")),
+      Cell("flow", (*HALVES, f"{RATE}0.0016")),
+      Cell("flow", (TRIAL,)),
     ],
   ),
   "head_size": Study(
@@ -119,21 +132,26 @@ STUDIES: dict[str, Study] = {
     "100 steps are enough.",
     [MASKED],
     [
-      *_reverse(999, "even", 10, 25, 50, 100, 250, 1000),
-      *_reverse(950, "even", 10, 25, 50, 100, 250, 950),
-      *_reverse(950, "quadratic", 10, 25, 50, 100, 250),
+      *_reverse("ancestral", 999, "even", 10, 25, 50, 100, 250, 1000),
+      *_reverse("ancestral", 950, "even", 10, 25, 50, 100, 250, 950),
+      *_reverse("ancestral", 950, "quadratic", 10, 25, 50, 100, 250),
+      *_reverse("dpm-solver++", 980, "quadratic", 10, 25, 50),
     ],
     "num_diffusion_steps",
-    "spacing, start_timestep",
+    "sampler, spacing, start_timestep",
   ),
   "temperature": Study(
     "Temperature trades diversity for fidelity, and so does guidance.",
     [MASKED],
     [
       draw
-      for scale in (1.0, 2.0, 3.0, 4.0)
+      for scale in (1.0, 3.0, 6.0, 9.0)
       for draw in _draws(
-        "temperature", 0.9, 0.95, 1.0, 1.02, 1.05, guidance_scale=scale
+        "temperature",
+        *TEMPERATURES,
+        guidance_scale=scale,
+        # What adds no noise has no temperature.
+        head=_reverse("ancestral", 950, "quadratic", 100)[0].changes["head"],
       )
     ],
     "temperature",
@@ -158,13 +176,16 @@ STUDIES: dict[str, Study] = {
   "control_l2": Study(
     "Without a distribution of each token, images are means.",
     [MASKED, Cell("regression")],
+    [Draw({}), Draw({"guidance_scale": 1.0})],
   ),
   "start": Study(
     "The reverse process is to start below the first timestep, the more so the"
     " younger a model is.",
     [MASKED, Cell(changes=(YOUNG,))],
     [
-      draw for start in (999, 980, 950) for draw in _reverse(start, "even", 100)
+      draw
+      for start in (999, 980, 950)
+      for draw in _reverse("ancestral", start, "even", 100)
     ],
     "start_timestep",
   ),

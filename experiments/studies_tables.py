@@ -25,6 +25,7 @@ SHOWN = (
   "num_diffusion_steps",
   "start_timestep",
   "spacing",
+  "sampler",
 )
 """Settings that a table shows where they differ."""
 

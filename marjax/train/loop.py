@@ -271,7 +271,8 @@ class Report:
   def where(self) -> str:
     """For example "step 13/100: 8 s", of the newest step since it was sent."""
     seconds = time.monotonic() - self._since
-    return f"step {self._newest}/{self._num_steps}: {seconds:.0f} s"
+    lasts = f": {seconds:.0f} s" if seconds >= 1 else ""
+    return f"step {self._newest}/{self._num_steps}{lasts}"
 
   @contextlib.contextmanager
   def paused(self, stage: str, is_leaving: bool = False):

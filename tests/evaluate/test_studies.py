@@ -126,6 +126,15 @@ def test_a_row_knows_its_recipe_and_seeds_have_their_own_order(tmp_path):
   assert keys[0]["trained_as"] != keys[1]["trained_as"]
 
 
+def test_trainings_may_be_shorter_but_for_cells_that_say_how_long(tmp_path):
+  asked = asked_of(tmp_path, is_laptop=False)._replace(num_steps=4000)
+  steps = [
+    studies.experiment_of(cell, asked).training.num_steps
+    for cell in claims.STUDIES["start"].cells
+  ]
+  assert steps == [4000, 1500]
+
+
 def test_a_checkerboard_comes_colour_by_colour():
   own = np.array([[3, 0, 2, 1], [0, 1, 2, 3]])
   board = studies.order_of("checkerboard", own)
@@ -140,7 +149,7 @@ def test_rows_are_shared_and_measured_once(board, tmp_path, capsys):
   names = "orders,control_l2,mask_ratio"
   assert studies.main([names, *flags, "--dry_run"]) == 0
   text = capsys.readouterr().out
-  assert "mar-0: 8 rows" in text
+  assert "mar-0: 10 rows" in text
   assert "of one H200, an estimate" in text
   assert not stubs
 
@@ -149,7 +158,7 @@ def test_rows_are_shared_and_measured_once(board, tmp_path, capsys):
   table = rows.read(out / "rows.jsonl")
   kinds_of = [row.get("kind", row.get("order")) for row in table]
   assert kinds_of.count("control") == 2
-  assert len(table) == 2 + 8 + 2 + 2
+  assert len(table) == 2 + 10 + 4 + 2
   assert set(stubs) == {
     "mar-0",
     "regression-0",
@@ -162,10 +171,10 @@ def test_rows_are_shared_and_measured_once(board, tmp_path, capsys):
     for end in (".md", ".png"):
       assert (out / f"{name}{end}").stat().st_size > 100
   lines = (out / "control_l2.md").read_text().splitlines()
-  assert len(lines) == 2 + 2 + 2 + 2
-  assert lines[4].startswith("| mar | 4 | 950 | quadratic | 2 | ")
+  assert len(lines) == 2 + 2 + 4 + 2
+  assert lines[4].startswith("| mar | 9 | 4 | 980 | quadratic |")
   assert " ± " in lines[4]
-  assert lines[6].startswith(f"| {scoreboard.TEST} |")
+  assert lines[8].startswith(f"| {scoreboard.TEST} |")
   assert {path.name for path in (out / "images").iterdir()} == {
     f"{name}.npz" for name in stubs
   }
