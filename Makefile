@@ -25,7 +25,7 @@ PYTEST = $(BIN)/python -m pytest $(TESTS) -n $(WORKERS) --maxprocesses 8 \
 .PHONY: demo test core docs lint format clean
 
 demo: $(LEAN)
-	$(BIN)/marjax train --config configs/digits.py --workdir $(DEMO)
+	$(BIN)/marjax train --config configs/digits.py:muon --workdir $(DEMO)
 	$(BIN)/marjax evaluate --checkpoint $(DEMO) --out $(DEMO) --overwrite
 	@seconds=$$(( $$(date +%s) - $(START) )); \
 	echo "demo: $$((seconds / 60)) min $$((seconds % 60)) s in all;" \
