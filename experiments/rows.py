@@ -51,6 +51,19 @@ def locked(path: Path) -> Iterator[BinaryIO]:
     yield file
 
 
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+  """Whether the file is this process's while inside, as no other has it."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with open(path, "a+b") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      is_ours = True
+    except BlockingIOError:
+      is_ours = False
+    yield is_ours
+
+
 def append(path: Path, row: Row) -> None:
   """Adds one row at the end, after removing a cut line there."""
   with locked(path) as file:

@@ -28,7 +28,7 @@ Cost      N images of every setting and seed; --dry_run counts them
 import argparse
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,8 +98,7 @@ class Board(NamedTuple):
 
   def names(self) -> dict[str, str]:
     """The hash of the weights of each network."""
-    eyes = [judge.eye for judge in self.judges]
-    return {eye.network.name: eye.digest[:12] for eye in eyes}
+    return digests(judge.eye for judge in self.judges)
 
 
 class Member(NamedTuple):
@@ -129,6 +128,11 @@ class Noisy:
       noise = np.random.default_rng(index).normal(0, NOISE, image.shape)
       noisy = np.rint(np.clip(image + noise, 0, 255)).astype(np.uint8)
       yield noisy, label
+
+
+def digests(seeing: Iterable[seen.Eye]) -> dict[str, str]:
+  """The hash of the weights of each network."""
+  return {eye.network.name: eye.digest[:12] for eye in seeing}
 
 
 def eyes(

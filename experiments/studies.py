@@ -15,14 +15,16 @@
 Command   python -m experiments.studies table1,head_size --data_dir photos \
             --weights mobilenet=FILE,label=FILE --out out/studies
 Before    the same with --dry_run, which says what is missing and what it costs
+After     the same with --tables, which needs neither photographs nor weights
 Laptop    --laptop: made-up images and tiny models, a few seconds for each cell
-GPUs      --part 1/2 and --part 2/2 at the same time, each with its own GPU,
-          take every second cell
+GPUs      the same command once for each GPU, at the same time: a cell belongs
+          to the process that begins it
 """
 
 import argparse
 import dataclasses
 import functools
+import itertools
 import sys
 import time
 import zlib
@@ -62,7 +64,6 @@ class Asked(NamedTuple):
     is_laptop: tiny, on made-up images. num_images: of a row.
     seeds: of generation. batch_size: images drawn at once, None for the
       pipeline's. deadline: in `time.monotonic`, after which nothing is begun.
-    part: (I, N) for cells I, I + N, ... of the plan, counted from 1.
     num_steps: of every training, unless a cell has its own; None for what the
       config says.
   """
@@ -74,7 +75,6 @@ class Asked(NamedTuple):
   seeds: tuple[int, ...]
   batch_size: int | None
   deadline: float
-  part: tuple[int, int] = (1, 1)
   num_steps: int | None = None
 
   @property
@@ -158,10 +158,9 @@ def planned(names: Sequence[str], asked: Asked) -> list[tuple]:
     if (settings := settings_of(cell, draw, asked)) is not None
     for seed in asked.seeds
   ]
-  cells = [*dict.fromkeys(one[0] for one in every)]
-  own = cells[asked.part[0] - 1 :: asked.part[1]]
+  cells = dict.fromkeys(one[0] for one in every)
   unique = dict.fromkeys(every)
-  return [one for cell in own for one in unique if one[0] == cell]
+  return [one for cell in cells for one in unique if one[0] == cell]
 
 
 def missing(
@@ -261,33 +260,60 @@ def run_studies(
 ) -> None:
   """All rows of the studies that are missing, then their tables."""
   networks = eyes(weights, asked.num_images, allow_few=asked.is_laptop)
+  judges = scoreboard.digests(networks.values())
+  left = missing(names, asked, judges=judges)
+  if left:
+    _measure_all(left, networks, judges, asked)
+  write_tables(names, asked, judges)
+
+
+def _measure_all(
+  left: Sequence[tuple], networks: dict, judges: dict[str, str], asked: Asked
+) -> None:
+  """Adds rows, of real images first, until none is missing or it is late."""
   data = dataclasses.replace(experiment_of(MASKED, asked).data, flip=False)
   own = scoreboard.Asked(
     asked.num_images, asked.seeds, (), (), asked.out, None, asked.batch_size
   )
   board = scoreboard.board_of(data, networks, own)
-  if asked.part[0] == 1:
-    scoreboard.controls(board, own)
-  pipe, at = None, None
-  for cell, settings, order, seed in missing(
-    names, asked, judges=board.names()
-  ):
+  with rows.claimed(asked.out / "claims" / "controls") as is_ours:
+    if is_ours:
+      scoreboard.controls(board, own)
+  for cell, group in itertools.groupby(left, key=lambda one: one[0]):
+    with rows.claimed(asked.out / "claims" / cell.name) as is_ours:
+      if is_ours:
+        _measure_cell(cell, [*group], board, judges, asked)
+
+
+def _measure_cell(
+  cell: Cell, group: list[tuple], board: Board, judges: dict, asked: Asked
+) -> None:
+  """Adds the rows of a cell that no other process has added meanwhile."""
+  pipe = None
+  for one in group:
+    key = key_of(*one, asked) | {"judges": judges}
+    if rows.find(rows.read(asked.rows), **key):
+      continue
     if asked.is_late():
       print("it is late: nothing more is begun", flush=True)
-      break
-    if at != cell:
-      pipe, at = trained(cell, asked), cell
-    key = key_of(cell, settings, order, seed, asked)
-    key |= {"judges": board.names()}
-    how = functools.partial(measure, pipe, key, settings, board, asked)
+      return
+    pipe = pipe or trained(cell, asked)
+    how = functools.partial(measure, pipe, key, one[1], board, asked)
     rows.measured(asked.rows, key, how)
+
+
+def write_tables(
+  names: Sequence[str], asked: Asked, judges: dict[str, str] | None
+) -> None:
+  """Tables and pictures of rows that are there, by those judges or by any."""
   table = [
-    row for row in rows.read(asked.rows) if row["judges"] == board.names()
+    row
+    for row in rows.read(asked.rows)
+    if judges is None or row["judges"] == judges
   ]
   real = [row for row in table if "cell" not in row]
-  whole = asked._replace(part=(1, 1))
   for name in names:
-    keys = [key_of(*one, asked) for one in planned([name], whole)]
+    keys = [key_of(*one, asked) for one in planned([name], asked)]
     own = [rows.find(table, **key) for key in keys]
     measured = [row for row in own if row is not None]
     studies_tables.write(asked.out, name, STUDIES[name], measured, real)
@@ -304,11 +330,6 @@ def main(argv: Sequence[str] | None) -> None:
     f"there is no study {' '.join(unknown[:1])}; expected some of"
     f" {', '.join(STUDIES)}.",
   )
-  part = tuple(map(int, args.part.split("/")))
-  check(
-    len(part) == 2 and 1 <= part[0] <= part[1],
-    f"--part is {args.part}; expected I/N, such as 1/2 and 2/2.",
-  )
   asked = Asked(
     args.out,
     args.data_dir,
@@ -317,11 +338,13 @@ def main(argv: Sequence[str] | None) -> None:
     tuple(map(int, args.seeds.split(","))),
     args.batch_size,
     time.monotonic() + args.limit_s,
-    part,
     args.num_steps,
   )
   if args.dry_run:
     print(plan(missing(names, asked), asked))
+    return
+  if args.tables:
+    write_tables(names, asked, None)
     return
   check(
     args.laptop or bool(args.data_dir),
@@ -350,9 +373,9 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   add("--batch_size", type=int, help="images that are drawn at once")
   add("--num_steps", type=int, help="of a training, not the config's")
   add("--limit_s", type=float, default=float("inf"))
-  add("--part", default="1/1", help="I/N: every N-th cell from the I-th")
   add("--laptop", action="store_true", help="tiny, on made-up images")
   add("--dry_run", action="store_true", help="print the plan and its cost")
+  add("--tables", action="store_true", help="only make those of rows in OUT")
   return parser.parse_args(argv)
 
 

@@ -34,12 +34,11 @@ def run(args: argparse.Namespace) -> None:
   with tempfile.TemporaryDirectory(prefix="marjax-app-") as folder:
     with ticking("starting the page"):
       import marjax
+      from marjax.app import page
       from marjax.cli.main import sentence
 
       pipe = marjax.load(args.checkpoint)
       pipe.settings()  # an autoencoder alone has none, and says so
-      from marjax.app import page  # slow: gradio comes with it
-
       asked = page.Page(pipe, args.checkpoint, folder, sentence)
       blocks = page.serve(asked, args.host, args.port)
     print(f"http://{args.host}:{args.port} (Ctrl-C ends it)", flush=True)

@@ -36,7 +36,7 @@ from marjax.requests.kept_programs import keep_programs
 from marjax.schema import Positive, Range, Seed, Size
 from marjax.ticks import repeating
 
-LARGEST_BATCH = 64
+LARGEST_BATCH, LARGEST_ON_CPU = 256, 64
 """Images that the network sees at a time, on each device."""
 
 Place = Path | DataConfig
@@ -55,8 +55,8 @@ class Taken:
       that many pixels as for training (default: all must have one size).
     channels: 1 or 3, grey or RGB, to which files of a folder are converted.
     split: of a data source (default: its data.train_split).
-    batch_size: images that the network sees at a time (default: up to 64 on
-      each device).
+    batch_size: images that the network sees at a time (default: up to 64 on a
+      CPU, 256 on each other device).
     draw: seed by which images are drawn from sets with more than are taken.
   """
 
@@ -198,9 +198,9 @@ def _show(
 ) -> str:
   """Has all images gathered; the hash of their pixels."""
   images, indices = chosen
-  size = batching.batch_size(
-    mesh, len(indices), taken.batch_size, LARGEST_BATCH
-  )
+  is_cpu = mesh.devices.flat[0].platform == "cpu"
+  largest = LARGEST_ON_CPU if is_cpu else LARGEST_BATCH
+  size = batching.batch_size(mesh, len(indices), taken.batch_size, largest)
   pixels, waiting = hashlib.sha256(), deque()
   with (
     tqdm(

@@ -90,17 +90,15 @@ def test_every_study_can_be_planned(name, is_laptop, tmp_path):
   assert len(at) == len(set(at)), "one cell after the other"
 
 
-def test_parts_share_the_cells(tmp_path):
-  whole = asked_of(tmp_path, is_laptop=False)
-  parts = [
-    studies.planned(["table1", "recipe"], whole._replace(part=(i, 2)))
-    for i in (1, 2)
-  ]
-  together = studies.planned(["table1", "recipe"], whole)
-  assert sorted(map(repr, parts[0] + parts[1])) == sorted(map(repr, together))
-  cells = [{one[0] for one in part} for part in parts]
-  assert not cells[0] & cells[1]
-  assert abs(len(cells[0]) - len(cells[1])) <= 1
+def test_a_cell_belongs_to_the_process_that_begins_it(board, tmp_path):
+  flags, stubs = board
+  out = tmp_path / "out"
+  with rows.claimed(out / "claims" / "mar-0") as is_ours:
+    assert is_ours
+    assert studies.main(["control_l2", *flags]) == 0
+    assert set(stubs) == {"regression-0"}
+  assert studies.main(["control_l2", *flags]) == 0
+  assert set(stubs) == {"regression-0", "mar-0"}
 
 
 def test_cells_of_a_column_have_as_many_parameters(tmp_path):
@@ -144,7 +142,9 @@ def test_a_checkerboard_comes_colour_by_colour():
   np.testing.assert_array_equal(studies.order_of("random", own), own)
 
 
-def test_rows_are_shared_and_measured_once(board, tmp_path, capsys):
+def test_rows_are_shared_and_measured_once(
+  board, tmp_path, capsys, monkeypatch
+):
   flags, stubs = board
   names = "orders,control_l2,mask_ratio"
   assert studies.main([names, *flags, "--dry_run"]) == 0
@@ -180,8 +180,14 @@ def test_rows_are_shared_and_measured_once(board, tmp_path, capsys):
   }
 
   stubs.clear()
+  monkeypatch.delattr(scoreboard, "board_of")  # no image is looked at again
   assert studies.main([names, *flags]) == 0
   assert not stubs
+  text = (out / "orders.md").read_text()
+  (out / "orders.md").unlink()
+  others = [flag for flag in flags if not flag.startswith("--weights")]
+  assert studies.main([names, *others, "--tables"]) == 0
+  assert (out / "orders.md").read_text() == text
   assert rows.read(out / "rows.jsonl") == table
 
 
@@ -197,7 +203,6 @@ def test_late_begins_nothing(board, tmp_path):
     (["steps"], "there is no study steps; expected some of table1"),
     (["orders"], "--data_dir is missing"),
     (["orders", "--laptop"], "--weights is missing"),
-    (["orders", "--laptop", "--part=3/2"], "--part is 3/2; expected I/N"),
   ],
 )
 def test_wrong_flags_are_one_sentence(argv, words, capsys):
