@@ -49,7 +49,8 @@ def get_config(variant: str = "") -> ConfigDict:
   config.training = {"batch_size": None, "num_steps": None, "log_every": None}
   config.training.update(checkpoint_every=None, sample_every=None)
   # Constant, so that a longer run is the same command with more steps.
-  config.training.update(learning_rate=1e-3, warmup_steps=100)
+  config.training.update(optimizer="muon")
+  config.training.update(learning_rate=3e-3, warmup_steps=100)
   config.training.update(ema_rate=0.999, ema_warmup=True)
   config.sampling = {"num_ar_steps": None, "guidance_scale": None}
   config.sampling.head = {"kind": "flow", "num_steps": 25}
