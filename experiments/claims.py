@@ -59,7 +59,9 @@ def _draws(name: str, *values: Any, **others: Any) -> list[Draw]:
   return [Draw({name: value} | others) for value in values]
 
 
-def _reverse(sampler: str, start: int, spacing: str, *counts: int):
+def _reverse(
+  sampler: str, start: int, spacing: str, *counts: int
+) -> list[Draw]:
   head = {"sampler": sampler, "start": start, "spacing": spacing}
   return [Draw({"head": {**head, "num_steps": n}}) for n in counts]
 
@@ -68,6 +70,13 @@ MASKED = Cell()
 TWICE = ("mar", "mar_ce", "ar_random", "ar_random_ce")
 ONCE = ("ar_raster", "ar_raster_ce", "guided_ce", "guided")
 TEMPERATURES = (0.9, 0.95, 1.0, 1.02, 1.05)
+# What adds no noise has no temperature.
+NOISY = {
+  "sampler": "ancestral",
+  "num_steps": 100,
+  "start": 950,
+  "spacing": "quadratic",
+}
 YOUNG = "config.training.num_steps=1500"
 
 # Of the recipe: what was tried before it was what it is now.
@@ -150,8 +159,7 @@ STUDIES: dict[str, Study] = {
         "temperature",
         *TEMPERATURES,
         guidance_scale=scale,
-        # What adds no noise has no temperature.
-        head=_reverse("ancestral", 950, "quadratic", 100)[0].changes["head"],
+        head=NOISY,
       )
     ],
     "temperature",

@@ -43,25 +43,19 @@ def read(path: Path) -> list[Row]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[BinaryIO]:
-  """A file, made if missing, that no other process has locked meanwhile."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with open(path, "a+b") as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    yield file
+def locked(path: Path, waits: bool = True) -> Iterator[BinaryIO | None]:
+  """A file, made if missing, that no other process has locked meanwhile.
 
-
-@contextlib.contextmanager
-def claimed(path: Path) -> Iterator[bool]:
-  """Whether the file is this process's while inside, as no other has it."""
+  `waits`: for one that has; if not, None is given instead of the file.
+  """
   path.parent.mkdir(parents=True, exist_ok=True)
   with open(path, "a+b") as file:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      is_ours = True
+      fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+      ours = file
     except BlockingIOError:
-      is_ours = False
-    yield is_ours
+      ours = None
+    yield ours
 
 
 def append(path: Path, row: Row) -> None:

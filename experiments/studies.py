@@ -264,6 +264,9 @@ def run_studies(
   left = missing(names, asked, judges=judges)
   if left:
     _measure_all(left, networks, judges, asked)
+    left = missing(names, asked, judges=judges)
+  if left:
+    print(f"{len(left)} rows are left, for later or another process's")
   write_tables(names, asked, judges)
 
 
@@ -276,11 +279,12 @@ def _measure_all(
     asked.num_images, asked.seeds, (), (), asked.out, None, asked.batch_size
   )
   board = scoreboard.board_of(data, networks, own)
-  with rows.claimed(asked.out / "claims" / "controls") as is_ours:
+  claims = asked.out / "claims"
+  with rows.locked(claims / "controls", waits=False) as is_ours:
     if is_ours:
       scoreboard.controls(board, own)
   for cell, group in itertools.groupby(left, key=lambda one: one[0]):
-    with rows.claimed(asked.out / "claims" / cell.name) as is_ours:
+    with rows.locked(claims / cell.name, waits=False) as is_ours:
       if is_ours:
         _measure_cell(cell, [*group], board, judges, asked)
 
@@ -295,7 +299,6 @@ def _measure_cell(
     if rows.find(rows.read(asked.rows), **key):
       continue
     if asked.is_late():
-      print("it is late: nothing more is begun", flush=True)
       return
     pipe = pipe or trained(cell, asked)
     how = functools.partial(measure, pipe, key, one[1], board, asked)

@@ -144,23 +144,11 @@ def with_precision(text: str, benchmarks: Path) -> str:
   return markdown.between(text, table, *markers)
 
 
-def with_studies(text: str, benchmarks: Path) -> str:
-  """A page's text with the tables of `experiments.studies` that are there."""
-  del benchmarks
-  for path in sorted((RESULTS / "studies").glob("*.md")):
-    name = path.stem
-    markers = f"<!-- study {name} -->", f"<!-- end of study {name} -->"
-    if markers[0] in text:
-      text = markdown.between(text, path.read_text(), *markers)
-  return text
-
-
 PAGES = {
   Path("README.md"): heads_tables.with_heads,
   Path("docs/heads.md"): heads_tables.with_heads,
   Path("docs/table1.md"): table1_tables.with_table1,
   Path("docs/speed.md"): with_speed_and_scaling,
-  Path("docs/studies.md"): with_studies,
   Path("benchmarks/README.md"): with_precision,
 }
 """Pages with a table between markers, and what puts it there."""

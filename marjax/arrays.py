@@ -80,13 +80,15 @@ def kept(function: Callable) -> Callable:
   known: dict[tuple, Any] = {}
 
   @functools.wraps(function)
-  def call(*args):
-    held = [arg for arg in args if isinstance(arg, np.ndarray)]
+  def call(*args, **named):
+    inputs = (*args, *named.values())
+    held = [value for value in inputs if isinstance(value, np.ndarray)]
     if any(array.flags.writeable for array in held):
-      return function(*args)
-    key = tuple(id(a) if isinstance(a, np.ndarray) else a for a in args)
+      return function(*args, **named)
+    key = tuple(id(a) if isinstance(a, np.ndarray) else a for a in inputs)
+    key = (*key, *named)
     if key not in known:
-      known[key] = function(*args)
+      known[key] = function(*args, **named)
       for array in held:
         weakref.finalize(array, known.pop, key, None)
     return known[key]

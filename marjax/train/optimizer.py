@@ -85,21 +85,24 @@ def make_optimizer(
 
   It takes what is trained of the parameters, see `marjax.train.trained`.
   """
-  betas = (config.adam_b1, config.adam_b2)
   if config.optimizer == "muon":
     updates = contrib.muon(
       schedule,
       weight_decay=config.weight_decay,
       weight_decay_mask=is_decayed,
-      adam_b1=betas[0],
-      adam_b2=betas[1],
+      adam_b1=config.adam_b1,
+      adam_b2=config.adam_b2,
       adam_learning_rate=schedule,
       muon_weight_dimension_numbers=matrices,
       consistent_rms=_MUON_SIZE,
     )
   else:
     updates = optax.adamw(
-      schedule, *betas, weight_decay=config.weight_decay, mask=is_decayed
+      schedule,
+      b1=config.adam_b1,
+      b2=config.adam_b2,
+      weight_decay=config.weight_decay,
+      mask=is_decayed,
     )
   steps = [optax.clip_by_global_norm(config.clip_norm), updates]
   if any(number not in (0.0, 1.0) for _, number in config.factors):

@@ -137,6 +137,7 @@ def test_what_was_kept_goes_with_its_array():
     array = np.ones(3)
     array.flags.writeable = False
     assert double(array, 2) is double(array, 2)
+    assert double(array, times=3) is double(array, times=3)
     assert double(array, 3).sum() == 9
-    assert made == [2, 3] * expected
+    assert made == [2, 3, 3] * expected
     del array

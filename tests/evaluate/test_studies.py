@@ -93,7 +93,7 @@ def test_every_study_can_be_planned(name, is_laptop, tmp_path):
 def test_a_cell_belongs_to_the_process_that_begins_it(board, tmp_path):
   flags, stubs = board
   out = tmp_path / "out"
-  with rows.claimed(out / "claims" / "mar-0") as is_ours:
+  with rows.locked(out / "claims" / "mar-0", waits=False) as is_ours:
     assert is_ours
     assert studies.main(["control_l2", *flags]) == 0
     assert set(stubs) == {"regression-0"}
@@ -191,10 +191,11 @@ def test_rows_are_shared_and_measured_once(
   assert rows.read(out / "rows.jsonl") == table
 
 
-def test_late_begins_nothing(board, tmp_path):
+def test_late_begins_nothing(board, capsys):
   flags, stubs = board
   assert studies.main(["control_l2", *flags, "--limit_s=0"]) == 0
   assert not stubs
+  assert capsys.readouterr().out.count("8 rows are left") == 1
 
 
 @pytest.mark.parametrize(

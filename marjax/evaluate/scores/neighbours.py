@@ -87,6 +87,7 @@ def is_inside(
   return pairs.gathered(pairs.by_tile(program, points, centres))
 
 
+@kept
 def nearest(
   points: Float32[np.ndarray, "points features"],
   others: Float32[np.ndarray, "others features"],
@@ -111,7 +112,7 @@ def is_near_copy(
   Raises:
     ValueError: they were, so that there is nothing to compare with.
   """
-  apart = _apart(unseen, train)
+  apart, _ = nearest(unseen, train)
   threshold = np.percentile(apart, COPY_PERCENTILE)
   # In float32 an image is up to about 1e-3 of that from itself, not always 0.
   check(
@@ -120,12 +121,6 @@ def is_near_copy(
     " image; expected other images: choose another split.",
   )
   return nearest(generated, train)[0] < threshold
-
-
-@kept
-def _apart(unseen: np.ndarray, train: np.ndarray) -> np.ndarray:
-  """What `nearest` gives first."""
-  return nearest(unseen, train)[0]
 
 
 @functools.partial(jax.jit, static_argnames=("count", "is_own"))

@@ -33,17 +33,12 @@ class Tiles(NamedTuple):
 
 
 @kept
-def own_tiles(rows: Float32[np.ndarray, "count features"]) -> Tiles:
-  """The tiles of a set, less its mean."""
-  return tiles(rows, mean_of(rows))
-
-
-@kept
-def mean_of(
+def centred(
   rows: Float32[np.ndarray, "count features"],
-) -> Float64[np.ndarray, " features"]:
-  """The mean of a set."""
-  return rows.mean(0, dtype=np.float64)
+) -> tuple[Tiles, Float64[np.ndarray, " features"]]:
+  """The tiles of a set less its mean, and that mean."""
+  mean = rows.mean(0, dtype=np.float64)
+  return tiles(rows, mean), mean
 
 
 def tiles(
@@ -83,8 +78,8 @@ def by_tile(
   Args:
     program: (one tile of rows, all tiles of columns) → arrays [rows, ...].
   """
-  theirs = own_tiles(columns)
-  ours = theirs if rows is columns else tiles(rows, mean_of(columns))
+  theirs, mean = centred(columns)
+  ours = theirs if rows is columns else tiles(rows, mean)
   for tile in zip(*ours, strict=True):
     answer = program(Tiles(*tile), theirs)
     count = int(np.sum(np.asarray(tile[1]) >= 0))
