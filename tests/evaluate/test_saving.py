@@ -47,10 +47,16 @@ def add(writer, start, stop):
   writer.add(rows, IMAGES[rows], LABELS[rows])
 
 
+def written(path):
+  """Inode, size and time of the last writing, which reading leaves alone."""
+  stat = path.stat()
+  return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
 def files(folder):
-  """Path → inode and time, of what counts."""
+  """Path → what was written, of what counts."""
   return {
-    path: (path.stat().st_ino, path.stat().st_mtime_ns)
+    path: written(path)
     for path in folder.rglob("images-*")
     if not path.relative_to(folder).parts[0].startswith(".")
   }
@@ -96,12 +102,12 @@ def test_what_is_whole_is_left_alone(kind, tmp_path):
   with Writer(out, SAVING[kind]) as writer:
     add(writer, 0, COUNT)
     writer.finish()
-  before = {path: path.stat() for path in tmp_path.rglob("*")}
+  before = {path: written(path) for path in tmp_path.rglob("*")}
   with Writer(out, SAVING[kind]) as writer:
     assert writer.pending == set()
     add(writer, 0, COUNT)
     assert writer.finish() == out
-  assert {path: path.stat() for path in tmp_path.rglob("*")} == before
+  assert {path: written(path) for path in tmp_path.rglob("*")} == before
   other = dataclasses.replace(SAVING[kind], made_from={"seed": "2"})
   message = "already exists|seed was 1 and is 2; expected"
   with pytest.raises((ValueError, FileExistsError), match=message):
@@ -224,11 +230,11 @@ def test_a_process_is_killed(tmp_path):
     time.sleep(0.01)
   process.send_signal(signal.SIGKILL)
   process.wait()
-  before = whole.stat()
+  before = written(whole)
   with Writer(out, SAVING["png"]) as writer:
     assert 0 not in writer.pending
     assert writer.pending
     add(writer, 0, COUNT)
     writer.finish()
-  assert whole.stat() == before
+  assert written(whole) == before
   check_whole(out)
