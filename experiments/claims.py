@@ -106,7 +106,12 @@ STUDIES: dict[str, Study] = {
       *(Cell(name, seed=seed) for name in TWICE for seed in (0, 1)),
       *(Cell(name) for name in ONCE),
     ],
-    [Draw({}), Draw({"num_ar_steps": 64}), Draw({"guidance_scale": 1.0})],
+    [
+      *_draws("guidance_scale", 1.0, 3.0),
+      Draw({}),  # 9
+      *_draws("guidance_scale", 1.0, 9.0, num_ar_steps=64),
+    ],
+    series="num_ar_steps, guidance_scale",
   ),
   "recipe": Study(
     "What the masked model gains by, in short trainings.",
@@ -185,6 +190,7 @@ STUDIES: dict[str, Study] = {
     "Without a distribution of each token, images are means.",
     [MASKED, Cell("regression")],
     [Draw({}), Draw({"guidance_scale": 1.0})],
+    series="guidance_scale",
   ),
   "start": Study(
     "The reverse process is to start below the first timestep, the more so the"

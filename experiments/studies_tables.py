@@ -52,7 +52,7 @@ def cell_of(row: rows.Row) -> str:
 def value_of(row: rows.Row, key: str) -> Any:
   """What a row says of an axis, or of several, "KEY, KEY"."""
   if ", " in key:
-    return " ".join(_text(value_of(row, part)) for part in key.split(", "))
+    return ", ".join(_text(value_of(row, part)) for part in key.split(", "))
   if key == "cell":
     return cell_of(row)
   return row[key] if key in row else row["settings"].get(key)
@@ -142,6 +142,8 @@ def chart(study: Any, table: Table, controls: Table) -> bytes:
   if is_named:
     axes[0].invert_yaxis()
   legend = {"loc": "outside upper center", "ncols": 4, "fontsize": 7}
+  if study.series != "cell":
+    legend |= {"title": study.series.replace("_", " "), "title_fontsize": 7}
   shown = axes[0].get_legend_handles_labels()
   figure.legend(*shown, frameon=False, **legend)
   return pictures.png_of(figure)

@@ -11,6 +11,7 @@ from evaluate.networks import Projection
 from evaluate.test_scoreboard import UNSEEN
 
 from experiments import claims, rows, scoreboard, studies
+from experiments import studies_tables as tables
 from marjax.evaluate.networks import kinds, weights
 from marjax.experiment import Experiment
 from marjax.generate.draws import Draws, draw_batch
@@ -88,6 +89,18 @@ def test_every_study_can_be_planned(name, is_laptop, tmp_path):
     assert settings == settings.for_model(experiment.model)
   at = [cell for cell, _ in itertools.groupby(planned, lambda one: one[0])]
   assert len(at) == len(set(at)), "one cell after the other"
+
+
+@pytest.mark.parametrize("name", claims.STUDIES)
+def test_a_point_of_a_picture_is_of_one_cell_and_setting(name, tmp_path):
+  asked, study = asked_of(tmp_path, is_laptop=False), claims.STUDIES[name]
+  points = {}
+  for one in studies.planned([name], asked):
+    row = studies.key_of(*one, asked)
+    place = [tables.value_of(row, key) for key in (study.axis, study.series)]
+    what = repr([tables.cell_of(row), row["settings"], row["order"]])
+    points.setdefault(repr(place), set()).add(what)
+  assert {len(whats) for whats in points.values()} == {1}
 
 
 def test_a_cell_belongs_to_the_process_that_begins_it(board, tmp_path):
