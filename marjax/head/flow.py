@@ -87,10 +87,17 @@ class FlowSettings:
 
 @schema.config
 class FlowHeadConfig(MLPConfig):
-  """Shape of the head, see `MLPConfig`; R times are drawn per token. A
-  `time_scale`, of t's sinusoid, of 1 keeps ∂v/∂t small, as a flow map needs."""
+  """Shape of the head, see `MLPConfig`; R times are drawn per token.
+
+  Attributes:
+    time_scale: of t's sinusoid; 1 keeps ∂v/∂t small, as a flow map needs.
+    time_mean, time_std: of the normal whose sigmoid t is; a larger mean trains
+      more on fine detail.
+  """
 
   time_scale: Annotated[float, Range(0, 1e4, is_open=True)] = 1000.0
+  time_mean: Annotated[float, Range(-10, 10)] = 0.0
+  time_std: Annotated[float, Range(0, 10, is_open=True)] = 1.0
   kind: Literal["flow"] = "flow"
   Settings: ClassVar[type] = FlowSettings
 
@@ -100,7 +107,8 @@ class FlowHeadConfig(MLPConfig):
 
   def draw_times(self, row_keys: Key[Array, "*any"]) -> Float[Array, "*any R"]:
     """Logit-normal times for each row."""
-    return jax.nn.sigmoid(keys.normal(row_keys, (self.repeats,)))
+    normal = keys.normal(row_keys, (self.repeats,))
+    return jax.nn.sigmoid(self.time_mean + self.time_std * normal)
 
 
 class FlowHead(MLPHead):
