@@ -146,8 +146,8 @@ def test_times_are_logit_normal(mean, std):
   times = np.asarray(draws.timesteps, np.float64)
   logits = np.log(times / (1 - times))
   assert times.shape == (5000, 4)
-  assert logits.mean() == pytest.approx(mean, abs=0.05)
-  assert logits.std() == pytest.approx(std, abs=0.05)
+  assert abs(logits.mean() - mean) < 0.03
+  assert logits.std() == pytest.approx(std, abs=0.03)
 
 
 def test_a_token_does_not_depend_on_its_neighbours(trained):
