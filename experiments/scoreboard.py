@@ -48,7 +48,7 @@ from marjax.generate.settings import Settings
 from marjax.pipeline import Pipeline, load
 from marjax.schema import check
 
-GUIDANCE = (1.0, 3.0, 6.0, 9.0, 12.0)
+GUIDANCE = (1.0, 3.0, 6.0, 9.0, 14.0, 20.0)
 TEMPERATURE = (0.9, 0.95, 1.0, 1.05)
 NOISE = 8.0
 """Standard deviation, in grey levels, of the control with noise."""
