@@ -226,9 +226,10 @@ def settings_of(member: Member, asked: Asked) -> list[Settings]:
   own = member.pipe.settings()
   if member.is_control:
     return [own]
+  temperatures = asked.temperature if own.head.has_temperature else ()
   swept = [
     *(member.pipe.settings({"guidance_scale": x}) for x in asked.guidance),
-    *(member.pipe.settings({"temperature": x}) for x in asked.temperature),
+    *(member.pipe.settings({"temperature": x}) for x in temperatures),
   ]
   return list(dict.fromkeys([own, *swept]))
 
@@ -403,7 +404,11 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   add("--seeds", default="0,1,2")
   add("--batch_size", type=int, help="images that are drawn at once")
   add("--guidance", default=several(GUIDANCE))
-  add("--temperature", default=several(TEMPERATURE))
+  add(
+    "--temperature",
+    default=several(TEMPERATURE),
+    help="of members whose head draws noise that it scales",
+  )
   add("--allow_few", action="store_true", help="fewer images than features")
   add("--dry_run", action="store_true", help="print the plan")
   return parser.parse_args(argv)

@@ -205,12 +205,14 @@ class HeadSettings(Protocol):
   Attributes:
     num_steps: evaluations of the network per token. final_num_steps: those of
       the last step's tokens; None for as many.
+    has_temperature: whether random numbers are drawn that it could scale.
     PRESETS: changes by name, of settings without final_num_steps.
   """
 
   kind: str
   num_steps: int
   final_num_steps: int | None
+  has_temperature: bool
   PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]]
 
   def walk(self) -> PyTree:

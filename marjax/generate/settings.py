@@ -31,7 +31,8 @@ class Settings:
     guidance_scale: 1 for none; larger follows the label more.
     guidance_schedule: "linear" grows from about 1 to the scale as tokens are
       revealed; "constant" uses the scale at every step.
-    temperature: scales the noise of the head's sampler; 0 .. 1 usually.
+    temperature: scales the noise of the head's sampler; 0 .. 1 usually. Only 1
+      where it adds none, as "ddim" and "dpm-solver++" do.
     num_buckets: segments of equal shape; more waste less, compile longer; None
       for as few as waste at most 3 %.
     head: how the head draws, of the head's own class, such as
@@ -113,6 +114,13 @@ class Settings:
       self.head is None or isinstance(self.head, head.Settings),
       f"{prefix}head is {type(self.head).__name__}; expected"
       f" {head.Settings.__name__}, which the model's {head.kind} head takes.",
+    )
+    own = self.head or head.Settings()
+    check(
+      self.temperature == 1 or own.has_temperature,
+      f"{prefix}temperature is {self.temperature:g}; expected 1: the model's"
+      f" {head.kind} head, as it is set, adds no noise for it to scale. See"
+      f" head.sampler.",
     )
 
 

@@ -63,6 +63,7 @@ class CategoricalSettings:
   top_p: Annotated[float, Range(0, 1, is_open=True)] = 1.0
   final_num_steps: None = None
   kind: Literal["categorical"] = "categorical"
+  has_temperature: ClassVar[bool] = True
   PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
 
   def walk(self) -> Walk:

@@ -60,6 +60,7 @@ class FlowSettings:
   guidance_start: Share = 0.0
   final_num_steps: Steps | None = None
   kind: Literal["flow"] = "flow"
+  has_temperature: ClassVar[bool] = True
   PRESETS: ClassVar[dict] = {"quick": {"num_steps": 10}}
 
   def __post_init__(self):

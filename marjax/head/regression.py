@@ -24,6 +24,7 @@ class RegressionSettings:
   num_steps: Literal[1] = 1
   final_num_steps: None = None
   kind: Literal["regression"] = "regression"
+  has_temperature: ClassVar[bool] = False
   PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
 
   def walk(self) -> tuple:

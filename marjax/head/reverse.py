@@ -90,6 +90,12 @@ class ReverseSettings:
       f" reverse process that starts at {self.start}.",
     )
 
+  @property
+  def has_temperature(self) -> bool:
+    """Whether the steps add noise that a temperature can scale."""
+    is_ddim = self.sampler == "ddim" and self.ddim_eta > 0
+    return is_ddim or self.sampler == "ancestral"
+
   def process(self) -> Process:
     """The diffusion over the visited timesteps."""
     return Process(spaced(self.num_steps, self.start, self.spacing))

@@ -21,6 +21,7 @@ EXPERIMENT = configs.load(
     "config.data.num_examples=240",
     "config.data.num_threads=0",
     "config.sampling.guidance_scale=2",
+    "config.sampling.head.sampler=ancestral",
   ],
 )
 NETWORK = Projection(image_size=16)
@@ -132,6 +133,15 @@ def test_a_row_for_each_setting_seed_and_control(
   }
   kept = {path.name for path in (out / "images").iterdir()}
   assert len(kept) == 2
+
+
+def test_no_rows_of_a_temperature_that_changes_nothing(
+  board, capsys, monkeypatch
+):
+  own = Stub("own").settings({"head": {"sampler": "ddim"}})
+  monkeypatch.setattr(Stub, "settings", lambda _, by=(): own.changed(dict(by)))
+  assert scoreboard.main([*board, "--dry_run"]) == 0
+  assert "own: 4 of 4 rows missing" in capsys.readouterr().out
 
 
 @pytest.mark.slow

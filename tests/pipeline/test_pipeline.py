@@ -132,6 +132,10 @@ def test_tokens_of_images(pipe):
       {"labels": [0], "settings": marjax.Settings(num_ar_steps=17)},
       "num_ar_steps is 17; expected 1 to 16",
     ),
+    (
+      {"labels": [0], "temperature": 0.9, "head": {"sampler": "ddim"}},
+      "temperature is 0.9; expected 1: .* adds no noise",
+    ),
   ],
 )
 def test_bad_requests_are_one_sentence(pipe, arguments, message):

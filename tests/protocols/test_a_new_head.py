@@ -31,6 +31,7 @@ class BellSettings:
   num_steps: Literal[1] = 1
   final_num_steps: None = None
   kind: Literal["bell"] = "bell"
+  has_temperature: ClassVar[bool] = True
   PRESETS: ClassVar[dict[str, Any]] = {}
 
   def walk(self):

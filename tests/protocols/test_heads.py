@@ -173,6 +173,12 @@ def test_z_matters_and_noise_does_if_it_is_random(head):
   assert (change > 1e-3) == head[0].has_random_samples
 
 
+def test_temperature_matters_if_it_says_so(head):
+  drawn = draw(head, Z, KEYS)
+  change = np.abs(draw(head, Z, KEYS, temperature=0.1) - drawn).max()
+  assert (change > 1e-3) == head[2].has_temperature
+
+
 def test_recorded_noise_is_the_keys_noise(head):
   module, params, settings = head
   keyed, shape = KeyedNoise(KEYS), module.config.noise_shape
