@@ -83,7 +83,7 @@ def test_values_compile_nothing(pipe, compilations):
       "guidance_scale": 1.5 + i,
       "guidance_schedule": ("linear", "constant")[i % 2],
       "head": {
-        "ddim_eta": 0.3 * i,
+        "ddim_eta": 0.3 + 0.3 * i,
         "start": 700 + i,
         "spacing": ("even", "stride")[i % 2],
       },
