@@ -95,6 +95,8 @@ DROPOUT = tuple(
   f"config.model.backbone.{kind}_dropout=0.1"
   for kind in ("attention", "projection")
 )
+# Of the flow head: times as they were.
+TIMES = tuple(f"config.model.head.time_{m}" for m in ("mean=0.0", "std=1.0"))
 HALVES = ("config.training.batch_size=256", "config.training.num_steps=8000")
 HALVES += ("config.training.warmup_steps=1000",)
 
@@ -128,9 +130,11 @@ STUDIES: dict[str, Study] = {
       Cell(changes=(*HALVES, ADAMW, f"{RATE}0.0023")),
       *(Cell(changes=(TRIAL, f"{RATE}{rate}")) for rate in (0.0016, 0.01)),
       Cell(changes=(TRIAL,)),
-      Cell("flow", (TRIAL, ADAMW)),
-      Cell("flow", (TRIAL, f"{RATE}0.0016")),
-      Cell("flow", (*HALVES, f"{RATE}0.0016")),
+      Cell("flow", (TRIAL, *TIMES, ADAMW)),
+      Cell("flow", (TRIAL, *TIMES, f"{RATE}0.0016")),
+      Cell("flow", (*HALVES, *TIMES, f"{RATE}0.0016")),
+      Cell("flow", (TRIAL, *TIMES)),
+      Cell("flow", (TRIAL, "config.model.head.time_mean=1.2")),
       Cell("flow", (TRIAL,)),
     ],
   ),

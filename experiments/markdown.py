@@ -4,6 +4,7 @@ Numbers become text here and in the columns only, so a table never says more
 digits than it should.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from statistics import mean, stdev
 from typing import Any
@@ -31,10 +32,18 @@ def of_text(lines: Sequence[Sequence[str]]) -> str:
   return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def spread(values: Sequence[float], digits: int) -> str:
-  """Mean, and the standard deviation where there are several values."""
-  error = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-  return f"{mean(values):.{digits}f}{error}"
+def spread(values: Sequence[float], digits: int | None = None) -> str:
+  """Mean, and the standard deviation where there are several values.
+
+  `digits` are those after the point; None for two digits of the deviation, or
+  three after the point where there is none.
+  """
+  error = stdev(values) if len(values) > 1 else 0.0
+  if digits is None:
+    digits = max(0, 1 - math.floor(math.log10(error))) if error else 3
+  end = f" ± {error:.{digits}f}" if len(values) > 1 else ""
+  rounded = round(mean(values), digits) + 0.0  # no minus before 0
+  return f"{rounded:.{digits}f}{end}"
 
 
 def digits(value: float) -> str:

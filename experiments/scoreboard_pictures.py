@@ -15,6 +15,7 @@ from marjax.evaluate.seen import Chosen, Taken
 from marjax.evaluate.sets import ImageSet
 from marjax.requests import pictures
 
+START, END = "<!-- scoreboard -->\n", "<!-- end of scoreboard -->\n"
 SWEPT = ("guidance_scale", "temperature")
 HIDDEN = ("_deviation", "_low", "_high", "_unsplit")
 SIDE, SCALE, GAP = 10, 2, 12
@@ -39,24 +40,33 @@ def by_settings(table: Table) -> list[list[rows.Row]]:
 
 
 def of_settings(table: Table) -> str:
-  """A line for each control and each setting, mean ± deviation over seeds."""
+  """A line for each control and each setting, mean ± deviation over seeds.
+
+  Those of a checkpoint stand in the order of what was swept.
+  """
   names = names_of(table)
   heads = ["images", "guidance", "temperature", "seeds", *names]
   lines = [heads]
-  for group in by_settings(table):
+  every = list(dict.fromkeys(row["images"] for row in table))
+
+  def place(group):
+    settings = group[0].get("settings", {})
+    own = [settings.get(name, 0) for name in SWEPT]
+    return every.index(group[0]["images"]), *own
+
+  for group in sorted(by_settings(table), key=place):
     settings = group[0].get("settings", {})
     about = [f"{settings[n]:g}" if n in settings else "" for n in SWEPT]
     values = ([row["scores"][n] for row in group] for n in names)
     lines.append(
-      [group[0]["images"], *about, str(len(group)), *map(spread, values)]
+      [
+        group[0]["images"],
+        *about,
+        str(len(group)),
+        *map(markdown.spread, values),
+      ]
     )
   return markdown.of_text(lines)
-
-
-def spread(values: Sequence[float]) -> str:
-  """Mean, and the standard deviation where there are several."""
-  end = f" ± {stdev(values):.2g}" if len(values) > 1 else ""
-  return f"{mean(values):.4g}{end}"
 
 
 def line_of(
@@ -87,19 +97,19 @@ def curves(
   from matplotlib.figure import Figure
 
   names = names_of(table)
-  figure = Figure((2.6 * len(names), 4.8), layout="constrained")
+  figure = Figure((2 * len(names), 4.4), layout="constrained")
   axes = figure.subplots(2, len(names), squeeze=False)
   real = rows.find(list(table), images=control)
   for line, swept in zip(axes, SWEPT, strict=True):
     for ax, name in zip(line, names, strict=True):
-      for images, settings in own.items():
-        points = line_of(table, images, settings, swept, name)
-        if points:
-          x, y, error = zip(*points, strict=True)
-          ax.errorbar(x, y, error, fmt="o-", capsize=3, ms=3, label=images)
+      points = {
+        images: line_of(table, images, settings, swept, name)
+        for images, settings in own.items()
+      }
       if real:
         style = {"color": "0.4", "linestyle": "--", "linewidth": 1}
         ax.axhline(real["scores"][name], label=control, **style)
+      draw(ax, {images: line for images, line in points.items() if line})
       ax.set_title(name.replace("_", " "), fontsize=9)
       ax.set_xlabel(swept.replace("_", " "), fontsize=8)
       ax.tick_params(labelsize=7)
@@ -108,6 +118,28 @@ def curves(
     *named, loc="outside upper center", ncols=4, fontsize=8, frameon=False
   )
   return pictures.png_of(figure)
+
+
+def draw(ax: Any, lines: Mapping[str, Sequence[tuple]]) -> None:
+  """Lines with error bars; a lone point that is far off them is a number."""
+  limits = None
+  for images in sorted(lines, key=lambda images: len(lines[images]) == 1):
+    x, y, error = zip(*lines[images], strict=True)
+    color = f"C{list(lines).index(images)}"
+    style = {"color": color, "label": images, "capsize": 3, "ms": 3}
+    if len(x) > 1:
+      ax.errorbar(x, y, error, fmt="o-", **style)
+      limits = ax.get_ylim()
+      continue
+    ax.errorbar(x, y, error, fmt="s", **style)
+    if limits and not limits[0] <= y[0] <= limits[1]:
+      is_above = y[0] > limits[1]
+      words = f"{y[0]:.3g} {'↑' if is_above else '↓'}"
+      place = {"ha": "right", "va": "top" if is_above else "bottom"}
+      at = (0.97, 0.97 if is_above else 0.03)
+      style = {"color": color, "fontsize": 8, "transform": ax.transAxes}
+      ax.text(*at, words, **style, **place)
+      ax.set_ylim(limits)
 
 
 def write_samples(

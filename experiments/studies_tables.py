@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments import markdown, rows
 from experiments.claims import STUDIES
-from experiments.scoreboard_pictures import names_of, spread
+from experiments.scoreboard_pictures import names_of
 from marjax import outputs
 from marjax.evaluate import sets
 from marjax.requests import pictures
@@ -89,13 +89,13 @@ def of_cells(table: Table, controls: Table) -> str:
         cell_of(group[0]),
         *settings,
         str(len(group)),
-        *map(spread, values),
+        *map(markdown.spread, values),
         f"{group[0]['num_parameters'] / 1e6:.3g}",
         f"{seconds:.2g}",
       ]
     )
   for row in controls:
-    values = [f"{row['scores'][name]:.4g}" for name in names]
+    values = [markdown.spread([row["scores"][name]]) for name in names]
     lines.append([row["images"], *[""] * len(shown), "", *values, "", ""])
   return markdown.of_text(lines)
 

@@ -20,6 +20,7 @@ from experiments import (
   programs,
   rows,
   scaling_tables,
+  scoreboard_pictures,
   speed_tables,
   table1_tables,
   tradeoff_tables,
@@ -28,6 +29,7 @@ from experiments.markdown import Columns, digits
 from marjax import outputs
 
 RESULTS = Path("experiments/results")
+SCOREBOARD = RESULTS / "scoreboard.jsonl"
 BENCHMARKS = Path("benchmarks/results/rows.jsonl")
 
 SAMPLERS: Columns = {
@@ -144,10 +146,19 @@ def with_precision(text: str, benchmarks: Path) -> str:
   return markdown.between(text, table, *markers)
 
 
+def with_scoreboard(text: str, benchmarks: Path) -> str:
+  """A page's text with the table of `experiments.scoreboard`, likewise."""
+  del benchmarks
+  table = scoreboard_pictures.of_settings(rows.read(SCOREBOARD))
+  markers = scoreboard_pictures.START, scoreboard_pictures.END
+  return markdown.between(text, table, *markers)
+
+
 PAGES = {
   Path("README.md"): heads_tables.with_heads,
   Path("docs/heads.md"): heads_tables.with_heads,
   Path("docs/table1.md"): table1_tables.with_table1,
+  Path("docs/scoreboard.md"): with_scoreboard,
   Path("docs/speed.md"): with_speed_and_scaling,
   Path("benchmarks/README.md"): with_precision,
 }

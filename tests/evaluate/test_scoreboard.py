@@ -4,11 +4,12 @@ import json
 import types
 from typing import ClassVar
 
+import matplotlib.figure
 import numpy as np
 import pytest
 from evaluate.networks import Projection
 
-from experiments import rows, scoreboard
+from experiments import markdown, rows, scoreboard
 from experiments import scoreboard_pictures as drawn
 from marjax.cli import configs
 from marjax.data.batches import load_all
@@ -200,7 +201,46 @@ def test_the_sweep_is_of_one_setting_with_all_others_as_they_are():
   assert line == [(2.0, 2.0, pytest.approx(2**0.5)), (3.0, 5.0, 0.0)]
   line = drawn.line_of(table, "own", own, "temperature", "fd")
   assert [point[:2] for point in line] == [(0.9, 7.0), (1.0, 2.0)]
-  assert drawn.spread([1.0, 3.0]) == "2 ± 1.4"
+
+
+def test_a_deviation_has_two_digits():
+  assert markdown.spread([1.0, 3.0]) == "2.0 ± 1.4"
+  assert markdown.spread([791.0, 792.0]) == "791.50 ± 0.71"
+  assert markdown.spread([0.04, 0.042]) == "0.0410 ± 0.0014"
+  assert markdown.spread([1.0, 1.0]) == "1.000 ± 0.000"
+  assert markdown.spread([4.7764]) == "4.776"
+  assert markdown.spread([-0.00002]) == "0.000"
+
+
+def test_a_control_far_off_does_not_flatten_the_curves():
+  own = {
+    name: {"guidance_scale": 2.0, "temperature": 1.0}
+    for name in ("model", "control")
+  }
+  table = [
+    {
+      "images": images,
+      "settings": {**own[images], "guidance_scale": scale},
+      "scores": {"fd": value},
+    }
+    for images, scale, value in (
+      ("model", 1.0, 20.0),
+      ("model", 2.0, 10.0),
+      ("control", 2.0, 800.0),
+    )
+  ]
+  figure = matplotlib.figure.Figure()
+  axes = figure.subplots(1, 2)
+  for ax, value in zip(axes, (800.0, 12.0), strict=True):
+    table[-1]["scores"]["fd"] = value
+    lines = {
+      images: drawn.line_of(table, images, settings, "guidance_scale", "fd")
+      for images, settings in own.items()
+    }
+    drawn.draw(ax, lines)
+    assert ax.get_ylim()[1] < 25
+  assert [text.get_text() for text in axes[0].texts] == ["800 ↑"]
+  assert not axes[1].texts
 
 
 def test_the_nearest_image_stands_where_its_sample_does(tmp_path, monkeypatch):
