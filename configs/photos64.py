@@ -6,7 +6,7 @@ Tokens    256 patches of 4 × 4 raw pixels
 Command   marjax train --config configs/photos64.py --workdir out/photos64 \
             --config.data.data_dir=FOLDER --config.data.num_classes=N \
             --config.model.backbone.condition.num_classes=N
-Cost      7.2 million images, 360 epochs of 20 000; not run yet
+Cost      5.1 million images, 256 epochs of 20 000; not run yet
 Expected  not measured yet; the paper shows pictures, and no score, of its
           experiment on pixels
 Variants  :laptop      a few seconds, on made-up images
@@ -32,6 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.update(data_dir="photos64", test_split="val")
     config.data.update(image_size=64, num_classes=NUM_CLASSES)
     config.codec.update(image_size=64, mean=-0.11, std=1.3)
+    config.training.num_steps = 10_000
     backbone.update(num_tokens=256)
     backbone.condition.num_classes = NUM_CLASSES
     is_whole = config.sampling.num_ar_steps == 64
