@@ -11,12 +11,12 @@ Command   marjax train --config configs/cifar10.py --workdir out/cifar10 \
           marjax evaluate --checkpoint out/cifar10 --out out/scores \
             --scores fid,accuracy --network label --weights label.safetensors \
             --num_images 10000
-Cost      102 epochs, 5 minutes of one H200; :flow 246 epochs, 9 minutes
-Expected  of JPEGs of quality 75 and :flow, 10 000 images: loss 0.133,
-          fd_mobilenet 21.3, KID 0.034, label accuracy 0.966, where real images
-          have 4.8, 0.000 and 0.910 (docs/scoreboard.md). Without :flow, 5 000
-          images after 4 000 steps: 43.1, 0.073, 0.833. Images stored with loss
-          cannot be compared with published scores
+Cost      102 epochs, 5 minutes of one H200; :flow 246 epochs, 10 minutes
+Expected  of JPEGs of quality 75, which cannot be compared with published scores
+          (docs/scoreboard.md): loss 0.0524; 1 000 images: KID 0.065 and
+          fd_mobilenet 76 where real images have 0.001 and 53.
+          :flow: loss 0.133; 10 000 images at guidance 14: 0.034 and 21.3, where
+          real images have 0.000 and 4.8; label accuracy 0.966, and 0.910
 Variants  :laptop      a few seconds, on made-up images
           :regression  the control: plain L2 loss instead of Diffusion Loss
           :flow        the best: flow matching, 26 evaluations of the head

@@ -120,7 +120,6 @@ def get_config(variant: str = "") -> ConfigDict:
   elif name == "regression":
     config.model.head.kind = "regression"
     config.sampling.head = {"kind": "regression"}
-    config.sampling.temperature = 1.0
   elif name == "flow":
     config.model.head.kind = "flow"
     config.sampling.head = {"kind": "flow", "num_steps": 25}

@@ -4,7 +4,6 @@ Numbers become text here and in the columns only, so a table never says more
 digits than it should.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from statistics import mean, stdev
 from typing import Any
@@ -36,11 +35,13 @@ def spread(values: Sequence[float], digits: int | None = None) -> str:
   """Mean, and the standard deviation where there are several values.
 
   `digits` are those after the point; None for two digits of the deviation, or
-  three after the point where there is none.
+  three of the value where there is none, and four after the point at most.
   """
   error = stdev(values) if len(values) > 1 else 0.0
   if digits is None:
-    digits = max(0, 1 - math.floor(math.log10(error))) if error else 3
+    exact, most = (error, 1) if error else (abs(mean(values)), 2)
+    power = int(f"{exact:.{most}e}".partition("e")[2])
+    digits = max(0, min(most - power, 4 if exact else 2))
   end = f" ± {error:.{digits}f}" if len(values) > 1 else ""
   rounded = round(mean(values), digits) + 0.0  # no minus before 0
   return f"{rounded:.{digits}f}{end}"

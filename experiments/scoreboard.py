@@ -8,10 +8,11 @@
 2. Controls are scored as if they were generated: real test images, whose row is
    what can be reached; and training images with noise.
 3. Each checkpoint draws N images for every guidance at its own temperature, and
-   for every temperature at its own guidance, with several seeds; a checkpoint
-   of `--controls`, as one with an L2 head, at its own settings alone. A row
-   that is there already, of the same parameters and judges, is skipped. Images
-   lie in OUT/images until their row is written.
+   for every temperature at its own guidance, where its head adds noise that a
+   temperature scales, with several seeds; a checkpoint of `--controls`, as one
+   with an L2 head, at its own settings alone. A row that is there already, of
+   the same parameters and judges, is skipped. Images lie in OUT/images until
+   their row is written.
 4. TABLE, mean and standard deviation over seeds, is printed, and drawn over
    guidance and temperature. Of each checkpoint's own settings and first seed
    100 samples of a class stand beside the training images that are nearest to
@@ -62,14 +63,15 @@ class Asked(NamedTuple):
 
   Attributes:
     num_images: of a row. seeds: of generation. guidance, temperature: a sweep
-      over each. out: folder of the results. num_real: training images, None for
+      over each; None for the usual temperatures, where one has an effect.
+      out: folder of the results. num_real: training images, None for
       all.
   """
 
   num_images: int
   seeds: tuple[int, ...]
   guidance: tuple[float, ...]
-  temperature: tuple[float, ...]
+  temperature: tuple[float, ...] | None
   out: Path
   num_real: int | None
   batch_size: int | None
@@ -226,7 +228,9 @@ def settings_of(member: Member, asked: Asked) -> list[Settings]:
   own = member.pipe.settings()
   if member.is_control:
     return [own]
-  temperatures = asked.temperature if own.head.has_temperature else ()
+  temperatures = asked.temperature
+  if temperatures is None:
+    temperatures = TEMPERATURE if own.head.has_temperature else ()
   swept = [
     *(member.pipe.settings({"guidance_scale": x}) for x in asked.guidance),
     *(member.pipe.settings({"temperature": x}) for x in temperatures),
@@ -367,7 +371,7 @@ def main(argv: Sequence[str] | None) -> None:
     args.num_images,
     tuple(map(int, args.seeds.split(","))),
     tuple(map(float, args.guidance.split(","))),
-    tuple(map(float, args.temperature.split(","))),
+    args.temperature and tuple(map(float, args.temperature.split(","))),
     args.out,
     args.num_real,
     args.batch_size,
@@ -406,8 +410,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   add("--guidance", default=several(GUIDANCE))
   add(
     "--temperature",
-    default=several(TEMPERATURE),
-    help="of members whose head draws noise that it scales",
+    help=f"default: {several(TEMPERATURE)} where the sampler adds noise",
   )
   add("--allow_few", action="store_true", help="fewer images than features")
   add("--dry_run", action="store_true", help="print the plan")

@@ -32,9 +32,10 @@ def names_of(table: Table) -> list[str]:
 
 def by_settings(table: Table) -> list[list[rows.Row]]:
   """Rows that differ in their seed alone, side by side."""
+  same = ("images", "settings", "num_images", "num_real", "judges")
   groups: dict[str, list[rows.Row]] = {}
   for row in table:
-    key = repr([row.get(k) for k in ("images", "settings", "num_images")])
+    key = repr([row.get(name) for name in (*same, "parameters")])
     groups.setdefault(key, []).append(row)
   return list(groups.values())
 
@@ -100,17 +101,17 @@ def curves(
   figure = Figure((2 * len(names), 4.4), layout="constrained")
   axes = figure.subplots(2, len(names), squeeze=False)
   real = rows.find(list(table), images=control)
-  for line, swept in zip(axes, SWEPT, strict=True):
-    for ax, name in zip(line, names, strict=True):
-      points = {
+  for row, swept in zip(axes, SWEPT, strict=True):
+    for ax, name in zip(row, names, strict=True):
+      lines = {
         images: line_of(table, images, settings, swept, name)
         for images, settings in own.items()
       }
       if real:
         style = {"color": "0.4", "linestyle": "--", "linewidth": 1}
         ax.axhline(real["scores"][name], label=control, **style)
-      draw(ax, {images: line for images, line in points.items() if line})
-      ax.set_title(name.replace("_", " "), fontsize=9)
+      draw(ax, {images: line for images, line in lines.items() if line})
+      ax.set_title(name.replace("_", " "), fontsize=9, loc="left")
       ax.set_xlabel(swept.replace("_", " "), fontsize=8)
       ax.tick_params(labelsize=7)
   named = axes[0, 0].get_legend_handles_labels()
@@ -121,7 +122,7 @@ def curves(
 
 
 def draw(ax: Any, lines: Mapping[str, Sequence[tuple]]) -> None:
-  """Lines with error bars; a lone point that is far off them is a number."""
+  """Lines with error bars; a lone point outside of them is a number above."""
   limits = None
   for images in sorted(lines, key=lambda images: len(lines[images]) == 1):
     x, y, error = zip(*lines[images], strict=True)
@@ -133,12 +134,9 @@ def draw(ax: Any, lines: Mapping[str, Sequence[tuple]]) -> None:
       continue
     ax.errorbar(x, y, error, fmt="s", **style)
     if limits and not limits[0] <= y[0] <= limits[1]:
-      is_above = y[0] > limits[1]
-      words = f"{y[0]:.3g} {'↑' if is_above else '↓'}"
-      place = {"ha": "right", "va": "top" if is_above else "bottom"}
-      at = (0.97, 0.97 if is_above else 0.03)
-      style = {"color": color, "fontsize": 8, "transform": ax.transAxes}
-      ax.text(*at, words, **style, **place)
+      words = f"{y[0]:.3g} {'↑' if y[0] > limits[1] else '↓'}"
+      style = {"color": color, "fontsize": 7, "transform": ax.transAxes}
+      ax.text(1, 1.02 + 0.08 * len(ax.texts), words, ha="right", **style)
       ax.set_ylim(limits)
 
 

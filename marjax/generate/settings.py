@@ -31,8 +31,7 @@ class Settings:
     guidance_scale: 1 for none; larger follows the label more.
     guidance_schedule: "linear" grows from about 1 to the scale as tokens are
       revealed; "constant" uses the scale at every step.
-    temperature: scales the noise of the head's sampler; 0 .. 1 usually. Only 1
-      where it adds none, as "ddim" and "dpm-solver++" do.
+    temperature: scales the noise of the head's sampler; 0 .. 1 usually.
     num_buckets: segments of equal shape; more waste less, compile longer; None
       for as few as waste at most 3 %.
     head: how the head draws, of the head's own class, such as
@@ -64,7 +63,8 @@ class Settings:
         stands for.
 
     Raises:
-      ValueError: an unknown field, or a value of another type or range.
+      ValueError: an unknown field, a value of another type or range, or a
+        temperature where the head adds no noise.
     """
     own = self.head
     if own is None and model is not None:
@@ -77,7 +77,16 @@ class Settings:
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
     }
-    return schema.from_dict(Settings, {**fields, **changes}, "settings")
+    found = schema.from_dict(Settings, {**fields, **changes}, "settings")
+    head = found.head or (model and model.head.Settings())
+    # One that stood there before may stay: it changes nothing.
+    is_asked = "temperature" in changes and found.temperature != 1
+    check(
+      not (is_asked and head) or head.has_temperature,
+      f"temperature is {found.temperature:g}; expected 1, because the head, as"
+      f" it is set, adds no noise that it could scale: {head!r}.",
+    )
+    return found
 
   def for_model(self, model: ModelConfig) -> "Settings":
     """These settings with nothing left open that a generation must know.
@@ -114,13 +123,6 @@ class Settings:
       self.head is None or isinstance(self.head, head.Settings),
       f"{prefix}head is {type(self.head).__name__}; expected"
       f" {head.Settings.__name__}, which the model's {head.kind} head takes.",
-    )
-    own = self.head or head.Settings()
-    check(
-      self.temperature == 1 or own.has_temperature,
-      f"{prefix}temperature is {self.temperature:g}; expected 1: the model's"
-      f" {head.kind} head, as it is set, adds no noise for it to scale. See"
-      f" head.sampler.",
     )
 
 

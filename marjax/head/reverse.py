@@ -53,8 +53,8 @@ class ReverseSettings:
     start: original index (1 .. 999) of the first one; 999 as published.
     spacing: "even" (published), "stride" or "quadratic", see
       `marjax.head.timesteps`.
-    sampler: "ancestral", "ddim" or "dpm-solver++", which has no noise of its
-      own, so no temperature.
+    sampler: "ancestral", "ddim" or "dpm-solver++"; the last, and "ddim" with
+      ddim_eta 0, have no noise of their own, so no temperature.
     ddim_eta: 0 (deterministic) .. 1; only for "ddim".
     final_num_steps: those of the last AR step's tokens; from the first step to
       the last the number changes evenly, in a few stages; None for the same
@@ -93,8 +93,8 @@ class ReverseSettings:
   @property
   def has_temperature(self) -> bool:
     """Whether the steps add noise that a temperature can scale."""
-    is_ddim = self.sampler == "ddim" and self.ddim_eta > 0
-    return is_ddim or self.sampler == "ancestral"
+    is_random = {"ancestral": True, "ddim": self.ddim_eta > 0}
+    return is_random.get(self.sampler, False)
 
   def process(self) -> Process:
     """The diffusion over the visited timesteps."""

@@ -136,11 +136,14 @@ def test_a_row_for_each_setting_seed_and_control(
   assert len(kept) == 2
 
 
-def test_no_rows_of_a_temperature_that_changes_nothing(
+def test_a_temperature_that_changes_nothing_has_no_rows(
   board, capsys, monkeypatch
 ):
   own = Stub("own").settings({"head": {"sampler": "ddim"}})
   monkeypatch.setattr(Stub, "settings", lambda _, by=(): own.changed(dict(by)))
+  assert scoreboard.main([*board, "--dry_run"]) == 2
+  assert "temperature is 1.1; expected 1, because" in capsys.readouterr().err
+  board = [flag for flag in board if not flag.startswith("--temperature")]
   assert scoreboard.main([*board, "--dry_run"]) == 0
   assert "own: 4 of 4 rows missing" in capsys.readouterr().out
 
@@ -207,9 +210,18 @@ def test_a_deviation_has_two_digits():
   assert markdown.spread([1.0, 3.0]) == "2.0 ± 1.4"
   assert markdown.spread([791.0, 792.0]) == "791.50 ± 0.71"
   assert markdown.spread([0.04, 0.042]) == "0.0410 ± 0.0014"
-  assert markdown.spread([1.0, 1.0]) == "1.000 ± 0.000"
-  assert markdown.spread([4.7764]) == "4.776"
-  assert markdown.spread([-0.00002]) == "0.000"
+  assert markdown.spread([0.09090, 0.09106, 0.09270]) == "0.0916 ± 0.0010"
+  assert markdown.spread([100.0, 300.0]) == "200 ± 141"
+  assert markdown.spread([1.0, 1.0]) == "1.00 ± 0.00"
+
+
+def test_a_value_without_one_has_three():
+  assert markdown.spread([4.7764]) == "4.78"
+  assert markdown.spread([180.26]) == "180"
+  assert markdown.spread([0.71612]) == "0.716"
+  assert markdown.spread([0.0037]) == "0.0037"
+  assert markdown.spread([-0.00002]) == "0.0000"
+  assert markdown.spread([0.0]) == "0.00"
 
 
 def test_a_control_far_off_does_not_flatten_the_curves():
@@ -240,6 +252,7 @@ def test_a_control_far_off_does_not_flatten_the_curves():
     drawn.draw(ax, lines)
     assert ax.get_ylim()[1] < 25
   assert [text.get_text() for text in axes[0].texts] == ["800 ↑"]
+  assert axes[0].texts[0].get_position()[1] > 1  # above, on nothing
   assert not axes[1].texts
 
 

@@ -134,7 +134,7 @@ def test_tokens_of_images(pipe):
     ),
     (
       {"labels": [0], "temperature": 0.9, "head": {"sampler": "ddim"}},
-      "temperature is 0.9; expected 1: .* adds no noise",
+      "temperature is 0.9; expected 1, .* adds no noise",
     ),
   ],
 )
