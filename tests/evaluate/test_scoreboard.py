@@ -206,11 +206,18 @@ def test_the_sweep_is_of_one_setting_with_all_others_as_they_are():
   assert [point[:2] for point in line] == [(0.9, 7.0), (1.0, 2.0)]
 
 
+def test_another_training_or_judge_is_no_seed():
+  row = {"images": "own", "settings": {}, "scores": {"fd": 1.0}}
+  others = [{"parameters": 1}, {"judges": {"p": "2"}}, {"num_real": 3}, {}, {}]
+  groups = drawn.by_settings([row | other for other in others])
+  assert [len(group) for group in groups] == [1, 1, 1, 2]
+
+
 def test_a_deviation_has_two_digits():
   assert markdown.spread([1.0, 3.0]) == "2.0 ± 1.4"
   assert markdown.spread([791.0, 792.0]) == "791.50 ± 0.71"
   assert markdown.spread([0.04, 0.042]) == "0.0410 ± 0.0014"
-  assert markdown.spread([0.09090, 0.09106, 0.09270]) == "0.0916 ± 0.0010"
+  assert markdown.spread([9.090, 9.106, 9.270]) == "9.16 ± 0.10"
   assert markdown.spread([100.0, 300.0]) == "200 ± 141"
   assert markdown.spread([1.0, 1.0]) == "1.00 ± 0.00"
 
