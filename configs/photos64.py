@@ -32,6 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.update(data_dir="photos64", test_split="val")
     config.data.update(image_size=64, num_classes=NUM_CLASSES)
     config.codec.update(image_size=64, mean=-0.11, std=1.3)
+    # :flow's longer training would see each of 20 000 images 614 times.
     config.training.num_steps = 10_000
     backbone.update(num_tokens=256)
     backbone.condition.num_classes = NUM_CLASSES

@@ -41,7 +41,7 @@ def spread(values: Sequence[float], digits: int | None = None) -> str:
   if digits is None:
     exact, most = (error, 1) if error else (abs(mean(values)), 2)
     power = int(f"{exact:.{most}e}".partition("e")[2])
-    digits = max(0, min(most - power, 4 if exact else 2))
+    digits = max(0, min(most - power, 4))
   end = f" ± {error:.{digits}f}" if len(values) > 1 else ""
   rounded = round(mean(values), digits) + 0.0  # no minus before 0
   return f"{rounded:.{digits}f}{end}"

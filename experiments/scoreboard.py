@@ -8,11 +8,10 @@
 2. Controls are scored as if they were generated: real test images, whose row is
    what can be reached; and training images with noise.
 3. Each checkpoint draws N images for every guidance at its own temperature, and
-   for every temperature at its own guidance, where its head adds noise that a
-   temperature scales, with several seeds; a checkpoint of `--controls`, as one
-   with an L2 head, at its own settings alone. A row that is there already, of
-   the same parameters and judges, is skipped. Images lie in OUT/images until
-   their row is written.
+   for every temperature at its own guidance, where one has an effect, with
+   several seeds; a checkpoint of `--controls`, as one with an L2 head, at its
+   own settings alone. A row that is there already, of the same parameters and
+   judges, is skipped. Images lie in OUT/images until their row is written.
 4. TABLE, mean and standard deviation over seeds, is printed, and drawn over
    guidance and temperature. Of each checkpoint's own settings and first seed
    100 samples of a class stand beside the training images that are nearest to
@@ -64,8 +63,7 @@ class Asked(NamedTuple):
   Attributes:
     num_images: of a row. seeds: of generation. guidance, temperature: a sweep
       over each; None for the usual temperatures, where one has an effect.
-      out: folder of the results. num_real: training images, None for
-      all.
+      out: folder of the results. num_real: training images, None for all.
   """
 
   num_images: int
@@ -410,7 +408,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   add("--guidance", default=several(GUIDANCE))
   add(
     "--temperature",
-    help=f"default: {several(TEMPERATURE)} where the sampler adds noise",
+    help=f"default: {several(TEMPERATURE)} where one has an effect",
   )
   add("--allow_few", action="store_true", help="fewer images than features")
   add("--dry_run", action="store_true", help="print the plan")

@@ -50,10 +50,9 @@ def of_settings(table: Table) -> str:
   lines = [heads]
   every = list(dict.fromkeys(row["images"] for row in table))
 
-  def place(group):
+  def place(group: list[rows.Row]) -> tuple:
     settings = group[0].get("settings", {})
-    own = [settings.get(name, 0) for name in SWEPT]
-    return every.index(group[0]["images"]), *own
+    return every.index(group[0]["images"]), *map(settings.get, SWEPT)
 
   for group in sorted(by_settings(table), key=place):
     settings = group[0].get("settings", {})

@@ -29,7 +29,6 @@ from experiments.markdown import Columns, digits
 from marjax import outputs
 
 RESULTS = Path("experiments/results")
-SCOREBOARD = RESULTS / "scoreboard.jsonl"
 BENCHMARKS = Path("benchmarks/results/rows.jsonl")
 
 SAMPLERS: Columns = {
@@ -149,7 +148,9 @@ def with_precision(text: str, benchmarks: Path) -> str:
 def with_scoreboard(text: str, benchmarks: Path) -> str:
   """A page's text with the table of `experiments.scoreboard`, likewise."""
   del benchmarks
-  table = scoreboard_pictures.of_settings(rows.read(SCOREBOARD))
+  table = scoreboard_pictures.of_settings(
+    rows.read(RESULTS / "scoreboard.jsonl")
+  )
   markers = scoreboard_pictures.START, scoreboard_pictures.END
   return markdown.between(text, table, *markers)
 

@@ -205,7 +205,7 @@ class HeadSettings(Protocol):
   Attributes:
     num_steps: evaluations of the network per token. final_num_steps: those of
       the last step's tokens; None for as many.
-    has_temperature: whether random numbers are drawn that it could scale.
+    has_temperature: whether a temperature changes what is drawn.
     PRESETS: changes by name, of settings without final_num_steps.
   """
 

@@ -93,8 +93,8 @@ class ReverseSettings:
   @property
   def has_temperature(self) -> bool:
     """Whether the steps add noise that a temperature can scale."""
-    is_random = {"ancestral": True, "ddim": self.ddim_eta > 0}
-    return is_random.get(self.sampler, False)
+    is_random_ddim = self.sampler == "ddim" and self.ddim_eta > 0
+    return self.sampler == "ancestral" or is_random_ddim
 
   def process(self) -> Process:
     """The diffusion over the visited timesteps."""
