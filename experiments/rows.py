@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -75,6 +76,11 @@ def find(rows: list[Row], **wanted: Any) -> Row | None:
     if all(row.get(key) == value for key, value in wanted.items()):
       return row
   return None
+
+
+def digest(of: Any) -> str:
+  """Eight hex digits of its `repr`, for the name of a file."""
+  return f"{zlib.crc32(repr(of).encode()):08x}"
 
 
 def measured(

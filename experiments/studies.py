@@ -17,8 +17,8 @@ Command   python -m experiments.studies table1,head_size --data_dir photos \
 Before    the same with --dry_run, which says what is missing and what it costs
 After     the same with --tables, which needs neither photographs nor weights
 Laptop    --laptop: made-up images and tiny models, a few seconds for each cell
-GPUs      the same command once for each GPU, at the same time: a cell belongs
-          to the process that begins it
+GPUs      the same command once for each GPU, or twice, at the same time: a cell
+          is trained by the process that begins it, and then drawn by any
 """
 
 import argparse
@@ -27,7 +27,6 @@ import functools
 import itertools
 import sys
 import time
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,7 +107,7 @@ def recipe_of(cell: Cell, asked: Asked) -> str:
   """A hash: a cell's name does not say that its config was changed since."""
   experiment = experiment_of(cell, asked)
   recipe = (experiment.model, experiment.training, experiment.codec)
-  return f"{zlib.crc32(repr(recipe).encode()):08x}"
+  return rows.digest(recipe)
 
 
 def places_of(cell: Cell, asked: Asked) -> tuple[Path, Path]:
@@ -215,7 +214,8 @@ def measure(
   seconds = time.monotonic() - start
   is_shown = key["seed"] == asked.seeds[0] and key["order"] == "own"
   is_shown = is_shown and settings == pipe.settings()
-  path = asked.out / "images" / f"{key['cell']}{'' if is_shown else '.now'}.npz"
+  name = f"images/{key['cell']}" if is_shown else f"drawn/{rows.digest(key)}"
+  path = asked.out / f"{name}.npz"
   path.parent.mkdir(parents=True, exist_ok=True)
   path.unlink(missing_ok=True)  # of a row that a kill cut short
   archives.write(path, images.shape, [images], labels)
@@ -283,26 +283,31 @@ def _measure_all(
   with rows.locked(claims / "controls", waits=False) as is_ours:
     if is_ours:
       scoreboard.controls(board, own)
-  for cell, group in itertools.groupby(left, key=lambda one: one[0]):
-    with rows.locked(claims / cell.name, waits=False) as is_ours:
-      if is_ours:
-        _measure_cell(cell, [*group], board, judges, asked)
+  # First what no process has begun; then all others are helped with rows.
+  for helps in (False, True):
+    for cell, group in itertools.groupby(left, key=lambda one: one[0]):
+      is_trained = places_of(cell, asked)[1].exists()
+      with rows.locked(claims / cell.name, waits=False) as is_ours:
+        if is_ours or (helps and is_trained):
+          _measure_cell(cell, [*group], board, judges, asked)
 
 
 def _measure_cell(
   cell: Cell, group: list[tuple], board: Board, judges: dict, asked: Asked
 ) -> None:
-  """Adds the rows of a cell that no other process has added meanwhile."""
+  """Adds the rows of a cell that no other process has added or begun."""
   pipe = None
   for one in group:
     key = key_of(*one, asked) | {"judges": judges}
-    if rows.find(rows.read(asked.rows), **key):
-      continue
-    if asked.is_late():
-      return
-    pipe = pipe or trained(cell, asked)
-    how = functools.partial(measure, pipe, key, one[1], board, asked)
-    rows.measured(asked.rows, key, how)
+    claim = asked.out / "claims" / rows.digest(key)
+    with rows.locked(claim, waits=False) as is_ours:
+      if not is_ours or rows.find(rows.read(asked.rows), **key):
+        continue
+      if asked.is_late():
+        return
+      pipe = pipe or trained(cell, asked)
+      how = functools.partial(measure, pipe, key, one[1], board, asked)
+      rows.measured(asked.rows, key, how)
 
 
 def write_tables(

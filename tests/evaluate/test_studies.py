@@ -114,6 +114,30 @@ def test_a_cell_belongs_to_the_process_that_begins_it(board, tmp_path):
   assert set(stubs) == {"regression-0", "mar-0"}
 
 
+def test_who_is_done_draws_cells_of_others(board, tmp_path):
+  """One process holds a trained cell, and draws one of its rows."""
+  flags, stubs = board
+  out = tmp_path / "out"
+  asked = asked_of(out)
+  cell, *how = studies.planned(["orders"], asked)[3]
+  studies.places_of(cell, asked)[1].mkdir(parents=True)
+  file = next(f for f in flags if "projection=" in f).split("=", 2)[2]
+  networks = scoreboard.eyes({"projection": file}, 120, allow_few=True)
+  judges = scoreboard.digests(networks.values())
+  key = studies.key_of(cell, *how, asked) | {"judges": judges}
+  with (
+    rows.locked(out / "claims" / cell.name, waits=False),
+    rows.locked(out / "claims" / rows.digest(key), waits=False),
+  ):
+    assert studies.main(["orders", *flags]) == 0
+  drawn = [row for row in rows.read(out / "rows.jsonl") if "cell" in row]
+  assert len(drawn) == 5
+  assert rows.find(drawn, **key) is None
+  stubs.clear()
+  assert studies.main(["orders", *flags]) == 0
+  assert rows.find(rows.read(out / "rows.jsonl"), **key)
+
+
 def test_cells_of_a_column_have_as_many_parameters(tmp_path):
   asked, counts = asked_of(tmp_path, is_laptop=False), {}
   for cell in claims.STUDIES["table1"].cells:
