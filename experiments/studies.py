@@ -68,12 +68,12 @@ class Asked(NamedTuple):
   """
 
   out: Path
-  data_dir: str
-  is_laptop: bool
-  num_images: int
-  seeds: tuple[int, ...]
-  batch_size: int | None
-  deadline: float
+  data_dir: str = ""
+  is_laptop: bool = False
+  num_images: int = 10_000
+  seeds: tuple[int, ...] = (0, 1, 2)
+  batch_size: int | None = None
+  deadline: float = float("inf")
   num_steps: int | None = None
 
   @property
@@ -319,12 +319,22 @@ def write_tables(
     for row in rows.read(asked.rows)
     if judges is None or row["judges"] == judges
   ]
-  real = [row for row in table if "cell" not in row]
   for name in names:
-    keys = [key_of(*one, asked) for one in planned([name], asked)]
-    own = [rows.find(table, **key) for key in keys]
-    measured = [row for row in own if row is not None]
+    measured = rows_of(name, table, asked)
+    real = studies_tables.controls(table)
     studies_tables.write(asked.out, name, STUDIES[name], measured, real)
+
+
+def rows_of(
+  name: str, table: Sequence[rows.Row], asked: Asked, *but: str
+) -> list[rows.Row]:
+  """A study's rows, as planned; those keys may have any value."""
+  keys = [key_of(*one, asked) for one in planned([name], asked)]
+  for key in keys:
+    for free in but:
+      del key[free]
+  own = [rows.find(list(table), **key) for key in keys]
+  return [row for row in own if row is not None]
 
 
 @programs.program

@@ -29,8 +29,9 @@ SHOWN = (
 )
 """Settings that a table shows where they differ."""
 
-COLUMNS, SCALE, GAP = 5, 2, 8
-"""Samples of a class in a cell's grid, pixels for each, and between grids."""
+COLUMNS, SCALE, ACROSS, GAP = 5, 2, 4, 8
+"""Samples of a class in a cell's grid, pixels for each, grids side by side, and
+pixels between them."""
 
 NAMED = ("cell", "order")
 """Axes of names, not of numbers."""
@@ -58,6 +59,11 @@ def value_of(row: rows.Row, key: str) -> Any:
   return row[key] if key in row else row["settings"].get(key)
 
 
+def controls(table: Table) -> list[rows.Row]:
+  """Rows of real images."""
+  return [row for row in table if "cell" not in row]
+
+
 def grouped(table: Table) -> list[list[rows.Row]]:
   """Rows that differ in seeds alone, side by side."""
   groups: dict[str, list[rows.Row]] = {}
@@ -67,7 +73,7 @@ def grouped(table: Table) -> list[list[rows.Row]]:
   return list(groups.values())
 
 
-def of_cells(table: Table, controls: Table) -> str:
+def of_cells(table: Table, real: Table) -> str:
   """A line for each cell and setting, then one for each control."""
   names = names_of(table)
   shown = [
@@ -94,7 +100,7 @@ def of_cells(table: Table, controls: Table) -> str:
         f"{seconds:.2g}",
       ]
     )
-  for row in controls:
+  for row in real:
     values = [markdown.spread([row["scores"][name]]) for name in names]
     lines.append([row["images"], *[""] * len(shown), "", *values, "", ""])
   return markdown.of_text(lines)
@@ -106,7 +112,7 @@ def _text(value: Any) -> str:
   return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def chart(study: Any, table: Table, controls: Table) -> bytes:
+def chart(study: Any, table: Table, real: Table) -> bytes:
   """A PNG: each score over the study's axis, real images as a dashed line.
 
   Cells and orders have names, which stand at the left, once.
@@ -133,7 +139,7 @@ def chart(study: Any, table: Table, controls: Table) -> bytes:
         ax.set_xlabel(study.axis.replace("_", " "), fontsize=8)
         if max(places) > 20 * min(places):
           ax.set_xscale("log")
-    for row in controls[:1]:
+    for row in real[:1]:
       style = {"color": "0.4", "linestyle": "--", "linewidth": 1}
       line = ax.axvline if is_named else ax.axhline
       line(row["scores"][name], label=row["images"], **style)
@@ -175,7 +181,7 @@ def _colour(label: str, number: int) -> str:
   return f"C{known.index(label) if label in known else number}"
 
 
-def samples(names: Sequence[str], folder: Path) -> np.ndarray | None:
+def samples(names: Iterable[str], folder: Path) -> np.ndarray | None:
   """Cells side by side, a class in each row; None where no images are."""
   grids = []
   for name in names:
@@ -189,31 +195,32 @@ def samples(names: Sequence[str], folder: Path) -> np.ndarray | None:
       np.flatnonzero(labels == label)[:COLUMNS] for label in np.unique(labels)
     ]
     shown = np.stack([pairs[i][0] for i in np.concatenate(first)])
-    grids.append(pictures.grid(shown, COLUMNS, scale=SCALE, title=name))
+    title = name.rpartition("-")[0]
+    grids.append(pictures.grid(shown, COLUMNS, scale=SCALE, title=title))
   if not grids:
     return None
-  height = max(len(one) for one in grids)
-  gap = np.full((height, GAP, grids[0].shape[2]), 255, np.uint8)
-  padded = [
-    np.pad(one, ((0, height - len(one)), (0, 0), (0, 0)), constant_values=255)
-    for one in grids
-  ]
-  parts = [part for one in padded for part in (one, gap)]
-  return np.concatenate(parts[:-1], axis=1)
+  height, width = (max(one.shape[i] for one in grids) + GAP for i in (0, 1))
+  across = min(len(grids), ACROSS)
+  down = -(-len(grids) // across)
+  beside = np.full((down * height, across * width, 3), 255, np.uint8)
+  for number, one in enumerate(grids):
+    top, left = number // across * height, number % across * width
+    beside[top : top + len(one), left : left + one.shape[1]] = one
+  return beside
 
 
-def write(
-  out: Path, name: str, study: Any, table: Table, controls: Table
-) -> None:
+def write(out: Path, name: str, study: Any, table: Table, real: Table) -> None:
   """Writes OUT/NAME.md, .png and _samples.png of the study's rows, if any."""
   if not table:
     return
-  text = f"{study.claim}\n\n{of_cells(table, controls)}"
+  text = f"{study.claim}\n\n{of_cells(table, real)}"
   outputs.write(out / f"{name}.md", text.encode(), overwrite=True)
-  picture = chart(study, table, controls)
+  picture = chart(study, table, real)
   outputs.write(out / f"{name}.png", picture, overwrite=True)
-  cells = dict.fromkeys(cell.name for cell in study.cells)
-  beside = samples(list(cells), out / "images")
+  first: dict[str, str] = {}
+  for cell in study.cells:
+    first.setdefault(cell.name.rpartition("-")[0], cell.name)
+  beside = samples(first.values(), out / "images")
   if beside is not None:
     pictures.save_png(out / f"{name}_samples.png", beside, overwrite=True)
   print(text)

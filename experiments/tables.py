@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import (
+  claims,
   heads_tables,
   markdown,
   precision_tables,
@@ -22,6 +23,8 @@ from experiments import (
   scaling_tables,
   scoreboard_pictures,
   speed_tables,
+  studies,
+  studies_tables,
   table1_tables,
   tradeoff_tables,
 )
@@ -155,11 +158,28 @@ def with_scoreboard(text: str, benchmarks: Path) -> str:
   return markdown.between(text, table, *markers)
 
 
+def with_studies(text: str, benchmarks: Path) -> str:
+  """A page's text with the tables of `experiments.studies` that have rows."""
+  del benchmarks
+  table = rows.read(RESULTS / "studies.jsonl")
+  real = studies_tables.controls(table)
+  asked = studies.Asked(RESULTS)
+  for name in claims.STUDIES:
+    own = studies.rows_of(name, table, asked, "trained_as")
+    if own:
+      markers = [f"<!-- {word}{name} -->\n" for word in ("", "end of ")]
+      text = markdown.between(
+        text, studies_tables.of_cells(own, real), *markers
+      )
+  return text
+
+
 PAGES = {
   Path("README.md"): heads_tables.with_heads,
   Path("docs/heads.md"): heads_tables.with_heads,
   Path("docs/table1.md"): table1_tables.with_table1,
   Path("docs/scoreboard.md"): with_scoreboard,
+  Path("docs/studies.md"): with_studies,
   Path("docs/speed.md"): with_speed_and_scaling,
   Path("benchmarks/README.md"): with_precision,
 }

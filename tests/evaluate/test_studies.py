@@ -12,6 +12,8 @@ from evaluate.test_scoreboard import UNSEEN
 
 from experiments import claims, rows, scoreboard, studies
 from experiments import studies_tables as tables
+from experiments import tables as all_tables
+from marjax.evaluate import archives
 from marjax.evaluate.networks import kinds, weights
 from marjax.experiment import Experiment
 from marjax.generate.draws import Draws, draw_batch
@@ -248,6 +250,41 @@ def test_wrong_flags_are_one_sentence(argv, words, capsys):
   error = capsys.readouterr().err
   assert words in error
   assert error.count("\n") == 1
+
+
+def test_samples_wrap(tmp_path, monkeypatch):
+  monkeypatch.setattr(tables, "ACROSS", 2)
+  names, shapes = [], []
+  for number in range(3):
+    images = np.full((2, 8, 8, 3), 60 * number, np.uint8)
+    names.append(f"mar-{number}-0")
+    archives.write(
+      tmp_path / f"{names[-1]}.npz", images.shape, [images], np.arange(2)
+    )
+    beside = tables.samples(names, tmp_path)
+    assert beside is not None
+    assert (beside == 60 * number).any()
+    shapes.append(beside.shape)
+  one, two, three = shapes
+  assert two == (one[0], 2 * one[1], 3)
+  assert three == (2 * one[0], 2 * one[1], 3)
+  assert tables.samples(["none"], tmp_path) is None
+
+
+def test_a_page_has_the_tables_that_have_rows(tmp_path, monkeypatch):
+  asked = studies.Asked(tmp_path)
+  for number, one in enumerate(studies.planned(["orders"], asked)):
+    row = studies.key_of(*one, asked) | {"trained_as": "with fewer steps"}
+    row |= {"scores": {"kid": 0.25 + number % 3}, "seconds": 3.0}
+    rows.append(tmp_path / "studies.jsonl", row | {"num_parameters": 10**6})
+  page = "".join(
+    f"a <!-- {name} -->\n<!-- end of {name} -->\n" for name in claims.STUDIES
+  )
+  monkeypatch.setattr(all_tables, "RESULTS", tmp_path)
+  text = all_tables.with_studies(page, tmp_path)
+  assert "| mar | raster | 3 | 1.2 ± 1.0 | 1 | 0.0003 |" in text
+  assert text.count("| mar |") == 3
+  assert text.replace(" ", "").count("-->\n<!--") == len(claims.STUDIES) - 1
 
 
 @pytest.mark.slow
