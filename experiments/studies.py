@@ -124,9 +124,12 @@ def trained(cell: Cell, asked: Asked) -> Pipeline:
   if not release.exists():
     experiment = experiment_of(cell, asked)
     codes = experiment.data.autoencoder
-    with rows.locked(asked.out / "codes.lock"):
-      if codes and not Path(codes).exists():
-        codebook.fit(experiment.codec, experiment.data, codes)
+    if codes:
+      with rows.locked(asked.out / "codes.lock"):
+        if not Path(codes).exists():
+          # Of all 50 000 images it would take longer than a training.
+          few = codebook.Choices(num_images=5000, num_iterations=25)
+          codebook.fit(experiment.codec, experiment.data, codes, few)
     loop.train(experiment, workdir)
     loading.export(workdir, release, "bfloat16")
   return load(release)
