@@ -17,7 +17,6 @@
 import argparse
 import dataclasses
 import functools
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -26,8 +25,8 @@ import jax
 import numpy as np
 
 from benchmarks import flags, timing
-from benchmarks.precision import REFERENCE, Variant
-from experiments import programs
+from benchmarks.precision import REFERENCE, Variant, rms
+from experiments import programs, rows
 from marjax import keys
 from marjax.latents.kl import KLConfig
 from marjax.train import flops
@@ -114,38 +113,27 @@ def difference(task: str, result: np.ndarray, reference: np.ndarray) -> dict:
   error = unit * result.astype(np.float64) - reference
   return {
     "error_unit": "uint8 levels" if task == "decode" else "latents",
-    "error_rms": _rms(error),
+    "error_rms": rms(error),
     "error_max": float(np.abs(error).max()),
-    "error_relative": _rms(error) / _rms(reference),
-    "result_rms": _rms(reference),
+    "error_relative": rms(error) / rms(reference),
+    "result_rms": rms(reference),
     "result_std": float(reference.std()),
   }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → measurements → appended lines; 2 after a wrong flag."""
   args = _flags(argv)
-  try:
-    flags.check_counts(args, "batch_size", "repeats")
-    tasks = flags.chosen("task", args.tasks, PARTS)
-    dtypes = flags.chosen("dtype", args.dtypes, VARIANTS)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    file = open(args.out, "a")
-  except (ValueError, OSError) as error:
-    print(f"benchmarks.codec: {error}", file=sys.stderr)
-    return 2
+  flags.check_counts(args, "batch_size", "repeats")
+  tasks = programs.chosen("task", args.tasks, PARTS)
+  dtypes = programs.chosen("dtype", args.dtypes, VARIANTS)
   variants = [variant for dtype in dtypes for variant in VARIANTS[dtype]]
-  with file:
-    for task in tasks:
-      found = measure(KL16, task, variants, args.batch_size, args.repeats)
-      for row in found:
-        print(json.dumps(row), file=file, flush=True)
-        print(_sentence(row), flush=True)
-  return 0
-
-
-def _rms(values: np.ndarray) -> float:
-  return float(np.sqrt(np.mean(np.square(values))))
+  rows.make(args.out)
+  for task in tasks:
+    for row in measure(KL16, task, variants, args.batch_size, args.repeats):
+      rows.append(args.out, row)
+      print(_sentence(row), flush=True)
 
 
 def _sentence(row: dict) -> str:

@@ -18,7 +18,6 @@ Each is repeated; seconds are per image.
 import argparse
 import io
 import itertools
-import json
 import os
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import flags
-from experiments import programs
+from experiments import programs, rows
 from marjax.data import (
   crops,
   decoding,
@@ -158,26 +157,20 @@ def read(
   return seconds * count / (batch_size * len(batches))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → measurements → appended lines; 2 after a wrong flag."""
   args = _flags(argv)
-  try:
-    flags.check_counts(args, "num_images", "batch_size", "repeats")
-    tasks = flags.chosen("task", args.tasks, TASKS)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    file = open(args.out, "a")
-  except (ValueError, OSError) as error:
-    print(f"benchmarks.data: {error}", file=sys.stderr)
-    return 2
-  with file:
-    for row in measure(tasks, args.num_images, args.batch_size, args.repeats):
-      print(json.dumps(row), file=file, flush=True)
-      print(
-        f"{row['task']}, {row['threads']} threads:"
-        f" {row['images_per_second']:.5g} images/s",
-        flush=True,
-      )
-  return 0
+  flags.check_counts(args, "num_images", "batch_size", "repeats")
+  tasks = programs.chosen("task", args.tasks, TASKS)
+  rows.make(args.out)
+  for row in measure(tasks, args.num_images, args.batch_size, args.repeats):
+    rows.append(args.out, row)
+    print(
+      f"{row['task']}, {row['threads']} threads:"
+      f" {row['images_per_second']:.5g} images/s",
+      flush=True,
+    )
 
 
 def _opened(cache: Path) -> latent_cache.CachedLatents:

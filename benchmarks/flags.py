@@ -2,7 +2,6 @@
 
 import argparse
 import datetime
-from collections.abc import Iterable
 from pathlib import Path
 
 from marjax.evaluate import environment
@@ -24,21 +23,6 @@ def check_counts(args: argparse.Namespace, *names: str) -> None:
     count = getattr(args, name)
     if count < 1:
       raise ValueError(f"--{name} is {count}; expected 1 or more.")
-
-
-def chosen(what: str, asked: str, known: Iterable[str]) -> list[str]:
-  """The names in "A,B".
-
-  Raises:
-    ValueError: one is not known.
-  """
-  names = asked.split(",")
-  for name in names:
-    if name not in known:
-      raise ValueError(
-        f"there is no {what} {name!r}; expected one of {', '.join(known)}."
-      )
-  return names
 
 
 def where(*packages: str) -> dict:

@@ -22,7 +22,6 @@
 
 import argparse
 import functools
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -174,9 +173,9 @@ def columns(found: dict, reference: dict) -> dict:
   for name, values in found.items():
     error = values.astype(np.float64) - reference[name]
     row |= {
-      f"{name}_rms": _rms(values),
+      f"{name}_rms": rms(values),
       f"{name}_max": float(np.abs(values).max()),
-      f"{name}_error_rms": _rms(error),
+      f"{name}_error_rms": rms(error),
       f"{name}_error_max": float(np.abs(error).max()),
     }
   tokens = found["tokens"].astype(np.float64)
@@ -189,36 +188,32 @@ def columns(found: dict, reference: dict) -> dict:
   }
 
 
-def _rms(values) -> float:
+def rms(values) -> float:
+  """Root mean square, summed in float64."""
   return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → measurements → appended lines; 2 after a wrong flag."""
   args = _flags(argv)
-  try:
-    starts = [int(start) for start in args.starts.split(",")]
-    names = [args.checkpoint] if args.checkpoint else args.sizes.split(",")
-    asked = {
-      "num_ar_steps": args.num_ar_steps,
-      "num_buckets": args.num_buckets,
-      "head": {"num_steps": args.num_diffusion_steps},
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with open(args.out, "a") as file:
-      for name in names:
-        subject = (
-          of_checkpoint(name) if args.checkpoint else of_size(name, args.fit)
-        )
-        settings = subject.settings.changed(asked)
-        subject = subject._replace(settings=settings)
-        for row in measure(subject, starts, args.batch_size):
-          print(json.dumps(row), file=file, flush=True)
-          print(_sentence(row), flush=True)
-  except (ValueError, OSError) as error:
-    print(f"benchmarks.precision: {error}", file=sys.stderr)
-    return 2
-  return 0
+  starts = [int(start) for start in args.starts.split(",")]
+  names = [args.checkpoint] if args.checkpoint else args.sizes.split(",")
+  asked = {
+    "num_ar_steps": args.num_ar_steps,
+    "num_buckets": args.num_buckets,
+    "head": {"num_steps": args.num_diffusion_steps},
+  }
+  rows.make(args.out)
+  for name in names:
+    subject = (
+      of_checkpoint(name) if args.checkpoint else of_size(name, args.fit)
+    )
+    settings = subject.settings.changed(asked)
+    subject = subject._replace(settings=settings)
+    for row in measure(subject, starts, args.batch_size):
+      rows.append(args.out, row)
+      print(_sentence(row), flush=True)
 
 
 def _sentence(row: dict) -> str:

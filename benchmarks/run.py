@@ -19,7 +19,6 @@ depend on their values.
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ import jax
 from benchmarks import flags, sizes
 from benchmarks.generation import time_generation
 from benchmarks.training import time_training
-from experiments import programs
+from experiments import programs, rows
 from marjax.experiment import Experiment
 
 TASKS = {"train": time_training, "generate": time_generation}
@@ -64,34 +63,28 @@ def use_cache(folder: Path) -> str:
   return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → measurements → appended lines; 2 after a wrong flag."""
   args = _flags(argv)
-  try:
-    flags.check_counts(args, "repeats")
-    if args.split and args.head == "categorical":
-      raise ValueError(
-        "--split is given with --head categorical; expected a head of floats:"
-        " no cheaper one draws codes, to time the transformer by."
-      )
-    experiments = [
-      (size, _experiment(size, args)) for size in args.sizes.split(",")
-    ]
-    tasks = flags.chosen("task", args.tasks, TASKS)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    file = open(args.out, "a")
-    cache = {"cache": use_cache(_own_folder(args))} if args.cache else {}
-  except (ValueError, OSError) as error:
-    print(f"benchmarks.run: {error}", file=sys.stderr)
-    return 2
-  with file:
-    for size, experiment in experiments:
-      for task in tasks:
-        print(f"{task} {size} ...", end=" ", flush=True)
-        row = measure(task, size, experiment, args.repeats, args.split)
-        print(json.dumps({**row, **cache}), file=file, flush=True)
-        print(_sentence(row), flush=True)
-  return 0
+  flags.check_counts(args, "repeats")
+  if args.split and args.head == "categorical":
+    raise ValueError(
+      "--split is given with --head categorical; expected a head of floats:"
+      " no cheaper one draws codes, to time the transformer by."
+    )
+  experiments = [
+    (size, _experiment(size, args)) for size in args.sizes.split(",")
+  ]
+  tasks = programs.chosen("task", args.tasks, TASKS)
+  rows.make(args.out)
+  cache = {"cache": use_cache(_own_folder(args))} if args.cache else {}
+  for size, experiment in experiments:
+    for task in tasks:
+      print(f"{task} {size} ...", end=" ", flush=True)
+      row = measure(task, size, experiment, args.repeats, args.split)
+      rows.append(args.out, {**row, **cache})
+      print(_sentence(row), flush=True)
 
 
 def _sentence(row: dict) -> str:

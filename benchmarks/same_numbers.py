@@ -284,14 +284,11 @@ def _sentence(row: rows.Row) -> str:
   return f"{row['dtype']}{how}, {row['mesh']}: {', '.join(parts)}{end}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> int:
   """Flags → differences; 1 where one is too large, 2 after a wrong flag."""
   args = _flags(argv)
-  try:
-    counts = _counts(args)
-  except ValueError as error:
-    print(f"benchmarks.same_numbers: {error}", file=sys.stderr)
-    return 2
+  counts = _counts(args)
   size, is_same = (MODELS[args.model], args.batch_size), True
   for row in itertools.chain(
     in_float32(experiment_of(*size), counts, args.num_steps, args.num_images),

@@ -235,25 +235,20 @@ def _sentence(row: rows.Row) -> str:
   )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Flags → rows; 2 after a wrong flag."""
   args, start = _flags(argv), time.monotonic()
-  try:
-    asked = _asked(args)
-    there = rows.read(args.out)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    if args.cache:
-      use_cache(args.cache)
-  except (ValueError, OSError) as error:
-    print(f"benchmarks.scaling: {error}", file=sys.stderr)
-    return 2
+  asked, there = _asked(args), rows.read(args.out)
+  rows.make(args.out)
+  if args.cache:
+    use_cache(args.cache)
 
   def is_late() -> bool:
     return time.monotonic() - start > args.limit_s
 
   print(f"{len(there)} rows are there; {json.dumps(environment.device())}")
   scale(asked, args.out, args.repeats, args.together, is_late)
-  return 0
 
 
 def _asked(args: argparse.Namespace) -> list[Question]:

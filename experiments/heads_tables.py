@@ -7,7 +7,6 @@ from experiments import markdown, rows
 from experiments.markdown import Columns
 
 RESULTS = Path("experiments/results/heads.jsonl")
-START, END = "<!-- heads table -->\n", "<!-- end of heads table -->\n"
 SCORES = {
   "label accuracy": ("label_accuracy", 3),
   "Fréchet ratio": ("frechet_ratio", 2),
@@ -43,4 +42,4 @@ def with_heads(text: str, benchmarks: Path) -> str:
   """A page's text with the table of heads as the committed rows have it."""
   del benchmarks
   table = markdown.table(columns(), grouped(rows.read(RESULTS)))
-  return markdown.between(text, table, START, END)
+  return markdown.between(text, table, "heads table")

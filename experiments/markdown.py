@@ -60,12 +60,13 @@ def device(row: rows.Row) -> str:
   return f"{found['count']} × {found['kind']}"
 
 
-def between(text: str, table: str, start: str, end: str) -> str:
-  """A page's text with another table between its markers.
+def between(text: str, table: str, name: str) -> str:
+  """A page's text with another table between the markers of that name.
 
   Raises:
     ValueError: the markers are not there, once each and in order.
   """
+  start, end = (f"<!-- {word}{name} -->\n" for word in ("", "end of "))
   before, has_start, rest = text.partition(start)
   _, has_end, after = rest.partition(end)
   if not (has_start and has_end) or start in after or end in before + after:

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from experiments import markdown, rows
 from experiments.markdown import Columns
 
-START, END = "<!-- precision table -->\n", "<!-- end of precision table -->\n"
-
 
 def columns() -> Columns:
   """Heading → how a row fills it."""

@@ -12,6 +12,7 @@ and jax's CUDA plugin, no TPU and no GPU, and an hour or two.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import programs, rows
@@ -75,14 +76,15 @@ def is_there(path: Path, name: str, where: str, program: str) -> bool:
   return any(program == "train" or row.get("parts") for row in found)
 
 
-def main() -> int:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Compiles what is missing; 2 after an error of the machine's."""
   parser = programs.parser(__spec__, __doc__)
   parser.add_argument("--out", type=Path, default=OUT, help="JSON lines")
   parser.add_argument("--program", choices=PROGRAMS, help="only this one")
   parser.add_argument("--config", choices=NAMES)
   parser.add_argument("--again", action="store_true", help="compile all anew")
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   for name, where, program in WANTED:
     is_asked = args.program in (None, program) and args.config in (None, name)
     if not is_asked or (
@@ -96,7 +98,6 @@ def main() -> int:
     rows.append(args.out, to_dict(found) | {"fits": found.fits})
     print(f"{'fits' if found.fits else 'does not fit'},", end=" ")
     print(f"compiled in {found.compile_seconds:.0f} s")
-  return 0
 
 
 if __name__ == "__main__":

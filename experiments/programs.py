@@ -3,7 +3,7 @@
 import argparse
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -34,17 +34,34 @@ def scoring_parser(
   return flags
 
 
-def program(main: Callable[..., None]) -> Callable[..., int]:
-  """`main` with an exit status: 2, and a sentence, after an error to mend."""
+def chosen(what: str, asked: str, known: Iterable[str]) -> list[str]:
+  """The names in "A,B".
+
+  Raises:
+    ValueError: one is not known.
+  """
+  names = asked.split(",")
+  for name in names:
+    if name not in known:
+      raise ValueError(
+        f"there is no {what} {name}; expected some of {', '.join(known)}."
+      )
+  return names
+
+
+def program(main: Callable[..., int | None]) -> Callable[..., int]:
+  """`main` with an exit status: 2, and a sentence, after an error to mend.
+
+  A status of its own is passed on.
+  """
 
   @functools.wraps(main)
   def run(argv=None) -> int:
     try:
-      main(argv)
+      return main(argv) or 0
     except (ValueError, OSError) as error:
       name = main.__globals__["__spec__"].name
       print(f"{name}: {error}", file=sys.stderr)
       return 2
-    return 0
 
   return run

@@ -59,6 +59,16 @@ def locked(path: Path, waits: bool = True) -> Iterator[BinaryIO | None]:
     yield ours
 
 
+def make(path: Path) -> None:
+  """An empty file, if missing: who cannot write it learns so before the work.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  with locked(path):
+    pass
+
+
 def append(path: Path, row: Row) -> None:
   """Adds one row at the end, after removing a cut line there."""
   with locked(path) as file:

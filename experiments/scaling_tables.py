@@ -16,8 +16,6 @@ from experiments import markdown, rows
 from experiments.markdown import Columns, digits
 from experiments.speed_tables import NAMES
 
-START, END = "<!-- scaling table -->\n", "<!-- end of scaling table -->\n"
-
 NO_ROWS = (
   "No row was measured yet: `python -m benchmarks.scaling` on a machine with\n"
   "several GPUs, then `python -m experiments.tables --write`, puts them here.\n"
@@ -76,7 +74,7 @@ def with_scaling(text: str, benchmarks: Path) -> str:
   """A page's text with the table as the rows in that folder have it."""
   shown = newest(rows.read(benchmarks / "scaling.jsonl"))
   table = markdown.table(COLUMNS, shown) if shown else NO_ROWS
-  return markdown.between(text, table, START, END)
+  return markdown.between(text, table, "scaling table")
 
 
 def _efficiency(row: rows.Row) -> str:

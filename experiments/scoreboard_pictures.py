@@ -15,7 +15,6 @@ from marjax.evaluate.seen import Chosen, Taken
 from marjax.evaluate.sets import ImageSet
 from marjax.requests import pictures
 
-START, END = "<!-- scoreboard -->\n", "<!-- end of scoreboard -->\n"
 SWEPT = ("guidance_scale", "temperature")
 HIDDEN = ("_deviation", "_low", "_high", "_unsplit")
 SIDE, SCALE, GAP = 10, 2, 12

@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from experiments import markdown, rows
 from experiments.markdown import Columns, digits
 
-START, END = "<!-- speed table -->\n", "<!-- end of speed table -->\n"
-
 NAMES = {
   "base": "MAR-B",
   "large": "MAR-L",

@@ -344,13 +344,7 @@ def rows_of(
 def main(argv: Sequence[str] | None) -> None:
   """Flags → rows → tables and pictures; 2 when a flag is wrong."""
   args = _flags(argv)
-  names = args.studies.split(",")
-  unknown = [name for name in names if name not in STUDIES]
-  check(
-    not unknown,
-    f"there is no study {' '.join(unknown[:1])}; expected some of"
-    f" {', '.join(STUDIES)}.",
-  )
+  names = programs.chosen("study", args.studies, STUDIES)
   asked = Asked(
     args.out,
     args.data_dir,

@@ -32,7 +32,6 @@ from marjax.evaluate import run
 from marjax.experiment import Experiment
 from marjax.pipeline import Pipeline, load
 from marjax.requests import pictures
-from marjax.schema import check
 from marjax.train.flops import training_flops
 
 RESULTS = Path("experiments/results/table1.jsonl")
@@ -52,16 +51,6 @@ def names() -> Iterator[str]:
   """All cells, by the variant of the config that each is drawn as."""
   for ending in LOSSES.values():
     yield from (f"{cell}{ending}" for cell in CELLS)
-
-
-def check_known(asked: Sequence[str]) -> None:
-  """Refuses a cell that is none."""
-  unknown = [name for name in asked if name not in names()]
-  check(
-    not unknown,
-    f"there is no cell {' '.join(unknown[:1])}; expected some of"
-    f" {', '.join(names())}.",
-  )
 
 
 def address(name: str) -> str:
@@ -222,14 +211,14 @@ def main(argv: Sequence[str] | None) -> None:
   parser.add_argument("--picture", type=Path, default=PICTURE)
   parser.add_argument("--dry_run", action="store_true", help="print the plan")
   args = parser.parse_args(argv)
-  asked = args.cells.split(",") if args.cells else list(names())
+  every = list(names())
+  asked = programs.chosen("cell", args.cells, every) if args.cells else every
   sizes = (args.runs, args.num_runs, args.num_images, args.out)
-  check_known(asked)
   if args.dry_run:
     print(plan(asked, *sizes))
     return
   drawn = [measure(name, *sizes) for name in asked]
-  if asked == list(names()):
+  if asked == every:
     digits = np.concatenate(drawn)
     picture = pictures.grid(digits, 10, scale=4, row_labels=asked)
     # Drawn anew of the runs, so nothing is lost.

@@ -11,8 +11,6 @@ from experiments import markdown, rows
 from experiments.heads_tables import SCORES
 from experiments.table1 import RESULTS, SEEDS, names
 
-START, END = "<!-- table 1 -->\n", "<!-- end of table 1 -->\n"
-
 WORDS = {
   "ar_raster": ("raster", "causal"),
   "ar_random": ("random", "causal"),
@@ -61,4 +59,4 @@ def of_cells() -> str:
 def with_table1(text: str, benchmarks: Path) -> str:
   """A page's text with the table as the rows have it."""
   del benchmarks
-  return markdown.between(text, of_cells(), START, END)
+  return markdown.between(text, of_cells(), "table 1")

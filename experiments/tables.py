@@ -125,18 +125,12 @@ def tables(results: Path, benchmarks: Path) -> str:
   return "\n".join(parts)
 
 
-def with_speed(text: str, benchmarks: Path) -> str:
-  """A page's text with the speed table as the rows in that folder have it."""
+def with_speed_and_scaling(text: str, benchmarks: Path) -> str:
+  """A page's text with both tables as the rows in that folder have them."""
   speed = speed_tables.newest(rows.read(benchmarks / "rows.jsonl"))
   speed = speed_tables.on_accelerators(speed)
   table = markdown.table(speed_tables.columns(), speed)
-  markers = speed_tables.START, speed_tables.END
-  return markdown.between(text, table, *markers)
-
-
-def with_speed_and_scaling(text: str, benchmarks: Path) -> str:
-  """A page's text with both tables."""
-  text = with_speed(text, benchmarks)
+  text = markdown.between(text, table, "speed table")
   return scaling_tables.with_scaling(text, benchmarks)
 
 
@@ -144,8 +138,7 @@ def with_precision(text: str, benchmarks: Path) -> str:
   """A page's text with the table of `benchmarks.precision`, likewise."""
   found = precision_tables.newest(rows.read(benchmarks / "precision.jsonl"))
   table = markdown.table(precision_tables.columns(), found)
-  markers = precision_tables.START, precision_tables.END
-  return markdown.between(text, table, *markers)
+  return markdown.between(text, table, "precision table")
 
 
 def with_scoreboard(text: str, benchmarks: Path) -> str:
@@ -154,8 +147,7 @@ def with_scoreboard(text: str, benchmarks: Path) -> str:
   table = scoreboard_pictures.of_settings(
     rows.read(RESULTS / "scoreboard.jsonl")
   )
-  markers = scoreboard_pictures.START, scoreboard_pictures.END
-  return markdown.between(text, table, *markers)
+  return markdown.between(text, table, "scoreboard")
 
 
 def with_studies(text: str, benchmarks: Path) -> str:
@@ -167,10 +159,8 @@ def with_studies(text: str, benchmarks: Path) -> str:
   for name in claims.STUDIES:
     own = studies.rows_of(name, table, asked, "trained_as")
     if own:
-      markers = [f"<!-- {word}{name} -->\n" for word in ("", "end of ")]
-      text = markdown.between(
-        text, studies_tables.of_cells(own, real), *markers
-      )
+      table_of = studies_tables.of_cells(own, real)
+      text = markdown.between(text, table_of, name)
   return text
 
 
@@ -188,9 +178,8 @@ PAGES = {
 
 def newest(table: Sequence[rows.Row]) -> list[rows.Row]:
   """The last of all preflights of one program, where the first stood."""
-  found = {}
-  for row in table:
-    found[row["config"], row["topology"], row["program"]] = row
+  asked = ("config", "topology", "program")
+  found = {tuple(row[name] for name in asked): row for row in table}
   return list(found.values())
 
 
@@ -242,25 +231,30 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _caption(table: Sequence[rows.Row]) -> str:
   first = table[0]
-  steps = sorted({row["steps_trained"] for row in table})
   return (
-    f"{first['num_images']} digits, seed {first['seed']},"
-    f" {' or '.join(map(str, steps))} steps of training; the classifier's"
-    f" accuracy on real test images is {first['real_test_accuracy']:.3f};"
-    f" {markdown.device(first)}, jax {first['versions']['jax']}."
+    f"{first['num_images']} digits, seed {first['seed']}, {_training(table)};"
+    " the classifier's accuracy on real test images is"
+    f" {first['real_test_accuracy']:.3f}; {_place(first)}."
   )
 
 
 def _caption_of_edits(table: Sequence[rows.Row]) -> str:
   first = table[0]
-  steps = sorted({row["steps_trained"] for row in table})
   return (
     f"How often the classifier sees a label in {first['num_images']} real test"
     f" digits, edited; seeds 0 to {max(row['seed'] for row in table)};"
-    f" {' or '.join(map(str, steps))} steps of training; on the digits as they"
-    f" are it sees their own in {first['real_test_accuracy']:.3f};"
-    f" {markdown.device(first)}, jax {first['versions']['jax']}."
+    f" {_training(table)}; on the digits as they are it sees their own in"
+    f" {first['real_test_accuracy']:.3f}; {_place(first)}."
   )
+
+
+def _training(table: Sequence[rows.Row]) -> str:
+  steps = sorted({row["steps_trained"] for row in table})
+  return f"{' or '.join(map(str, steps))} steps of training"
+
+
+def _place(row: rows.Row) -> str:
+  return f"{markdown.device(row)}, jax {row['versions']['jax']}"
 
 
 def _spread(values: Sequence[float | None]) -> str:

@@ -27,6 +27,8 @@ from marjax.latents.codebook import CodebookConfig
 from marjax.latents.kl import KLConfig
 from marjax.latents.pixels import PixelsConfig
 from marjax.model import ModelConfig, init_params
+from marjax.parallel.mesh import make_mesh
+from marjax.pipeline import Pipeline
 from marjax.release import directory
 from marjax.release.card import Card
 from marjax.tokens.masking import MaskConfig
@@ -177,6 +179,16 @@ def card(**changes) -> Card:
     "licence": "CC0",
   }
   return Card(**{**fields, **changes})
+
+
+def one_device():
+  """The mesh of the first device."""
+  return make_mesh(devices=jax.devices()[:1])
+
+
+def pipe():
+  """The small model on it."""
+  return Pipeline.of_experiment(EXPERIMENT, params(), one_device())
 
 
 def save_release(folder):

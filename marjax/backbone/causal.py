@@ -137,7 +137,24 @@ class CausalState:
   order: Leaf
 
 
-class CausalBackbone(nn.Module):
+class Remembering(nn.Module):
+  """What backbones share whose slots hold a prefix, then token after token."""
+
+  def rows(self, values: Shaped[Array, "B L *rest"]) -> Shaped[Array, "..."]:
+    """All of [B, L, ...]: every token is predicted."""
+    return values
+
+  def _with_tokens(self, slots, tokens):
+    """Slots with the tokens that they hold, normalised."""
+    if tokens is not None:
+      slots = slots + _pad(self._embedded(tokens), self.config.num_prefix)
+    return self.embed_norm(constrained(slots, SLOT_AXES))
+
+  def _embedded(self, tokens):
+    return by_batch(self.embed_token(by_batch(tokens)))
+
+
+class CausalBackbone(Remembering):
   """Tokens so far and a condition → z; see the module docstring."""
 
   config: CausalConfig
@@ -171,10 +188,6 @@ class CausalBackbone(nn.Module):
       x = stack(x, (x.shape[1],), num_valid, deterministic)
     z = self._z(x[:, self.config.num_prefix - 1 :], draws.order)
     return z, jnp.ones(z.shape[:2])
-
-  def rows(self, values: Shaped[Array, "B L *rest"]) -> Shaped[Array, "..."]:
-    """All of [B, L, ...]: every token is predicted."""
-    return values
 
   def start(
     self,
@@ -250,15 +263,6 @@ class CausalBackbone(nn.Module):
     if c.target_positions == "middle":
       return slots, targets
     return slots + targets, None
-
-  def _with_tokens(self, slots, tokens):
-    """Slots with the tokens that they hold, normalised."""
-    if tokens is not None:
-      slots = slots + _pad(self._embedded(tokens), self.config.num_prefix)
-    return self.embed_norm(constrained(slots, SLOT_AXES))
-
-  def _embedded(self, tokens):
-    return by_batch(self.embed_token(by_batch(tokens)))
 
   def _run(self, state: CausalState, x, first, length: int):
     """New slots through all stacks; see `Stack.cached`."""

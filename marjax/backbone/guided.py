@@ -30,7 +30,7 @@ from jaxtyping import Array, Float, Int, PyTree, Shaped
 from marjax import keys, schema
 from marjax.arrays import Counts, ImageKeys, Leaf, Order
 from marjax.backbone.blocks import SLOT_AXES, Cache
-from marjax.backbone.causal import CausalDraws
+from marjax.backbone.causal import CausalDraws, Remembering
 from marjax.backbone.embeddings import PositionEmbedding
 from marjax.backbone.stack import Queries, Stack
 from marjax.backbone.transformer import (
@@ -42,7 +42,7 @@ from marjax.backbone.transformer import (
 from marjax.layers.attention import HEAD_AXES
 from marjax.layers.linear import linear, small_normal
 from marjax.layers.norm import LayerNorm
-from marjax.layers.placed import by_batch, constrained
+from marjax.layers.placed import constrained
 from marjax.schema import Size
 
 
@@ -101,7 +101,7 @@ class GuidedState:
   order: Leaf
 
 
-class GuidedBackbone(nn.Module):
+class GuidedBackbone(Remembering):
   """Known tokens, a condition and targets → z; see the module docstring."""
 
   config: GuidedConfig
@@ -144,10 +144,6 @@ class GuidedBackbone(nn.Module):
     memory = (*self._keys_and_values(x), num_slots)
     z = self._asked(draws.order, memory, deterministic, is_causal=True)
     return z, jnp.ones(z.shape[:2])
-
-  def rows(self, values: Shaped[Array, "B L *rest"]) -> Shaped[Array, "..."]:
-    """All of [B, L, ...]: every token is predicted."""
-    return values
 
   def start(
     self,
@@ -213,17 +209,6 @@ class GuidedBackbone(nn.Module):
     prefix = filled(self.class_embedding(condition), c.num_prefix)
     prefix = jnp.pad(prefix, ((0, 0), (0, c.num_tokens), (0, 0)))
     return self.own_positions(order) + prefix
-
-  def _with_tokens(self, slots, tokens):
-    """Slots with the tokens that they hold, normalised."""
-    if tokens is not None:
-      before = (self.config.num_prefix, 0)
-      embedded = self._embedded(tokens)
-      slots = slots + jnp.pad(embedded, ((0, 0), before, (0, 0)))
-    return self.embed_norm(constrained(slots, SLOT_AXES))
-
-  def _embedded(self, tokens):
-    return by_batch(self.embed_token(by_batch(tokens)))
 
   def _keys_and_values(self, x):
     """Of the memory's slots [B, F, W], each [B, F, heads, head_dim]."""

@@ -7,7 +7,6 @@ import sys
 import threading
 
 import gradio as gr
-import jax
 import numpy as np
 import pytest
 import small
@@ -16,7 +15,6 @@ from PIL import Image
 from marjax.app import page, painting
 from marjax.app.asked import MOST_IMAGES, Asked
 from marjax.cli import main
-from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
 from marjax.release import directory
 from marjax.release.card import Card
@@ -26,7 +24,7 @@ STARTED = Asked(0, 1, 0, "", 1.0, 6, 8)
 
 
 def pipe_of(**changes):
-  mesh = make_mesh(devices=jax.devices()[:1])
+  mesh = small.one_device()
   card = small.card(**changes)
   return Pipeline(
     card, small.params(model=card.model), mesh, small.codec_params()

@@ -18,7 +18,6 @@ import small
 from marjax.generate.settings import Settings
 from marjax.head.reverse import ReverseSettings
 from marjax.parallel.mesh import make_mesh
-from marjax.pipeline import Pipeline
 from marjax.requests import batching, compiled
 from marjax.requests.compiled import Program, Programs
 from marjax.tokens import regions
@@ -33,13 +32,9 @@ SETTINGS = Settings(
 )
 
 
-def one_device():
-  return make_mesh(devices=jax.devices()[:1])
-
-
 @pytest.fixture
 def pipe():
-  return Pipeline.of_experiment(small.EXPERIMENT, small.params(), one_device())
+  return small.pipe()
 
 
 @pytest.fixture
@@ -141,7 +136,7 @@ def wanted(numbers) -> list[Program]:
 def test_the_newest_programs_are_kept_and_others_freed(monkeypatch):
   monkeypatch.setattr(compiled, "MOST", 3)
   monkeypatch.setattr(compiled, "SPARE", 0)
-  programs, mesh, alive = Programs(), one_device(), {}
+  programs, mesh, alive = Programs(), small.one_device(), {}
   for number in (0, 1, 2, 0, 3):
     (run,) = programs.of(mesh, wanted([number]))
     np.testing.assert_array_equal(run(np.ones(2)), [1 + number] * 2)
@@ -158,7 +153,7 @@ def test_the_newest_programs_are_kept_and_others_freed(monkeypatch):
 @pytest.mark.slow
 def test_a_large_request_is_kept_whole(monkeypatch, compilations):
   monkeypatch.setattr(compiled, "MOST", 3)
-  programs, mesh = Programs(), one_device()
+  programs, mesh = Programs(), small.one_device()
   for _ in range(2):
     compilations.clear()
     programs.of(mesh, wanted([100]))
@@ -170,7 +165,7 @@ def test_a_large_request_is_kept_whole(monkeypatch, compilations):
 
 def test_varied_calls_leave_a_bounded_number_of_programs(monkeypatch):
   monkeypatch.setattr(compiled, "MOST", 4)
-  pipe = Pipeline.of_experiment(small.EXPERIMENT, small.params(), one_device())
+  pipe = small.pipe()
   refs, most, arrays = [], 0, []
   for count, steps in itertools.product((1, 2), (1, 2)):
     settings = Settings(num_ar_steps=steps, head=ReverseSettings(num_steps=2))
@@ -196,7 +191,7 @@ def test_looks_while_training_share_their_programs(tmp_path, compilations):
     def write_images(self, step, images):
       pass
 
-  sampler = Sampler(small.EXPERIMENT, one_device(), tmp_path, NoWriter())
+  sampler = Sampler(small.EXPERIMENT, small.one_device(), tmp_path, NoWriter())
   first, second = small.params(), small.params(0.2)
   sampler.draw(1, first)
   compilations.clear()

@@ -3,7 +3,6 @@
 import dataclasses
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 import small
@@ -12,7 +11,6 @@ from experiments import edits, rows, tables
 from marjax.evaluate import run
 from marjax.generate.settings import Settings
 from marjax.head.reverse import ReverseSettings
-from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
 
 FEW = {
@@ -27,7 +25,7 @@ def pipe():
     num_ar_steps=2, num_buckets=1, head=ReverseSettings(num_steps=2, start=900)
   )
   experiment = dataclasses.replace(small.EXPERIMENT, sampling=sampling)
-  mesh = make_mesh(devices=jax.devices()[:1])
+  mesh = small.one_device()
   return Pipeline.of_experiment(experiment, small.params(), mesh, 7)
 
 

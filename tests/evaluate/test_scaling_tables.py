@@ -70,7 +70,7 @@ def test_the_newest_rows_stand_family_by_family():
 
 
 def test_a_page_without_rows_says_how_to_make_them(tmp_path):
-  page = f"above\n{scaling_tables.START}old\n{scaling_tables.END}below\n"
+  page = "above\n<!-- scaling table -->\n<!-- end of scaling table -->\nbelow\n"
   text = scaling_tables.with_scaling(page, tmp_path)
   assert "`python -m benchmarks.scaling` on a machine with" in text
   rows.append(tmp_path / "scaling.jsonl", row_of(2))

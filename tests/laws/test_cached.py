@@ -187,7 +187,7 @@ def pipe_of(model, mesh=None, buckets=2, scale=2.0):
   card = small.card(
     codec=small.EXPERIMENT.codec, model=model, sampling=sampling, presets={}
   )
-  mesh = make_mesh(devices=jax.devices()[:1]) if mesh is None else mesh
+  mesh = small.one_device() if mesh is None else mesh
   return Pipeline(card, small.params(model=model), mesh, {})
 
 

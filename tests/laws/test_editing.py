@@ -13,8 +13,6 @@ from marjax.generate.reveal import Given, generate, numbers_for, static_for
 from marjax.generate.settings import Settings
 from marjax.head.reverse import ReverseSettings
 from marjax.latents.images import to_uint8
-from marjax.parallel.mesh import make_mesh
-from marjax.pipeline import Pipeline
 from marjax.tokens import regions
 
 SETTINGS = Settings(
@@ -28,8 +26,7 @@ CELL = 2
 
 @pytest.fixture(scope="module")
 def pipe():
-  mesh = make_mesh(devices=jax.devices()[:1])
-  return Pipeline.of_experiment(small.EXPERIMENT, small.params(), mesh)
+  return small.pipe()
 
 
 def pictures(count: int) -> np.ndarray:

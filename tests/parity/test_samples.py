@@ -4,7 +4,6 @@ Tolerances: relative to the largest value; the published float32 program is
 itself 2e-6 off float64 with strided spacings and 2e-5 with 100 steps.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from marjax.generate.reveal import numbers_for, static_for
 from marjax.generate.settings import Settings
 from marjax.head.noise import RecordedNoise
 from marjax.head.reverse import ReverseSettings
-from marjax.parallel.mesh import make_mesh
 from parity.published import TINY, assert_close, reveal_order
 
 RUNS = {
@@ -63,7 +61,7 @@ def test_whole_sample(golden, model_params, ema_params, name, num_buckets):
 def test_a_converted_pipeline_draws_the_published_image(golden, converted):
   pytest.importorskip("torch")
   theirs = golden("sample_model_stepsddim25_iter4_cfg3linear_temp0.95.npz")
-  pipe = marjax.load(converted("raw"), make_mesh(devices=jax.devices()[:1]))
+  pipe = marjax.load(converted("raw"), small.one_device())
   latents = pipe.latents(
     theirs["labels"],
     settings=Settings(

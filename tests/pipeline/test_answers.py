@@ -33,8 +33,7 @@ NAN, SEEDS = float("nan"), r"expected an integer in 0 \.\. 2\*\*32 - 1"
 
 @pytest.fixture(scope="module")
 def pipe():
-  mesh = make_mesh(devices=jax.devices()[:1])
-  return Pipeline.of_experiment(small.EXPERIMENT, small.params(), mesh)
+  return small.pipe()
 
 
 @pytest.mark.parametrize(
@@ -361,7 +360,7 @@ def test_nan_is_never_shown(pipe):
 def test_an_autoencoder_that_overflows_is_never_shown():
   card = Card("KL", small.CODEC)
   params = jax.tree.map(lambda a: a + jnp.inf, small.codec_params())
-  pipe = Pipeline(card, {}, make_mesh(devices=jax.devices()[:1]), params)
+  pipe = Pipeline(card, {}, small.one_device(), params)
   shape = (1, *small.CODEC.latent_shape)
   refuses(lambda: pipe.decode(np.zeros(shape)), "the decoded images have NaN")
   images = np.zeros((1, 8, 8, 3), np.uint8)

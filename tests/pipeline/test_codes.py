@@ -17,7 +17,6 @@ from marjax.generate.draws import Draws
 from marjax.head.noise import RecordedNoise
 from marjax.latents.images import to_uint8
 from marjax.model import ModelConfig
-from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
 from marjax.release import loading
 from marjax.requests.trajectory import GREY
@@ -27,10 +26,6 @@ from marjax.train.gradients import draw_for, loss_and_gradient
 
 IMAGES = to_uint8(small.images(2)["image"])
 CODES = 12
-
-
-def one_device():
-  return make_mesh(devices=jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +48,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(workdir):
-  return marjax.load(workdir, one_device())
+  return marjax.load(workdir, small.one_device())
 
 
 @pytest.fixture(
@@ -64,7 +59,7 @@ def editable(request):
   run = small.of_kind(request.param, is_coded=True)
   codes = {"codes": jax.random.normal(jax.random.key(0), (CODES, 4))}
   return Pipeline.of_experiment(
-    run, small.params(model=run.model), one_device(), codec_params=codes
+    run, small.params(model=run.model), small.one_device(), codec_params=codes
   )
 
 
@@ -131,7 +126,7 @@ def test_unknown_tokens_are_grey(editable):
 
 def test_a_release_draws_the_same(trained, workdir, tmp_path):
   loading.export(workdir, tmp_path / "shared")
-  again = marjax.load(tmp_path / "shared", one_device())
+  again = marjax.load(tmp_path / "shared", small.one_device())
   assert again.card.codec == small.CODEBOOK
   labels = [0, 1, -1]
   np.testing.assert_array_equal(
@@ -151,7 +146,7 @@ def test_the_start_is_all_that_a_replay_needs(trained):
 
 def test_a_head_of_several_evaluations_needs_more():
   run = small.EXPERIMENT
-  pipe = Pipeline.of_experiment(run, small.params(), one_device())
+  pipe = Pipeline.of_experiment(run, small.params(), small.one_device())
   draws = pipe.draws(seed=4, num_images=1)
   start = RecordedNoise(draws.noise.initial((4,)))
   refuses(

@@ -2,7 +2,6 @@
 
 import os
 
-import jax
 import pytest
 import small
 
@@ -10,7 +9,6 @@ import marjax
 from marjax.convert import run
 from marjax.data import latent_index
 from marjax.data.latent_index import CacheSettings
-from marjax.parallel.mesh import make_mesh
 from marjax.release import directory, kinds, loading
 
 FOLDERS = {
@@ -97,7 +95,7 @@ def test_what_is_no_cache_is_named(kind, tmp_path):
 def test_a_run_inside_a_release_is_seen(tmp_path):
   release = small.save_release(tmp_path / "small")
   (release / "config.json").write_text("{}")
-  mesh = make_mesh(devices=jax.devices()[:1])
+  mesh = small.one_device()
   with pytest.raises(ValueError, match=r"at once; expected .*move one of them"):
     marjax.load(release, mesh)
   with pytest.raises(ValueError, match="at once; expected"):

@@ -14,8 +14,6 @@ import marjax
 from marjax.generate.draws import Draws
 from marjax.head.noise import RecordedNoise
 from marjax.outputs import write
-from marjax.parallel.mesh import make_mesh
-from marjax.pipeline import Pipeline
 from marjax.release.workdir import card_of
 from marjax.requests.trajectory import Trajectory
 from marjax.schema import to_dict
@@ -29,13 +27,9 @@ SETTINGS = marjax.Settings(
 )
 
 
-def one_device():
-  return make_mesh(devices=jax.devices()[:1])
-
-
 @pytest.fixture(scope="module")
 def pipe():
-  return Pipeline.of_experiment(small.EXPERIMENT, small.params(), one_device())
+  return small.pipe()
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +51,7 @@ def workdir(tmp_path_factory):
 
 
 def test_a_work_directory_loads_with_its_averaged_parameters(workdir, pipe):
-  loaded = marjax.load(str(workdir), one_device())
+  loaded = marjax.load(str(workdir), small.one_device())
   assert loaded.card == card_of(small.EXPERIMENT, step=7)
   ours = loaded.generate([0, 1, 2], seed=3, settings=SETTINGS)
   assert ours.dtype == np.uint8

@@ -24,18 +24,9 @@ SETTINGS = marjax.Settings(
 )
 
 
-def one_device():
-  return make_mesh(devices=jax.devices()[:1])
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory):
-  return small.save_release(tmp_path_factory.mktemp("release") / "small")
-
-
 @pytest.fixture(scope="module")
 def pipe(release):
-  return marjax.load(release, one_device())
+  return marjax.load(release, small.one_device())
 
 
 def assert_equal(one, other):
@@ -60,7 +51,7 @@ def test_everything_comes_back(release, pipe):
 def test_weights_in_bfloat16_are_half_and_read_as_float32(release, tmp_path):
   whole = directory.read_manifest(release)
   half = loading.export(release, tmp_path / "half", "bfloat16")
-  read = marjax.load(tmp_path / "half", one_device())
+  read = marjax.load(tmp_path / "half", small.one_device())
   assert_equal(
     read.params,
     jax.tree.map(
@@ -141,14 +132,14 @@ def test_a_trajectory_of_an_autoencoder(pipe):
 
 
 def test_dtypes_are_options(release):
-  loaded = marjax.load(release, one_device(), dtype="bfloat16")
+  loaded = marjax.load(release, small.one_device(), dtype="bfloat16")
   assert loaded.card.model.backbone.dtype == "bfloat16"
   assert loaded.card.model.head.dtype == "bfloat16"
   assert loaded.card.codec.dtype == "float32"
-  other = marjax.load(release, one_device(), codec_dtype="bfloat16")
+  other = marjax.load(release, small.one_device(), codec_dtype="bfloat16")
   assert other.card.codec.dtype == "bfloat16"
   with pytest.raises(ValueError, match="dtype is 'half'; expected"):
-    marjax.load(release, one_device(), dtype="half")
+    marjax.load(release, small.one_device(), dtype="half")
 
 
 @pytest.mark.slow
@@ -160,7 +151,7 @@ def test_shards_go_where_the_table_says(release):
     assert leaf.sharding == where.sharding
   assert_equal(loaded.params, small.params())
   images = loaded.generate([1, 2, 3], settings=SETTINGS).astype(int)
-  alone = marjax.load(release, one_device())
+  alone = marjax.load(release, small.one_device())
   expected = alone.generate([1, 2, 3], settings=SETTINGS)
   assert np.abs(images - expected).max() <= 1
 
@@ -170,7 +161,7 @@ def test_a_sibling_autoencoder(tmp_path):
   directory.save(
     tmp_path / "model", small.card(autoencoder="../kl"), small.params()
   )
-  pipe = marjax.load(tmp_path / "model", one_device())
+  pipe = marjax.load(tmp_path / "model", small.one_device())
   latents = pipe.latents([1], settings=SETTINGS)
   for use in (
     lambda: pipe.generate([1], settings=SETTINGS),
@@ -180,9 +171,9 @@ def test_a_sibling_autoencoder(tmp_path):
     with pytest.raises(FileNotFoundError, match="kl is not there, and small"):
       use()
   directory.save(tmp_path / "kl", Card("KL", small.CODEC), small.codec_params())
-  pipe = marjax.load(tmp_path / "model", one_device())
+  pipe = marjax.load(tmp_path / "model", small.one_device())
   assert pipe.decode(latents).shape == (1, 8, 8, 3)
-  alone = marjax.load(tmp_path / "kl", one_device())
+  alone = marjax.load(tmp_path / "kl", small.one_device())
   assert alone.reconstruct(np.zeros((6, 4, 3), np.uint8)).shape == (1, 6, 4, 3)
   with pytest.raises(ValueError, match="KL is an autoencoder without a model"):
     alone.generate([1])
@@ -195,9 +186,9 @@ def test_siblings_of_links(tmp_path):
   directory.save(models / "model", card, small.params())
   (links / "model").symlink_to(models / "model")
   with pytest.raises(FileNotFoundError, match="links/kl is not there"):
-    marjax.load(links / "model", one_device()).decode(np.zeros(1))
+    marjax.load(links / "model", small.one_device()).decode(np.zeros(1))
   directory.save(models / "kl", Card("KL", small.CODEC), small.codec_params())
-  pipe = marjax.load(links / "model", one_device())
+  pipe = marjax.load(links / "model", small.one_device())
   assert pipe.decode(np.zeros((1, 4, 4, 4))).shape == (1, 8, 8, 3)
 
 
@@ -209,11 +200,11 @@ def test_another_autoencoder_is_refused(tmp_path):
   other = dataclasses.replace(small.CODEC, latent_scale=0.4)
   directory.save(tmp_path / "kl", Card("KL", other), small.codec_params())
   with pytest.raises(ValueError, match="expected the autoencoder of the model"):
-    marjax.load(tmp_path / "model", one_device())
+    marjax.load(tmp_path / "model", small.one_device())
   shutil.rmtree(tmp_path / "kl")
   small.save_release(tmp_path / "kl")
   with pytest.raises(ValueError, match="kl is a model; expected the autoenc"):
-    marjax.load(tmp_path / "model", one_device())
+    marjax.load(tmp_path / "model", small.one_device())
 
 
 def test_an_export_is_the_same_release(release, pipe, tmp_path):
@@ -232,7 +223,7 @@ def test_an_export_takes_the_sibling_along(tmp_path, pipe):
   directory.save(tmp_path / "model", card, small.params())
   directory.save(tmp_path / "kl", Card("KL", small.CODEC), small.codec_params())
   loading.export(tmp_path / "model", tmp_path / "elsewhere/both")
-  both = marjax.load(tmp_path / "elsewhere/both", one_device())
+  both = marjax.load(tmp_path / "elsewhere/both", small.one_device())
   assert both.card == pipe.card
   assert_equal(both.params, pipe.params)
   assert_equal(both.codec_params, pipe.codec_params)
@@ -300,7 +291,7 @@ def test_a_file_of_others_is_refused(tmp_path):
   file = tmp_path / "other.safetensors"
   save_file({"a": np.zeros(3, np.float32)}, file)
   with pytest.raises(ValueError, match=r"is a file; expected .*marjax convert"):
-    marjax.load(file, one_device())
+    marjax.load(file, small.one_device())
 
 
 def test_older_formats_are_refused(release, tmp_path):
@@ -316,7 +307,7 @@ def test_older_formats_are_refused(release, tmp_path):
   mapping["format_version"] = 1
   (older / MANIFEST).write_text(json.dumps(mapping))
   with pytest.raises(ValueError, match=r"older marjax.*with marjax convert"):
-    marjax.load(older, one_device())
+    marjax.load(older, small.one_device())
 
 
 def test_an_existing_folder_is_kept(release):

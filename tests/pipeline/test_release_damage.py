@@ -2,36 +2,19 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 import small
 
 import marjax
 from marjax.convert import run
-from marjax.parallel.mesh import make_mesh
 from marjax.release import directory, json_files, loading
 from marjax.release.card import MANIFEST, Card
 
 TESTS = Path(__file__).parents[1]
-
-
-def one_device():
-  return make_mesh(devices=jax.devices()[:1])
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory):
-  return small.save_release(tmp_path_factory.mktemp("release") / "small")
-
-
-@pytest.fixture
-def copy(release, tmp_path):
-  return shutil.copytree(release, tmp_path / "copy")
 
 
 def change(folder, **changes):
@@ -54,8 +37,8 @@ def test_a_flipped_bit_is_found(copy):
   with pytest.raises(
     ValueError, match=r"has another content than release\.json"
   ):
-    marjax.load(copy, one_device())
-  marjax.load(copy, one_device(), verify=False)
+    marjax.load(copy, small.one_device())
+  marjax.load(copy, small.one_device(), verify=False)
 
 
 def test_a_damaged_autoencoder_is_found(copy):
@@ -64,7 +47,7 @@ def test_a_damaged_autoencoder_is_found(copy):
   with pytest.raises(
     ValueError, match=r"has another content than release\.json"
   ):
-    marjax.load(copy, one_device())
+    marjax.load(copy, small.one_device())
 
 
 def test_a_damaged_autoencoder_is_not_copied(tmp_path):
@@ -115,23 +98,23 @@ def test_a_truncated_or_missing_file_is_found(copy):
   path = shard(copy)
   path.write_bytes(path.read_bytes()[:-1])
   with pytest.raises(ValueError, match=r"bytes long; release\.json says"):
-    marjax.load(copy, one_device())
+    marjax.load(copy, small.one_device())
   path.unlink()
   with pytest.raises(ValueError, match=r"is missing; release\.json says"):
-    marjax.load(copy, one_device(), verify=False)
+    marjax.load(copy, small.one_device(), verify=False)
 
 
 def test_no_safetensors_file_is_one_sentence(copy):
   path = shard(copy)
   path.write_bytes(bytes(path.stat().st_size))
   with pytest.raises(ValueError, match=r"00001\.safetensors cannot be read"):
-    marjax.load(copy, one_device(), verify=False)
+    marjax.load(copy, small.one_device(), verify=False)
 
 
 def test_a_half_written_release_is_one_sentence(copy):
   (copy / MANIFEST).unlink()
   with pytest.raises(FileNotFoundError, match="is a half-written release"):
-    marjax.load(copy, one_device())
+    marjax.load(copy, small.one_device())
 
 
 @pytest.mark.parametrize(
@@ -147,13 +130,13 @@ def test_a_half_written_release_is_one_sentence(copy):
 def test_a_wrong_manifest_is_one_sentence(copy, changes, message):
   change(copy, **changes)
   with pytest.raises(ValueError, match=message):
-    marjax.load(copy, one_device())
+    marjax.load(copy, small.one_device())
 
 
 def test_a_manifest_that_is_no_json_is_one_sentence(copy):
   (copy / MANIFEST).write_text("{")
   with pytest.raises(ValueError, match=r"release\.json is no JSON text"):
-    marjax.load(copy, one_device())
+    marjax.load(copy, small.one_device())
 
 
 def test_weights_of_another_model_are_found(copy):
@@ -161,7 +144,7 @@ def test_weights_of_another_model_are_found(copy):
   card["model"]["head"]["width"] = 16
   change(copy, card=card)
   with pytest.raises(ValueError, match="weights and configuration are of two"):
-    marjax.load(copy, one_device())
+    marjax.load(copy, small.one_device())
 
 
 def test_what_is_not_there_is_one_sentence(tmp_path):

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import shutil
 
 import flips
 import jax
@@ -13,21 +12,11 @@ import small
 
 import marjax
 from marjax.convert import run
-from marjax.parallel.mesh import host_mesh, make_mesh
+from marjax.parallel.mesh import host_mesh
 from marjax.release import card as cards
 from marjax.release import directory, files, json_files, loading
 from marjax.release.card import MANIFEST, Card, Manifest
 from marjax.release.digest import digest
-
-
-@pytest.fixture(scope="module")
-def release(tmp_path_factory):
-  return small.save_release(tmp_path_factory.mktemp("release") / "small")
-
-
-@pytest.fixture
-def copy(release, tmp_path):
-  return shutil.copytree(release, tmp_path / "copy")
 
 
 @pytest.fixture
@@ -38,7 +27,7 @@ def autoencoder(tmp_path):
 
 
 def load(path):
-  return marjax.load(path, make_mesh(devices=jax.devices()[:1]))
+  return marjax.load(path, small.one_device())
 
 
 def contents(path):

@@ -3,15 +3,12 @@
 import inspect
 from importlib.resources import files
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import marjax
 from marjax.generate.settings import Changes, Settings
-from marjax.parallel.mesh import make_mesh
-from marjax.pipeline import Pipeline
 from marjax.requests import batching
 from tests import small
 
@@ -22,8 +19,7 @@ SETTINGS = {"num_ar_steps": 2, "head": {"num_steps": 2}}
 
 @pytest.fixture(scope="module")
 def pipe():
-  mesh = make_mesh(devices=jax.devices()[:1])
-  return Pipeline.of_experiment(small.EXPERIMENT, small.params(), mesh)
+  return small.pipe()
 
 
 @pytest.mark.parametrize(("images", "mode"), [(GREY, "L"), (COLOUR, "RGB")])

@@ -13,7 +13,6 @@ from marjax.experiment import Experiment
 from marjax.head.categorical import CategoricalHeadConfig, CategoricalSettings
 from marjax.latents.codebook import CodebookConfig
 from marjax.model import ModelConfig
-from marjax.parallel.mesh import make_mesh
 from marjax.schema import from_dict, to_dict
 from marjax.train.step import make_train_program
 
@@ -37,7 +36,7 @@ def experiment(code_dim=4) -> Experiment:
 def test_they_are_those_of_the_codec_and_stay_so():
   codes = {"codes": np.random.default_rng(0).normal(size=(12, 4))}
   codes = jax.tree.map(np.float32, codes)
-  mesh = make_mesh(devices=jax.devices()[:1])
+  mesh = small.one_device()
   program = make_train_program(experiment(), mesh, 64, codes)
   state = program.init()
   before = jax.tree.map(np.asarray, state.params["backbone"]["embed_token"])

@@ -7,11 +7,9 @@ them, and put them here with a line in CHANGELOG.
 
 import dataclasses
 
-import jax
 import numpy as np
 import small
 
-from marjax.parallel.mesh import make_mesh
 from marjax.train.step import make_train_program
 
 GOLDEN = {
@@ -25,7 +23,7 @@ GOLDEN = {
 
 
 def test_one_step():
-  mesh = make_mesh(devices=jax.devices()[:1])
+  mesh = small.one_device()
   program = make_train_program(small.EXPERIMENT, mesh, num_examples=64)
   # As initialised, the head looks at nothing.
   begun = dataclasses.replace(program.init(), params=small.params())

@@ -12,7 +12,6 @@ import small
 
 from marjax.generate import reveal
 from marjax.generate.draws import draw_batch
-from marjax.parallel.mesh import make_mesh
 from marjax.train.profile import Profile, move, parse
 from marjax.train.step import make_train_program
 
@@ -131,7 +130,7 @@ def lacking(expected, names):
 
 
 def test_operations_of_a_step_are_named():
-  mesh = make_mesh(devices=jax.devices()[:1])
+  mesh = small.one_device()
   program = make_train_program(small.EXPERIMENT, mesh, num_examples=64)
   lowered = program.step.lower(program.abstract_state, program.abstract_batch)
   expected = (
