@@ -2,7 +2,9 @@
 
     |m1 - m2|² + tr(S1 + S2 - 2 (S1^½ S2 S1^½)^½)
 
-1. A covariance is S = R Rᵀ, R its eigenvectors times roots of eigenvalues.
+1. A covariance is S = R Rᵀ, R its Cholesky factor; where it is singular, or
+   nearly, its eigenvectors times roots of eigenvalues, which cost ten times as
+   much.
 2. The trace of the last term is the sum of singular values of R1ᵀ R2. No small
    eigenvalue is squared, singular covariances need nothing added to their
    diagonals, and both sides count alike.
@@ -13,6 +15,7 @@ it squares small eigenvalues and costs as much again. At 1 024 features all ways
 agree to 12 digits; a set's distance from itself is 0 to 16.
 """
 
+import contextlib
 from typing import NamedTuple
 
 import numpy as np
@@ -97,8 +100,14 @@ def frechet_distance(
 
 
 def _factor(covariance: np.ndarray) -> np.ndarray:
-  """R of a positive semi-definite matrix R Rᵀ, a column per eigenvalue > 0."""
-  values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+  """R of a positive semi-definite matrix R Rᵀ."""
+  symmetric = (covariance + covariance.T) / 2
+  with contextlib.suppress(np.linalg.LinAlgError):
+    lower = np.linalg.cholesky(symmetric)
+    pivots = np.diagonal(lower)
+    if pivots.min() > 1e-5 * pivots.max():
+      return lower
+  values, vectors = np.linalg.eigh(symmetric)
   # Rounding leaves eigenvalues of about ±1e-16 of the largest where the exact
   # one is 0; their roots, 1e-8 of its root, would spoil half the digits.
   noise = np.abs(values).max(initial=0) * len(values) * np.finfo(float).eps

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
+from marjax.arrays import kept
 from marjax.schema import check
 
 
@@ -53,26 +54,49 @@ def kernel_distance(
     " many as a subset of the kernel distance has: take more images or a"
     " smaller subset_size.",
   )
-  rng = np.random.RandomState(seed)
+  sizes = (len(generated), len(real), num_subsets, subset_size, seed)
   values = []
-  for _ in range(num_subsets):
+  for own, drawn in zip(_of_real(real, *sizes), _drawn(*sizes), strict=True):
     ours, theirs = (
-      np.asarray(rows[rng.choice(len(rows), subset_size, False)], np.float64)
-      for rows in (generated, real)
+      np.asarray(rows[numbers], np.float64)
+      for rows, numbers in zip((generated, real), drawn, strict=True)
     )
-    own = _mean_of_others(_kernel(ours, ours))
-    own += _mean_of_others(_kernel(theirs, theirs))
-    values.append(own - 2 * _kernel(ours, theirs).mean())
+    between = _sum(ours, theirs) / subset_size**2
+    values.append(own + _mean_of_others(ours) - 2 * between)
   return KernelDistance(float(np.mean(values)), float(np.std(values)))
 
 
-def _kernel(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-  """(x·y / D + 1)³ - 1 of all pairs."""
-  product = rows @ columns.T / rows.shape[1]
-  return product * (3 + product * (3 + product))
+@kept
+def _of_real(
+  real: Float32[np.ndarray, "real features"], *sizes: int
+) -> list[float]:
+  """The part of each subset's value that generated images have no say in."""
+  return [
+    _mean_of_others(np.asarray(real[numbers], np.float64))
+    for _, numbers in _drawn(*sizes)
+  ]
 
 
-def _mean_of_others(kernel: np.ndarray) -> float:
+def _drawn(
+  num_generated: int, num_real: int, num_subsets: int, size: int, seed: int
+) -> list[list[np.ndarray]]:
+  """Numbers of the generated and of the real images of each subset."""
+  rng = np.random.RandomState(seed)
+  return [
+    [rng.choice(count, size, False) for count in (num_generated, num_real)]
+    for _ in range(num_subsets)
+  ]
+
+
+def _mean_of_others(rows: np.ndarray) -> float:
   """Mean of the kernel of different images of one set."""
-  count = len(kernel)
-  return (kernel.sum() - np.trace(kernel)) / (count * (count - 1))
+  own = np.square(rows).sum(1) / rows.shape[1]
+  count, itself = len(rows), np.sum(own * (3 + own * (3 + own)))
+  return (_sum(rows, rows) - itself) / (count * (count - 1))
+
+
+def _sum(rows: np.ndarray, columns: np.ndarray) -> float:
+  """Sum of (x·y / D + 1)³ - 1 over all pairs."""
+  product = (rows / rows.shape[1]) @ columns.T
+  squared = np.square(product)
+  return 3 * (product.sum() + squared.sum()) + np.vdot(squared, product)
