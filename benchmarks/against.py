@@ -32,7 +32,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.flags import check_counts
 from experiments import programs
 
 ROOT = Path(__file__).parents[1]
@@ -147,7 +146,7 @@ def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
   limit = args.fail_over or LIMIT
   previous = signal.signal(signal.SIGTERM, _interrupt)
   try:
-    check_counts(args, "rounds")
+    programs.check_counts(args, "rounds")
     with tempfile.TemporaryDirectory(prefix="marjax-against-") as name:
       folder = Path(name)
       with worktree(root, args.commit, folder) as old:

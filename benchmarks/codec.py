@@ -125,7 +125,7 @@ def difference(task: str, result: np.ndarray, reference: np.ndarray) -> dict:
 def main(argv: Sequence[str] | None) -> None:
   """Flags → measurements → appended lines; 2 after a wrong flag."""
   args = _flags(argv)
-  flags.check_counts(args, "batch_size", "repeats")
+  programs.check_counts(args, "batch_size", "repeats")
   tasks = programs.chosen("task", args.tasks, PARTS)
   dtypes = programs.chosen("dtype", args.dtypes, VARIANTS)
   variants = [variant for dtype in dtypes for variant in VARIANTS[dtype]]

@@ -161,7 +161,7 @@ def read(
 def main(argv: Sequence[str] | None) -> None:
   """Flags → measurements → appended lines; 2 after a wrong flag."""
   args = _flags(argv)
-  flags.check_counts(args, "num_images", "batch_size", "repeats")
+  programs.check_counts(args, "num_images", "batch_size", "repeats")
   tasks = programs.chosen("task", args.tasks, TASKS)
   rows.make(args.out)
   for row in measure(tasks, args.num_images, args.batch_size, args.repeats):

@@ -17,14 +17,6 @@ def add_out(parser: argparse.ArgumentParser, name: str) -> None:
   )
 
 
-def check_counts(args: argparse.Namespace, *names: str) -> None:
-  """Raises ValueError where one of these flags is below 1."""
-  for name in names:
-    count = getattr(args, name)
-    if count < 1:
-      raise ValueError(f"--{name} is {count}; expected 1 or more.")
-
-
 def where(*packages: str) -> dict:
   """Columns of a row that say when, on what and with what it was measured.
 

@@ -67,7 +67,7 @@ def use_cache(folder: Path) -> str:
 def main(argv: Sequence[str] | None) -> None:
   """Flags → measurements → appended lines; 2 after a wrong flag."""
   args = _flags(argv)
-  flags.check_counts(args, "repeats")
+  programs.check_counts(args, "repeats")
   if args.split and args.head == "categorical":
     raise ValueError(
       "--split is given with --head categorical; expected a head of floats:"

@@ -309,7 +309,7 @@ def _counts(args: argparse.Namespace) -> list[int]:
   Raises:
     ValueError: a wrong flag.
   """
-  flags.check_counts(args, "num_steps", "num_images", "batch_size")
+  programs.check_counts(args, "num_steps", "num_images", "batch_size")
   counts = devices_of(args.devices, jax.device_count())
   if max(counts) == 1:
     raise ValueError(

@@ -257,7 +257,7 @@ def _asked(args: argparse.Namespace) -> list[Question]:
   Raises:
     ValueError: a wrong flag.
   """
-  flags.check_counts(args, "repeats", "together")
+  programs.check_counts(args, "repeats", "together")
   devices = devices_of(args.devices, jax.device_count())
   found = [
     one

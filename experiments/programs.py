@@ -5,6 +5,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 
 def parser(spec, doc: str) -> argparse.ArgumentParser:
@@ -47,6 +48,50 @@ def chosen(what: str, asked: str, known: Iterable[str]) -> list[str]:
         f"there is no {what} {name}; expected some of {', '.join(known)}."
       )
   return names
+
+
+def numbers(
+  flag: str, text: str, kind: type = int, least: float = 0
+) -> tuple[Any, ...]:
+  """The numbers in "A,B", each once.
+
+  Raises:
+    ValueError: a part is no such number, or below `least`.
+  """
+  try:
+    found = tuple(dict.fromkeys(map(kind, text.split(","))))
+  except ValueError:
+    found = ()
+  if not found or not all(least <= one < float("inf") for one in found):
+    what = "whole numbers" if kind is int else "numbers"
+    raise ValueError(
+      f"{flag} is {text!r}; expected {what} of {least:g} or more, such as 1,2."
+    )
+  return found
+
+
+def weights(text: str) -> dict[str, str]:
+  """Networks and their files, of "NETWORK=FILE,NETWORK"; "" for no file.
+
+  Raises:
+    ValueError: nothing is named.
+  """
+  pairs = (part.partition("=") for part in text.split(",") if part)
+  named = {name: file for name, _, file in pairs}
+  if not named:
+    raise ValueError(
+      "--weights is missing; expected NETWORK=FILE,NETWORK=FILE: see"
+      " docs/networks.md."
+    )
+  return named
+
+
+def check_counts(args: argparse.Namespace, *flags: str) -> None:
+  """Refuses counts below 1; those that are None are the default."""
+  for flag in flags:
+    count = getattr(args, flag)
+    if count is not None and count < 1:
+      raise ValueError(f"--{flag} is {count}; expected 1 or more.")
 
 
 def program(main: Callable[..., int | None]) -> Callable[..., int]:

@@ -65,6 +65,10 @@ def make(path: Path) -> None:
   Raises:
     OSError: it cannot be written.
   """
+  if path.parent.exists() and not path.parent.is_dir():
+    raise NotADirectoryError(
+      f"{path.parent} is a file; expected a folder: choose another --out."
+    )
   with locked(path):
     pass
 

@@ -96,9 +96,10 @@ class Board(NamedTuple):
   train: Chosen
   test: Chosen
 
-  def names(self) -> dict[str, str]:
-    """The hash of the weights of each network."""
-    return digests(judge.eye for judge in self.judges)
+  def known(self) -> dict[str, Any]:
+    """What a row is scored by and against."""
+    judges = digests(judge.eye for judge in self.judges)
+    return known(self.train.images, len(self.train.indices), judges)
 
 
 class Member(NamedTuple):
@@ -214,8 +215,7 @@ def controls(board: Board, asked: Asked) -> None:
       "kind": "control",
       "source": chosen.images.description,
       "num_images": len(chosen.indices),
-      "num_real": len(train.indices),
-      "judges": board.names(),
+      **board.known(),
     }
     if rows.find(rows.read(asked.rows), **key) is None:
       _add(asked, key | {"scores": scored(board, chosen, name)})
@@ -278,7 +278,7 @@ def measure(member: Member, board: Board, asked: Asked) -> None:
   for settings in settings_of(member, asked):
     for seed in asked.seeds:
       key = key_of(member, settings, seed, asked)
-      key |= {"num_real": len(board.train.indices), "judges": board.names()}
+      key |= board.known()
       if rows.find(rows.read(asked.rows), **key) is not None:
         continue
       path = images_of(member, settings, seed, asked)
@@ -306,13 +306,24 @@ def _add(asked: Asked, row: dict[str, Any]) -> None:
   print(f"{row['images']}: {numbers}", flush=True)
 
 
-def plan(members: Sequence[Member], asked: Asked) -> str:
+def known(
+  train: ImageSet, num_real: int | None, judges: dict[str, str]
+) -> dict[str, Any]:
+  """What a row is scored by and against."""
+  count = len(train) if num_real is None else num_real
+  real = train.description
+  return {"num_real": count, "real": real, "judges": judges}
+
+
+def plan(
+  members: Sequence[Member], asked: Asked, against: dict[str, Any]
+) -> str:
   """What is not there yet, a line for each checkpoint and one for all."""
   lines, total = [], 0
   done = rows.read(asked.rows)
   for member in members:
     keys = [
-      key_of(member, settings, seed, asked)
+      key_of(member, settings, seed, asked) | against
       for settings in settings_of(member, asked)
       for seed in asked.seeds
     ]
@@ -327,11 +338,18 @@ def plan(members: Sequence[Member], asked: Asked) -> str:
 
 def show(members: Sequence[Member], board: Board, asked: Asked) -> None:
   """Writes the table, the curves and the samples; prints the table."""
-  count = len(board.train.indices)
   table = [
     row
     for row in rows.read(asked.rows)
-    if row["judges"] == board.names() and row["num_real"] == count
+    if all(row.get(name) == value for name, value in board.known().items())
+  ]
+  real = drawn.of_count(
+    [row for row in table if row["kind"] == "control"], asked.num_images
+  )
+  table = real + [
+    row
+    for row in table
+    if row["kind"] != "control" and row["num_images"] == asked.num_images
   ]
   own = {m.name: rows.as_row(m.pipe.settings()) for m in members}
   text = drawn.of_settings(table)
@@ -365,23 +383,28 @@ def main(argv: Sequence[str] | None) -> None:
     f"the checkpoints are {', '.join(names) or 'none'}; expected one or more,"
     " in folders of different names.",
   )
+  programs.check_counts(args, "num_images", "num_real", "batch_size")
   asked = Asked(
     args.num_images,
-    tuple(map(int, args.seeds.split(","))),
-    tuple(map(float, args.guidance.split(","))),
-    args.temperature and tuple(map(float, args.temperature.split(","))),
+    programs.numbers("--seeds", args.seeds),
+    programs.numbers("--guidance", args.guidance, float),
+    args.temperature
+    and programs.numbers("--temperature", args.temperature, float),
     args.out,
     args.num_real,
     args.batch_size,
   )
   run.balanced_labels(asked.num_images, members[0].pipe.card.num_classes)
-  if args.dry_run:
-    print(plan(members, asked))
-    return
-  weights = dict(part.split("=", 1) for part in args.weights.split(","))
+  weights = programs.weights(args.weights)
   networks = eyes(weights, asked.num_images, args.allow_few)
   data = run.known_data(members[0].pipe, data_dir=args.data_dir)
   data = dataclasses.replace(data, flip=False)
+  if args.dry_run:
+    train = sets.open_set(data)
+    judges = digests(networks.values())
+    print(plan(members, asked, known(train, asked.num_real, judges)))
+    return
+  rows.make(asked.rows)
   board = board_of(data, networks, asked)
   controls(board, asked)
   for member in members:

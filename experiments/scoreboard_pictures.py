@@ -29,6 +29,16 @@ def names_of(table: Table) -> list[str]:
   return [name for name in names if not name.endswith(HIDDEN)]
 
 
+def of_count(controls: Table, num_images: int) -> list[rows.Row]:
+  """A row of each control: of that many images, or as many as there are."""
+  chosen: dict[str, rows.Row] = {}
+  for row in controls:
+    before = chosen.get(row["images"], {"num_images": 0})
+    if before["num_images"] <= row["num_images"] <= num_images:
+      chosen[row["images"]] = row
+  return list(chosen.values())
+
+
 def by_settings(table: Table) -> list[list[rows.Row]]:
   """Rows that differ in their seed alone, side by side."""
   same = ("images", "settings", "num_images", "num_real", "judges")

@@ -40,7 +40,7 @@ from experiments.claims import MASKED, STUDIES, Cell, Draw
 from experiments.scoreboard import Board, eyes
 from marjax.cli import configs
 from marjax.evaluate import archives, run, sets
-from marjax.evaluate.seen import Taken
+from marjax.evaluate.seen import Eye, Taken
 from marjax.experiment import Experiment
 from marjax.generate.settings import Settings
 from marjax.pipeline import Pipeline, load
@@ -64,7 +64,7 @@ class Asked(NamedTuple):
     seeds: of generation. batch_size: images drawn at once, None for the
       pipeline's. deadline: in `time.monotonic`, after which nothing is begun.
     num_steps: of every training, unless a cell has its own; None for what the
-      config says.
+      config says. photographs: what tells them from others, "" for any.
   """
 
   out: Path
@@ -75,6 +75,7 @@ class Asked(NamedTuple):
   batch_size: int | None = None
   deadline: float = float("inf")
   num_steps: int | None = None
+  photographs: str = ""
 
   @property
   def rows(self) -> Path:
@@ -112,7 +113,8 @@ def recipe_of(cell: Cell, asked: Asked) -> str:
 
 def places_of(cell: Cell, asked: Asked) -> tuple[Path, Path]:
   """A cell's work directory, and the release that is made of it."""
-  name = f"{cell.name}-{recipe_of(cell, asked)}"
+  made_of = rows.digest((recipe_of(cell, asked), asked.photographs))
+  name = f"{cell.name}-{made_of}"
   return asked.out / "runs" / name, asked.out / "models" / name
 
 
@@ -179,7 +181,7 @@ def missing(
 
 def key_of(cell, settings: Settings, order: str, seed: int, asked: Asked):
   """What tells a row from others, but for the judges."""
-  return {
+  key = {
     "cell": cell.name,
     "trained_as": recipe_of(cell, asked),
     "settings": rows.as_row(settings),
@@ -187,6 +189,9 @@ def key_of(cell, settings: Settings, order: str, seed: int, asked: Asked):
     "seed": seed,
     "num_images": asked.num_images,
   }
+  if asked.photographs:
+    key["photographs"] = asked.photographs
+  return key
 
 
 def order_of(name: str, own: Int[np.ndarray, "N L"]) -> Int[np.ndarray, "N L"]:
@@ -243,6 +248,9 @@ def plan(left: Sequence[tuple], asked: Asked) -> str:
     own = [one for one in left if one[0] == cell]
     experiment, minutes = experiment_of(cell, asked), 0.0
     is_begun = any(place.exists() for place in places_of(cell, asked))
+    if asked.is_laptop:
+      lines.append(f"{cell.name}: {len(own)} rows")
+      continue
     if not is_begun:
       training = experiment.training
       images = training.num_steps * training.batch_size
@@ -255,15 +263,19 @@ def plan(left: Sequence[tuple], asked: Asked) -> str:
     total += minutes
     words = ", trained or begun" if is_begun else ""
     lines.append(f"{cell.name}{words}: {len(own)} rows, {minutes:.0f} minutes")
-  return "\n".join([*lines, f"{total:.0f} minutes of one H200, an estimate"])
+  if not asked.is_laptop:
+    lines.append(f"{total:.0f} minutes of one H200, an estimate")
+  return "\n".join(lines or ["nothing is missing"])
 
 
 def run_studies(
-  names: Sequence[str], weights: dict[str, str], asked: Asked
+  names: Sequence[str],
+  networks: dict[str, Eye],
+  judges: dict[str, str],
+  asked: Asked,
 ) -> None:
   """All rows of the studies that are missing, then their tables."""
-  networks = eyes(weights, asked.num_images, allow_few=asked.is_laptop)
-  judges = scoreboard.digests(networks.values())
+  rows.make(asked.rows)
   left = missing(names, asked, judges=judges)
   if left:
     _measure_all(left, networks, judges, asked)
@@ -274,7 +286,10 @@ def run_studies(
 
 
 def _measure_all(
-  left: Sequence[tuple], networks: dict, judges: dict[str, str], asked: Asked
+  left: Sequence[tuple],
+  networks: dict[str, Eye],
+  judges: dict[str, str],
+  asked: Asked,
 ) -> None:
   """Adds rows, of real images first, until none is missing or it is late."""
   data = dataclasses.replace(experiment_of(MASKED, asked).data, flip=False)
@@ -322,9 +337,9 @@ def write_tables(
     for row in rows.read(asked.rows)
     if judges is None or row["judges"] == judges
   ]
+  real = studies_tables.controls(table, asked.num_images)
   for name in names:
     measured = rows_of(name, table, asked)
-    real = studies_tables.controls(table)
     studies_tables.write(asked.out, name, STUDIES[name], measured, real)
 
 
@@ -345,33 +360,43 @@ def main(argv: Sequence[str] | None) -> None:
   """Flags → rows → tables and pictures; 2 when a flag is wrong."""
   args = _flags(argv)
   names = programs.chosen("study", args.studies, STUDIES)
+  programs.check_counts(args, "num_images", "batch_size", "num_steps")
   asked = Asked(
     args.out,
     args.data_dir,
     args.laptop,
     args.num_images,
-    tuple(map(int, args.seeds.split(","))),
+    programs.numbers("--seeds", args.seeds),
     args.batch_size,
     time.monotonic() + args.limit_s,
     args.num_steps,
   )
-  if args.dry_run:
-    print(plan(missing(names, asked), asked))
-    return
   if args.tables:
+    there = rows.read(asked.rows)
+    check(
+      any(rows_of(name, there, asked) for name in names),
+      f"{asked.rows} has no row of {', '.join(names)} with {asked.num_images}"
+      f" images and seeds {args.seeds}; expected what was measured: repeat its"
+      " --num_images, --seeds, --num_steps and --laptop.",
+    )
     write_tables(names, asked, None)
     return
-  check(
-    args.laptop or bool(args.data_dir),
-    "--data_dir is missing; expected a folder of photographs, or --laptop.",
-  )
-  check(
-    bool(args.weights),
-    "--weights is missing; expected NETWORK=FILE,NETWORK=FILE: see"
-    " docs/networks.md.",
-  )
-  weights = dict(part.split("=", 1) for part in args.weights.split(","))
-  run_studies(names, weights, asked)
+  if args.laptop or args.data_dir:
+    photographs = sets.open_set(experiment_of(MASKED, asked).data)
+    asked = asked._replace(photographs=photographs.description)
+  known, networks = {}, {}
+  if args.weights or not args.dry_run:
+    check(
+      bool(asked.photographs),
+      "--data_dir is missing; expected a folder of photographs, or --laptop.",
+    )
+    weights = programs.weights(args.weights)
+    networks = eyes(weights, asked.num_images, allow_few=asked.is_laptop)
+    known = {"judges": scoreboard.digests(networks.values())}
+  if args.dry_run:
+    print(plan(missing(names, asked, **known), asked))
+  else:
+    run_studies(names, networks, known["judges"], asked)
 
 
 def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -382,12 +407,16 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     "--data_dir", default="", help="of photographs: FOLDER/{train,test}/CLASS"
   )
   add("--weights", default="", help="NETWORK=FILE,NETWORK=FILE")
-  add("--out", type=Path, default=Path("out/studies"))
-  add("--num_images", type=int, default=10_000, help="of a row")
-  add("--seeds", default="0,1,2", help="of generation")
+  shown = " (default: %(default)s)"
+  out = Path("out/studies")
+  add("--out", type=Path, default=out, help="folder of the results" + shown)
+  count = {"type": int, "default": 10_000}
+  add("--num_images", **count, help="of a row" + shown)
+  add("--seeds", default="0,1,2", help="of generation" + shown)
   add("--batch_size", type=int, help="images that are drawn at once")
   add("--num_steps", type=int, help="of a training, not the config's")
-  add("--limit_s", type=float, default=float("inf"))
+  limit = {"type": float, "default": float("inf")}
+  add("--limit_s", **limit, help="seconds, after which no row is begun")
   add("--laptop", action="store_true", help="tiny, on made-up images")
   add("--dry_run", action="store_true", help="print the plan and its cost")
   add("--tables", action="store_true", help="only make those of rows in OUT")

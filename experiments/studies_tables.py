@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments import markdown, rows
 from experiments.claims import STUDIES
-from experiments.scoreboard_pictures import names_of
+from experiments.scoreboard_pictures import names_of, of_count
 from marjax import outputs
 from marjax.evaluate import sets
 from marjax.requests import pictures
@@ -59,9 +59,9 @@ def value_of(row: rows.Row, key: str) -> Any:
   return row[key] if key in row else row["settings"].get(key)
 
 
-def controls(table: Table) -> list[rows.Row]:
-  """Rows of real images."""
-  return [row for row in table if "cell" not in row]
+def controls(table: Table, num_images: int) -> list[rows.Row]:
+  """Rows of real images, see `of_count`."""
+  return of_count([row for row in table if "cell" not in row], num_images)
 
 
 def grouped(table: Table) -> list[list[rows.Row]]:

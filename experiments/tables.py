@@ -154,8 +154,8 @@ def with_studies(text: str, benchmarks: Path) -> str:
   """A page's text with the tables of `experiments.studies` that have rows."""
   del benchmarks
   table = rows.read(RESULTS / "studies.jsonl")
-  real = studies_tables.controls(table)
   asked = studies.Asked(RESULTS)
+  real = studies_tables.controls(table, asked.num_images)
   for name in claims.STUDIES:
     own = studies.rows_of(name, table, asked, "trained_as")
     if own:

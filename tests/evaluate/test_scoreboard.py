@@ -148,6 +148,27 @@ def test_a_temperature_that_changes_nothing_has_no_rows(
   assert "own: 4 of 4 rows missing" in capsys.readouterr().out
 
 
+def test_a_row_against_other_real_images_is_another(board, tmp_path, capsys):
+  board = ["--checkpoints=runs/own", *board[2:], "--guidance=1", "--seeds=0"]
+  board = [*board, "--temperature=1", "--num_real=200"]
+  assert scoreboard.main(board) == 0
+  # Its own setting is another one than those of the sweep.
+  for changed, words in (
+    ("--seeds=0", "own: 0 of 2 rows missing"),
+    ("--num_real=300", "own: 2 of 2 rows missing"),
+    (board[1].partition(",")[2], "own: 2 of 2 rows missing"),
+  ):
+    if not changed.startswith("--"):
+      changed = f"--weights={changed}"
+    capsys.readouterr()
+    assert scoreboard.main([*board, changed, "--dry_run"]) == 0
+    assert words in capsys.readouterr().out
+
+  assert scoreboard.main([*board, "--num_images=140"]) == 0
+  lines = (tmp_path / "out" / "table.md").read_text().splitlines()
+  assert len(lines) == 2 + 2 + 2
+
+
 @pytest.mark.slow
 def test_a_board_that_was_stopped_goes_on(board, tmp_path, monkeypatch):
   whole = scoreboard.scored
@@ -187,6 +208,13 @@ def test_what_is_wrong_is_one_sentence(board, tmp_path, capsys):
   refused("folders of different names", "--controls", "other/own")
   refused("expected a multiple of 10", "--num_images", "125")
   refused("is no network; expected one of", "--weights", "nonsense=file")
+  refused("such as mobilenet=FILE", "--weights", "label")
+  refused("--seeds is 'x'; expected whole numbers", "--seeds", "x")
+  refused("--guidance is '1,nan'; expected numbers", "--guidance", "1,nan")
+  refused("--num_images is -100; expected 1", "--num_images", "-100")
+  (tmp_path / "file").write_text("")
+  place = str(tmp_path / "file")
+  refused("is a file; expected a folder: choose another", "--out", place)
 
 
 def test_the_sweep_is_of_one_setting_with_all_others_as_they_are():

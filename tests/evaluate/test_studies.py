@@ -13,7 +13,7 @@ from evaluate.test_scoreboard import UNSEEN
 from experiments import claims, rows, scoreboard, studies
 from experiments import studies_tables as tables
 from experiments import tables as all_tables
-from marjax.evaluate import archives
+from marjax.evaluate import archives, sets
 from marjax.evaluate.networks import kinds, weights
 from marjax.experiment import Experiment
 from marjax.generate.draws import Draws, draw_batch
@@ -121,6 +121,8 @@ def test_who_is_done_draws_cells_of_others(board, tmp_path):
   flags, stubs = board
   out = tmp_path / "out"
   asked = asked_of(out)
+  data = studies.experiment_of(claims.MASKED, asked).data
+  asked = asked._replace(photographs=sets.open_set(data).description)
   cell, *how = studies.planned(["orders"], asked)[3]
   studies.places_of(cell, asked)[1].mkdir(parents=True)
   file = next(f for f in flags if "projection=" in f).split("=", 2)[2]
@@ -189,8 +191,11 @@ def test_rows_are_shared_and_measured_once(
   assert studies.main([names, *flags, "--dry_run"]) == 0
   text = capsys.readouterr().out
   assert "mar-0: 10 rows" in text
-  assert "of one H200, an estimate" in text
+  assert "H200" not in text
   assert not stubs
+  big = ["orders", "--dry_run", "--data_dir="]
+  assert studies.main(big) == 0
+  assert "minutes of one H200, an estimate" in capsys.readouterr().out
 
   assert studies.main([names, *flags]) == 0
   out = tmp_path / "out"
@@ -228,6 +233,41 @@ def test_rows_are_shared_and_measured_once(
   assert studies.main([names, *others, "--tables"]) == 0
   assert (out / "orders.md").read_text() == text
   assert rows.read(out / "rows.jsonl") == table
+  few = [flag for flag in others if flag != "--laptop"]
+  assert studies.main([names, *few, "--tables"]) == 2
+  assert "repeat its --num_images" in capsys.readouterr().err
+
+
+def test_rows_of_others_are_not_taken_for_these(board, tmp_path, capsys):
+  """Of another judge, of other photographs, of another number of images."""
+  flags, _ = board
+  assert studies.main(["control_l2", *flags]) == 0
+  out = tmp_path / "out"
+
+  def missing(*changed):
+    capsys.readouterr()
+    assert studies.main(["control_l2", *flags, *changed, "--dry_run"]) == 0
+    return capsys.readouterr().out.count(" rows")
+
+  assert missing() == 0
+  file = tmp_path / "other.safetensors"
+  weights.write(file, NETWORK, NETWORK.params(seed=1), {})
+  assert missing(f"--weights=projection={file}") == 2
+  lines = (out / "rows.jsonl").read_text()
+  (out / "rows.jsonl").write_text(lines.replace("synthetic", "photographed"))
+  assert missing() == 2
+  (out / "rows.jsonl").write_text(lines)
+
+  assert missing("--num_images=140") == 2
+  there = rows.read(out / "rows.jsonl")
+  more = [
+    row | {"num_images": 100} for row in there if row.get("kind") == "control"
+  ]
+  counts = [
+    [row["num_images"] for row in tables.controls(more + there, count)]
+    for count in (110, 130, 50)
+  ]
+  assert counts == [[100, 100], [120, 120], []]
 
 
 def test_late_begins_nothing(board, capsys):
@@ -243,6 +283,12 @@ def test_late_begins_nothing(board, capsys):
     (["steps"], "there is no study steps; expected some of table1"),
     (["orders"], "--data_dir is missing"),
     (["orders", "--laptop"], "--weights is missing"),
+    (["orders", "--laptop", "--seeds=a"], "--seeds is 'a'; expected whole num"),
+    (["orders", "--laptop", "--seeds=-1"], "expected whole numbers of 0 or"),
+    (["orders", "--laptop", "--num_images=-3"], "--num_images is -3; expected"),
+    (["orders", "--laptop", "--weights=label"], "expected one whose features"),
+    (["orders", "--dry_run", "--data_dir=none"], "none"),
+    (["orders", "--tables", "--out=none"], "has no row of orders"),
   ],
 )
 def test_wrong_flags_are_one_sentence(argv, words, capsys):
