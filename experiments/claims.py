@@ -27,6 +27,11 @@ class Cell(NamedTuple):
     ]
     return "-".join([self.variant, *changed, str(self.seed)])
 
+  @property
+  def has_codes(self) -> bool:
+    """Whether its tokens are codes."""
+    return self.variant.endswith("_ce")
+
 
 class Draw(NamedTuple):
   """How images are drawn: settings that differ from the config's, an order."""
@@ -49,6 +54,11 @@ class Study(NamedTuple):
   draws: Sequence[Draw] = (Draw({}),)
   axis: str = "cell"
   series: str = "cell"
+
+  @property
+  def has_codes(self) -> bool:
+    """Whether some cells draw codes."""
+    return any(cell.has_codes for cell in self.cells)
 
 
 def _with(field: str, *values: Any) -> list[Cell]:

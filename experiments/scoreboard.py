@@ -209,6 +209,13 @@ def controls(board: Board, asked: Asked) -> None:
   count = min(asked.num_images, len(train.indices))
   some = train.indices[sets.choose(len(train.indices), count)]
   parts = {TEST: board.test, NOISY: Chosen(Noisy(train.images), some)}
+  add_controls(board, asked, parts)
+
+
+def add_controls(
+  board: Board, asked: Asked, parts: Mapping[str, Chosen]
+) -> None:
+  """Adds the rows of images that no member of the board drew, if missing."""
   for name, chosen in parts.items():
     key = {
       "images": name,

@@ -9,7 +9,8 @@
    those: who takes them to another machine need not train again.
 3. A row is N images of a cell, of one seed, at one setting, scored by all
    judges as `experiments.scoreboard` does, in OUT/rows.jsonl. Real test images
-   and training images with noise have rows as well.
+   and training images with noise have rows as well; of studies with cells of
+   codes, test images and drawn ones as codes show them (`experiments.coded`).
 4. `studies_tables` makes OUT/STUDY.md, .png and _samples.png of the rows.
 
 Command   python -m experiments.studies table1,head_size --data_dir photos \
@@ -35,7 +36,14 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from experiments import programs, rows, samplers, scoreboard, studies_tables
+from experiments import (
+  coded,
+  programs,
+  rows,
+  samplers,
+  scoreboard,
+  studies_tables,
+)
 from experiments.claims import MASKED, STUDIES, Cell, Draw
 from experiments.scoreboard import Board, eyes
 from marjax.cli import configs
@@ -97,7 +105,7 @@ def experiment_of(cell: Cell, asked: Asked) -> Experiment:
   changes += cell.changes
   if not asked.is_laptop:
     changes.append(f"config.data.data_dir={asked.data_dir}")
-  if cell.variant.endswith("_ce"):
+  if cell.has_codes:
     changes.append(f"config.data.autoencoder={asked.out / 'codes'}")
   experiment = configs.load(f"{CONFIG}:{variant}", changes)
   data = dataclasses.replace(experiment.data, seed=cell.seed)
@@ -278,7 +286,7 @@ def run_studies(
   rows.make(asked.rows)
   left = missing(names, asked, judges=judges)
   if left:
-    _measure_all(left, networks, judges, asked)
+    _measure_all(names, left, networks, judges, asked)
     left = missing(names, asked, judges=judges)
   if left:
     print(f"{len(left)} rows are left, for later or another process's")
@@ -286,6 +294,7 @@ def run_studies(
 
 
 def _measure_all(
+  names: Sequence[str],
   left: Sequence[tuple],
   networks: dict[str, Eye],
   judges: dict[str, str],
@@ -308,6 +317,12 @@ def _measure_all(
       with rows.locked(claims / cell.name, waits=False) as is_ours:
         if is_ours or (helps and is_trained):
           _measure_cell(cell, [*group], board, judges, asked)
+  with_codes = [STUDIES[name] for name in names if STUDIES[name].has_codes]
+  cells = [cell for study in with_codes for cell in study.cells]
+  if (asked.out / "codes").exists() and cells and not asked.is_late():
+    with rows.locked(claims / "coded", waits=False) as is_ours:
+      if is_ours:
+        coded.add(board, own, [c.name for c in cells if not c.has_codes])
 
 
 def _measure_cell(
@@ -337,10 +352,10 @@ def write_tables(
     for row in rows.read(asked.rows)
     if judges is None or row["judges"] == judges
   ]
-  real = studies_tables.controls(table, asked.num_images)
   for name in names:
-    measured = rows_of(name, table, asked)
-    studies_tables.write(asked.out, name, STUDIES[name], measured, real)
+    measured, study = rows_of(name, table, asked), STUDIES[name]
+    real = studies_tables.controls(study, table, asked.num_images)
+    studies_tables.write(asked.out, name, study, measured, real)
 
 
 def rows_of(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import markdown, rows
+from experiments import coded, markdown, rows
 from experiments.claims import STUDIES
 from experiments.scoreboard_pictures import names_of, of_count
 from marjax import outputs
@@ -59,9 +59,12 @@ def value_of(row: rows.Row, key: str) -> Any:
   return row[key] if key in row else row["settings"].get(key)
 
 
-def controls(table: Table, num_images: int) -> list[rows.Row]:
-  """Rows of real images, see `of_count`."""
-  return of_count([row for row in table if "cell" not in row], num_images)
+def controls(study: Any, table: Table, num_images: int) -> list[rows.Row]:
+  """Rows of real images, and of images as codes where a study has codes."""
+  real = [row for row in table if "cell" not in row]
+  if not study.has_codes:
+    real = [row for row in real if not row["images"].endswith(coded.ENDING)]
+  return of_count(real, num_images)
 
 
 def grouped(table: Table) -> list[list[rows.Row]]:

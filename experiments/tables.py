@@ -155,12 +155,12 @@ def with_studies(text: str, benchmarks: Path) -> str:
   del benchmarks
   table = rows.read(RESULTS / "studies.jsonl")
   asked = studies.Asked(RESULTS)
-  real = studies_tables.controls(table, asked.num_images)
-  for name in claims.STUDIES:
+  for name, study in claims.STUDIES.items():
     own = studies.rows_of(name, table, asked, "trained_as")
     if own:
-      table_of = studies_tables.of_cells(own, real)
-      text = markdown.between(text, table_of, name)
+      real = studies_tables.controls(study, table, asked.num_images)
+      shown = studies_tables.of_cells(own, real)
+      text = markdown.between(text, shown, name)
   return text
 
 

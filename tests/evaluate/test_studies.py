@@ -20,6 +20,7 @@ from marjax.generate.draws import Draws, draw_batch
 from marjax.model import param_shapes
 from marjax.pipeline import Pipeline
 from marjax.release.card import Card
+from marjax.train import codebook
 
 NETWORK = Projection(image_size=16)
 
@@ -260,14 +261,40 @@ def test_rows_of_others_are_not_taken_for_these(board, tmp_path, capsys):
 
   assert missing("--num_images=140") == 2
   there = rows.read(out / "rows.jsonl")
+  study = claims.STUDIES["control_l2"]
   more = [
     row | {"num_images": 100} for row in there if row.get("kind") == "control"
   ]
   counts = [
-    [row["num_images"] for row in tables.controls(more + there, count)]
+    [row["num_images"] for row in tables.controls(study, more + there, count)]
     for count in (110, 130, 50)
   ]
   assert counts == [[100, 100], [120, 120], []]
+
+
+def test_images_of_a_loss_without_codes_are_shown_as_codes(
+  board, tmp_path, monkeypatch
+):
+  flags, _ = board
+  cells = [claims.MASKED, claims.Cell("mar_ce")]
+  study = claims.Study("Codes or none.", cells)
+  monkeypatch.setitem(claims.STUDIES, "pair", study)
+  experiment = studies.experiment_of(cells[1], asked_of(tmp_path / "out"))
+  place = experiment.data.autoencoder
+  codebook.fit(experiment.codec, experiment.data, place)
+
+  assert studies.main(["control_l2,pair", *flags]) == 0
+  table = rows.read(tmp_path / "out" / "rows.jsonl")
+  names = [row["images"] for row in table if "cell" not in row]
+  ends = [f"{name}, as codes" for name in (scoreboard.TEST, "mar-0")]
+  assert names == [scoreboard.TEST, scoreboard.NOISY, *ends]
+  plain, coded = (rows.find(table, images=names[i])["scores"] for i in (0, 2))
+  assert coded["fd_projection"] > 1.5 * plain["fd_projection"]
+  pages = [
+    (tmp_path / "out" / f"{name}.md").read_text()
+    for name in ("pair", "control_l2")
+  ]
+  assert [page.count(", as codes |") for page in pages] == [2, 0]
 
 
 def test_late_begins_nothing(board, capsys):
