@@ -4,6 +4,7 @@ A line, and a point, is the mean over seeds of generation and trainings of a
 cell, ± their standard deviation. Colours belong to a name, in every picture.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -32,6 +33,9 @@ SHOWN = (
 COLUMNS, SCALE, ACROSS, GAP = 5, 2, 4, 8
 """Samples of a class in a cell's grid, pixels for each, grids side by side, and
 pixels between them."""
+
+WIDE = 3
+"""Scores side by side in a picture of curves."""
 
 NAMED = ("cell", "order")
 """Axes of names, not of numbers."""
@@ -118,42 +122,49 @@ def _text(value: Any) -> str:
 def chart(study: Any, table: Table, real: Table) -> bytes:
   """A PNG: each score over the study's axis, real images as a dashed line.
 
-  Cells and orders have names, which stand at the left, once.
+  Cells and orders have names, which stand at the left, once for each line of
+  pictures; what has several points there has them one below the other.
   """
   from matplotlib.figure import Figure
 
   names, is_named = names_of(table), study.axis in NAMED
   titles = shortened(_text(value_of(row, study.axis)) for row in table)
-  height = 1.2 + 0.25 * len(titles) if is_named else 3.4
-  figure = Figure((2.2 * len(names) + 1, height), layout="constrained")
-  axes = figure.subplots(1, len(names), squeeze=False, sharey=is_named)[0]
   series = dict.fromkeys(_text(value_of(row, study.series)) for row in table)
-  for ax, name in zip(axes, names, strict=True):
-    for number, label in enumerate(series):
+  down = -(-len(names) // WIDE)
+  points = len(titles) * (1 if study.series == study.axis else len(series))
+  height = 0.8 + (0.1 * (points + len(titles)) if is_named else 1.4)
+  figure = Figure((7.4, down * height + 0.4), layout="constrained", dpi=120)
+  axes = figure.subplots(down, WIDE, squeeze=False, sharey=is_named).flat
+  for ax, name in itertools.zip_longest(axes, names):
+    ax.set_visible(name is not None)
+    for number, label in enumerate(series if name else ()):
       own = [r for r in table if _text(value_of(r, study.series)) == label]
-      style = {"capsize": 3, "ms": 4, "color": _colour(label, number)}
+      style = {"capsize": 2, "ms": 3, "color": _colour(label, number)}
       style["label"] = None if study.series == study.axis else label
       places, middles, errors = _points(own, study.axis, name)
       if is_named:
-        places = [titles[_text(place)] for place in places]
+        places = [[*titles].index(_text(place)) for place in places]
+        if study.series != study.axis:
+          lower = 0.7 * ((number + 0.5) / len(series) - 0.5)
+          places = [place + lower for place in places]
         ax.errorbar(middles, places, xerr=errors, fmt="o", **style)
+        ax.set_yticks(range(len(titles)), [*titles.values()])
+        ax.set_ylim(len(titles) - 0.5, -0.5)
       else:
         ax.errorbar(places, middles, errors, fmt="o-", **style)
         ax.set_xlabel(study.axis.replace("_", " "), fontsize=8)
         if max(places) > 20 * min(places):
           ax.set_xscale("log")
-    for row in real[:1]:
+    for row in real[:1] if name else ():
       style = {"color": "0.4", "linestyle": "--", "linewidth": 1}
       line = ax.axvline if is_named else ax.axhline
       line(row["scores"][name], label=row["images"], **style)
-    ax.set_title(name.replace("_", " "), fontsize=9)
+    ax.set_title((name or "").replace("_", " "), fontsize=9)
     ax.tick_params(labelsize=7)
-  if is_named:
-    axes[0].invert_yaxis()
   legend = {"loc": "outside upper center", "ncols": 4, "fontsize": 7}
   if study.series != "cell":
     legend |= {"title": study.series.replace("_", " "), "title_fontsize": 7}
-  shown = axes[0].get_legend_handles_labels()
+  shown = figure.axes[0].get_legend_handles_labels()
   figure.legend(*shown, frameon=False, **legend)
   return pictures.png_of(figure)
 

@@ -151,13 +151,16 @@ def with_scoreboard(text: str, benchmarks: Path) -> str:
 
 
 def with_studies(text: str, benchmarks: Path) -> str:
-  """A page's text with the tables of `experiments.studies` that have rows."""
+  """A page's text with those tables of `experiments.studies` it has markers of.
+
+  Studies share rows, so that one which has not been run may have some.
+  """
   del benchmarks
   table = rows.read(RESULTS / "studies.jsonl")
   asked = studies.Asked(RESULTS)
   for name, study in claims.STUDIES.items():
     own = studies.rows_of(name, table, asked, "trained_as")
-    if own:
+    if own and f"<!-- {name} -->" in text:
       real = studies_tables.controls(study, table, asked.num_images)
       shown = studies_tables.of_cells(own, real)
       text = markdown.between(text, shown, name)
