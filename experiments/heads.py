@@ -1,6 +1,6 @@
 """Which head, at how many evaluations: the digits drawn by each kind.
 
-1. Train configs/digits.py and its variant `flow`, several times each, by seed;
+1. Train configs/digits.py and two of its variants, several times each, by seed;
    runs that are there already are not trained again.
 2. Score 1 000 images of balanced classes of each run at each of its SETTINGS,
    with the config's guidance and temperature. A row that is there already, of
@@ -30,10 +30,11 @@ CONFIG = "configs/digits.py"
 SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
   "diffusion": ({"num_steps": 100}, {"num_steps": 10}),
   "flow": ({"num_steps": 25}, {"num_steps": 10}),
+  "regression": ({},),  # the control
 }
 """Of each kind of head, changes of the config's own sampling."""
 
-VARIANTS = {"diffusion": "", "flow": ":flow"}
+VARIANTS = {"diffusion": "", "flow": ":flow", "regression": ":regression"}
 
 
 def score_missing(

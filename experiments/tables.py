@@ -40,15 +40,6 @@ SAMPLERS: Columns = {
   "seconds": lambda row: f"{row['seconds']:.1f}",
 }
 
-CONTROL: Columns = {
-  "head": lambda row: {
-    "diffusion": "diffusion",
-    "regression": "L2 (control)",
-  }[row["head"]],
-  "steps": lambda row: str(row["steps_trained"]),
-  **markdown.SCORES,
-}
-
 EDITS: Columns = {
   "edit": lambda row: row["edit"],
   "region": lambda row: row["region"],
@@ -95,10 +86,9 @@ PARTS: Columns = {
 def tables(results: Path, benchmarks: Path) -> str:
   """Every table whose rows are there, with what it shows above it."""
   parts = []
-  for name, columns in (("samplers", SAMPLERS), ("control_l2", CONTROL)):
-    table = rows.read(results / f"{name}.jsonl")
-    if table:
-      parts.append(f"{_caption(table)}\n\n{markdown.table(columns, table)}")
+  table = rows.read(results / "samplers.jsonl")
+  if table:
+    parts.append(f"{_caption(table)}\n\n{markdown.table(SAMPLERS, table)}")
   edits = rows.read(results / "edits.jsonl")
   if edits:
     lines = markdown.table(EDITS, over_seeds(edits))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import sizes
-from experiments import control_l2, rows, samplers, tables
+from experiments import heads, heads_tables, markdown, rows, samplers, tables
 from marjax.evaluate import environment
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
@@ -118,49 +118,44 @@ def test_samplers_measure_only_what_is_missing(
 
 
 def test_a_wrong_checkpoint_is_one_sentence(tmp_path, capsys):
-  for experiment in (samplers, control_l2):
-    assert experiment.main(["--checkpoint", str(tmp_path)]) == 2
-    assert "is an empty folder; expected a released" in capsys.readouterr().err
+  assert samplers.main(["--checkpoint", str(tmp_path)]) == 2
+  assert "is an empty folder; expected a released" in capsys.readouterr().err
 
 
-def test_the_control_is_trained_for_as_long(tmp_path, monkeypatch, pipe):
-  trained = []
-  monkeypatch.setattr(control_l2, "load", lambda directory: pipe)
-  monkeypatch.setattr(loop, "train", lambda *args: trained.append(args))
-  control_l2.train_control(tmp_path / "digits", tmp_path / "l2")
-  ((experiment, workdir),) = trained
-  assert workdir == tmp_path / "l2"
-  assert experiment.training.num_steps == pipe.card.step
-  assert experiment.model.head.kind == "regression"
-  assert experiment.model.backbone == pipe.card.model.backbone
+def test_every_head_is_trained_and_scored_once(tmp_path, monkeypatch, pipe):
+  trained, changed = [], []
 
+  def train(experiment, workdir):
+    if workdir.name not in trained:
+      trained.append(workdir.name)
+      assert experiment.seed == experiment.data.seed == int(workdir.name[-1])
+      assert experiment.model.head.kind == workdir.name[:-2]
 
-def test_the_control_scores_both_heads_once(tmp_path, monkeypatch, pipe):
-  measured = []
-  control = control_l2.configs.load(control_l2.CONFIG)
-  pipes = {
-    tmp_path / "digits": pipe,
-    tmp_path / "l2": Pipeline.of_experiment(control, {}, make_mesh(), step=300),
-  }
-
-  def measure(checkpoint, pipe, num_images, seed):
-    measured.append(checkpoint)
+  def measure(pipe, real, settings, num_images, seed):
+    changed.append(settings)
     return SCORES
 
-  monkeypatch.setattr(control_l2, "load", pipes.get)
-  monkeypatch.setattr(control_l2, "train_control", lambda *args: None)
-  monkeypatch.setattr(control_l2, "measure", measure)
-  flags = ["--checkpoint", str(tmp_path / "digits")]
-  flags += ["--workdir", str(tmp_path / "l2")]
-  flags += ["--out", str(tmp_path / "control.jsonl")]
+  monkeypatch.setattr(loop, "train", train)
+  monkeypatch.setattr(heads, "load", lambda workdir: of_kind[workdir.name[:-2]])
+  monkeypatch.setattr(heads.run, "load_real", lambda data: None)
+  monkeypatch.setattr(heads.samplers, "measure", measure)
+  of_kind = {
+    kind: Pipeline.of_experiment(
+      heads.configs.load(f"{heads.CONFIG}{variant}"), {}, make_mesh(), step=300
+    )
+    for kind, variant in heads.VARIANTS.items()
+  }
+  flags = ["--runs", str(tmp_path), "--num_runs=2"]
+  flags += ["--out", str(tmp_path / "heads.jsonl")]
   for _ in range(2):
-    assert control_l2.main(flags) == 0
-  assert measured == list(pipes)
-  table = rows.read(tmp_path / "control.jsonl")
-  assert [row["head"] for row in table] == ["diffusion", "regression"]
-  # The same folder twice would compare a model with itself.
-  flags = ["--checkpoint", str(tmp_path / "l2"), *flags[2:]]
-  assert control_l2.main(flags) == 2
+    assert heads.main(flags) == 0
+  kinds = ("diffusion", "flow", "regression")
+  assert trained == [f"{kind}_{seed}" for seed in (0, 1) for kind in kinds]
+  assert len(changed) == 2 * 5
+  table = heads_tables.grouped(rows.read(tmp_path / "heads.jsonl"))
+  lines = markdown.table(heads_tables.columns(), table).splitlines()
+  assert len(lines) == 2 + 5
+  assert lines[-1].startswith("| regression | 1 | 0.976 ± 0.000 |")
 
 
 def row_of(**more):
@@ -180,11 +175,8 @@ def test_tables_have_a_line_per_row(tmp_path):
   assert tables.tables(tmp_path, tmp_path / "none.jsonl") == ""
   for name in ("published", "late"):
     rows.append(tmp_path / "samplers.jsonl", row_of(name=name))
-  for head in ("diffusion", "regression"):
-    rows.append(tmp_path / "control_l2.jsonl", row_of(head=head))
   text = tables.tables(tmp_path, tmp_path / "none.jsonl")
   assert "| published | 0.976 | 1.70 | 0.000 | 1.3 |\n" in text
-  assert "| L2 (control) | 4500 | 0.976 | 1.70 | 0.000 |\n" in text
   assert "1000 digits, seed 0, 4500 steps of training" in text
   widths = {line.count("|") for line in text.splitlines() if "|" in line}
   assert widths == {6}
