@@ -35,6 +35,9 @@ setuptools.setup(
   license_files=["LICENSE"],
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["marjax", "marjax.*"]),
+  # Said, so that an editable install puts this folder on the path: a finder of
+  # imports would lose to a clone named marjax in the folder one works in.
+  package_dir={"": "."},
   cmdclass={"build_py": WithConfigs},
   package_data={
     "marjax": ["py.typed"],

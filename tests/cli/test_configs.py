@@ -1,5 +1,6 @@
 """Config files and overrides: what is accepted, and what is said otherwise."""
 
+import functools
 import math
 import shutil
 import subprocess
@@ -295,14 +296,37 @@ def test_configs_that_come_along_have_names(tmp_path, monkeypatch):
     configs.load("marjax://cells")
 
 
+def cloned(root, source):
+  for name in ("marjax", "configs"):
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(root / name, source / name, ignore=ignored)
+  for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    shutil.copy(root / name, source)
+
+
+@pytest.mark.slow
+def test_a_clone_is_found_from_the_folder_that_holds_it(tmp_path, pytestconfig):
+  cloned(pytestconfig.rootpath, clone := tmp_path / "marjax")
+  build = "from setuptools import build_meta; build_meta.build_editable('.')"
+  run = functools.partial(
+    subprocess.run, check=True, capture_output=True, text=True
+  )
+  run([sys.executable, "-c", build], cwd=clone)
+  (wheel,) = clone.glob("marjax-*.whl")
+  zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+  code = (
+    "import site; site.addsitedir('site'); from importlib import util;"
+    "print(util.find_spec('marjax').origin)"
+  )
+  alone = [sys.executable, "-S", "-c", code]
+  found = run(alone, cwd=tmp_path, env={}).stdout.strip()
+  assert found == str(clone / "marjax" / "__init__.py")
+
+
 @pytest.mark.slow
 def test_a_wheel_has_the_configs(tmp_path, pytestconfig):
   source, wheels = tmp_path / "source", tmp_path / "wheels"
-  for name in ("marjax", "configs"):
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(pytestconfig.rootpath / name, source / name, ignore=ignored)
-  for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-    shutil.copy(pytestconfig.rootpath / name, source)
+  cloned(pytestconfig.rootpath, source)
   build = ["-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
   subprocess.run(
     [sys.executable, *build, "--wheel-dir", wheels, source], check=True
