@@ -39,8 +39,18 @@ TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation", "dev")
 """Folders that are splits, in lower case; the first that is there is taken."""
 
+FEWEST_TO_SHARE = 50
+"""Pictures of which a share is held out where no split is for testing."""
+
 SHOWN = 10
 """Names that are printed."""
+
+UNSEEN = (
+  "expected pictures that the model has not seen: add some and train anew, or"
+  " name their split, with data.test_split or --split, or their folder, with"
+  " --scores and --against"
+)
+"""What a model is tested with."""
 
 
 class FolderSource:
@@ -83,7 +93,7 @@ class FolderSource:
     self._is_held_out = bool(config.test_share) and split == config.test_split
     place = normal(config.train_split if self._is_held_out else split)
     if not self._tree.is_folder(place):
-      raise FileNotFoundError(_no_split(self._tree, place))
+      raise FileNotFoundError(self._no_split(place))
     self._only, self.added = names, []
     names, classes, skipped = self._classes(place)
     self._files: list[tuple[str, int]] = []
@@ -164,6 +174,21 @@ class FolderSource:
         counts[split] = sum(len(part.images) for part in parts)
         counts[split] += len(listing.images) * (not self.class_names)
     return counts
+
+  def _no_split(self, place: str) -> str:
+    tree, config = self._tree, self._config
+    here = tree.listed("").folders if tree.is_folder("") else []
+    there = f"Folders there: {some(here) or 'none'}."
+    if self._split == config.test_split and tree.is_folder(
+      normal(config.train_split)
+    ):
+      return f"{none_held_out(tree.shown(), self._split)}. {there}"
+    return (
+      f"{tree.shown(place)} is no folder; expected {tree.shown()}/SPLIT/CLASS/"
+      "*.png: name a split that is there with data.train_split and"
+      " data.test_split, or marjax evaluate --split; or '.' if the class"
+      f" folders lie directly in data.data_dir. {there}"
+    )
 
   def _classes(self, place: str) -> tuple[list[str], dict, defaultdict]:
     """Names of the classes, what lies in each, and what is passed over."""
@@ -324,13 +349,12 @@ def _check_flat(folder: str, whole: Listing) -> None:
     raise FileNotFoundError(_no_images(folder, whole, {}))
 
 
-def _no_split(tree: Tree, place: str) -> str:
-  names = tree.listed("").folders if tree.is_folder("") else []
+def none_held_out(where: str, split: str) -> str:
+  """What is said where there are pictures to train on, but none to test."""
   return (
-    f"{tree.shown(place)} is no folder; expected {tree.shown()}/SPLIT/CLASS/"
-    "*.png: name a split that is there with data.train_split and"
-    " data.test_split, or marjax evaluate --split; or '.' if the class folders"
-    f" lie directly in data.data_dir. Folders there: {some(names) or 'none'}."
+    f"{where} has no split {shown(split)!r}, and training held none of its"
+    f" pictures out (of {FEWEST_TO_SHARE} or more it does, where"
+    f" data.test_share is left open); {UNSEEN}"
   )
 
 

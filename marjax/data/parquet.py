@@ -27,7 +27,7 @@ import numpy as np
 
 from marjax import outputs
 from marjax.data import decoding
-from marjax.data.folders import in_order, share_of, some
+from marjax.data.folders import in_order, none_held_out, share_of, some
 from marjax.experiment import DataConfig
 from marjax.outputs import shown
 from marjax.schema import check
@@ -58,6 +58,8 @@ class ParquetSource:
     is_held_out = bool(config.test_share) and split == config.test_split
     wanted = config.train_split if is_held_out else split
     if wanted not in self._splits:
+      if split == config.test_split and config.train_split in self._splits:
+        raise FileNotFoundError(f"{none_held_out(shown(root), split)}.")
       raise FileNotFoundError(
         f"{shown(root)} has no split {shown(wanted)!r}; expected one of"
         f" {some(list(self._splits))}: name it with data.train_split or"

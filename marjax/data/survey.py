@@ -20,12 +20,12 @@ from marjax import outputs
 from marjax.data import contents, decoding, sources
 from marjax.data.contents import LOOKED_AT, evenly
 from marjax.data.examples import Examples
-from marjax.data.folders import TEST, TRAIN
+from marjax.data.folders import FEWEST_TO_SHARE, TEST, TRAIN
 from marjax.experiment import DataConfig
 from marjax.schema import check, from_dict
 
-TEST_SHARE, FEWEST_TO_SHARE = 0.1, 50
-"""Held out where no split is for testing, of at least so many pictures."""
+TEST_SHARE = 0.1
+"""Held out where no split is for testing, of FEWEST_TO_SHARE or more."""
 
 MEASURED = 500
 """Pictures whose pixels are read."""

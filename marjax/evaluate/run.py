@@ -30,6 +30,7 @@ import numpy as np
 from marjax import outputs
 from marjax.backbone.classes import name_of
 from marjax.data import batches, sources
+from marjax.data.folders import UNSEEN
 from marjax.evaluate import environment
 from marjax.evaluate.scores import pixels
 from marjax.experiment import DataConfig
@@ -68,6 +69,11 @@ def load_real(config: DataConfig) -> Real:
     ValueError, OSError: there are no such images, or too few to score against.
   """
   splits = config.train_split, config.test_split
+  check(
+    splits[0] != splits[1],
+    f"the split to test against, {splits[1]!r}, is the one that was trained on;"
+    f" {UNSEEN}.",
+  )
   train, test = (batches.load_all(config, split) for split in splits)
   for split, part in zip(splits, (train, test), strict=True):
     pixels.check_real(part.images, part.labels, config.num_classes, split)

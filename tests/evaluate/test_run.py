@@ -264,7 +264,7 @@ def test_what_cannot_be_scored_is_told_before_generating(tmp_path, monkeypatch):
   refused("num_images is 39; expected a multiple of 2", 39)
   refused("images in split 'few' is 6; expected more than 20", split="few")
   refused("'half' has no images of 1 of 2 classes, the first 1", split="half")
-  refused("test images have the same moments", split="train")
+  refused("'train', is the one that was trained on; .*--spl", split="train")
   refused("one in a hundred or more of the unseen real images", split="seen")
   refused("class 0 is dog for .* and cat in the real", names=("dog", "cat"))
   refused("does not say what it was trained on", data=None)
