@@ -226,11 +226,6 @@ class Place(NamedTuple):
 def look(data_dir: str) -> Place:
   """What there is at a path; errors as in `open_source`."""
   path = outputs.local(data_dir)
-  if not path.exists():
-    raise FileNotFoundError(
-      f"data.data_dir is {shown(path)}, and there is nothing; expected your"
-      " folder of pictures, or a .zip, .tar or .parquet file."
-    )
   if _is_dataset(path):
     import tensorflow_datasets as tfds
 

@@ -219,6 +219,11 @@ def open_tree(path: Path) -> Tree:
     ValueError: it is a file but no archive, or one that is compressed whole.
     FileNotFoundError: there is nothing.
   """
+  if not path.exists():
+    raise FileNotFoundError(
+      f"data.data_dir is {shown(path)}, and there is nothing; expected your"
+      " folder of pictures, or a .zip, .tar or .parquet file."
+    )
   name, kind = path.name.lower(), ", ".join(ARCHIVES)
   if path.is_file():
     check(

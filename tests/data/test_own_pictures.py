@@ -180,6 +180,14 @@ def test_a_share_is_held_out_and_stays(tmp_path, kind):
     assert before <= {*sources.open_source(config, "test").names}
 
 
+@pytest.mark.parametrize("kind", MAKERS)
+def test_where_none_was_held_out_that_is_what_is_said(tmp_path, kind):
+  config = complete(MAKERS[kind](tmp_path))
+  why = r"no split 'test', and training held none .*50 or more.*--against"
+  with pytest.raises(FileNotFoundError, match=why):
+    sources.open_source(config, config.test_split)
+
+
 def test_a_class_keeps_a_picture_to_train_on(tmp_path):
   spread(tmp_path, {f"c{i}/1.png": png(i) for i in range(60)})
   config = complete(tmp_path)
@@ -272,6 +280,10 @@ def test_a_run_goes_on_with_the_pictures_it_began_with(tmp_path, caplog):
   (root / "a new class").rmdir()
   with pytest.raises(ValueError, match="sea had 4 images and has 3"):
     run_with(root, tmp_path, is_new=False, num_classes=2)
+  config = complete(root)
+  root.rename(tmp_path / "elsewhere")
+  with pytest.raises(FileNotFoundError, match="p, and there is nothing; expec"):
+    contents.chosen(tmp_path, config, is_new=False)
 
 
 def test_a_new_class_does_not_disturb_a_run_with_a_share(tmp_path):
