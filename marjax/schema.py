@@ -79,13 +79,15 @@ DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 class Range:
   """The numbers from `low` to `high`.
 
-  Without `low` itself if `is_open`, without `high` itself if `is_below`.
+  Without `low` itself if `is_open`, without `high` itself if `is_below`. A
+  `note` ends what is said of others: what bounds the number besides.
   """
 
   low: int | float = -math.inf
   high: int | float = math.inf
   is_open: bool = False
   is_below: bool = False
+  note: str = ""
 
   def __contains__(self, number: int | float) -> bool:
     above = self.low < number if self.is_open else self.low <= number
@@ -338,7 +340,8 @@ def _convert_kind(hint: Any, value: Any, where: str) -> Any:
 
 def _in_range(allowed: Range, number: Any, where: str) -> Any:
   if number is not None and number not in allowed:
-    raise ValueError(f"{where} is {_number(number)}; expected {allowed}.")
+    expected = f"{allowed}{allowed.note}"
+    raise ValueError(f"{where} is {_number(number)}; expected {expected}.")
   return number
 
 

@@ -33,6 +33,7 @@ from marjax.data import batches, sources
 from marjax.data.folders import UNSEEN
 from marjax.evaluate import environment
 from marjax.evaluate.scores import pixels
+from marjax.evaluate.stream import check_count
 from marjax.experiment import DataConfig
 from marjax.outputs import AnyPath
 from marjax.pipeline import Pipeline, load
@@ -239,11 +240,7 @@ def balanced_labels(num_images: int, num_classes: int) -> np.ndarray:
   Raises:
     ValueError: num_images is not a positive multiple of num_classes.
   """
-  if num_images < 1 or num_images % num_classes:
-    raise ValueError(
-      f"num_images is {num_images}; expected a multiple of {num_classes}, the"
-      " same number of each class."
-    )
+  check_count(num_images, num_classes)
   return np.arange(num_images, dtype=np.int32) % num_classes
 
 

@@ -58,7 +58,7 @@ def check_count(num_images: int, num_classes: int) -> None:
     num_images > 0 and num_images % max(num_classes, 1) == 0,
     f"num_images is {num_images}; expected"
     + (
-      f" a multiple of {num_classes}, the same number of each class."
+      f" a multiple of {num_classes} above 0, the same number of each class."
       if num_classes
       else " 1 or more."
     ),

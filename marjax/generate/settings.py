@@ -17,7 +17,9 @@ from marjax.schema import Range, check
 
 PUBLISHED_AR_STEPS = 64
 
-ARSteps = Annotated[int, Range(1, 1024)]
+ARSteps = Annotated[
+  int, Range(1, 1024, note=", and at most one for each token of the image")
+]
 """Of a generation; its plan is made of all ways to cut them."""
 
 

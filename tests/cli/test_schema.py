@@ -103,6 +103,7 @@ def test_a_card_of_more_steps_than_tokens_is_refused():
       "guidance_schedule is 'cosine'; expected one of 'linear', 'c",
     ),
     ({"num_buckets": 0}, "num_buckets is 0; expected 1 to"),
+    ({"num_ar_steps": 0}, "is 0; expected 1 to 1024, and at most one for each"),
   ],
 )
 def test_settings_that_cannot_be(fields, message):

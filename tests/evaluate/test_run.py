@@ -262,6 +262,7 @@ def test_what_cannot_be_scored_is_told_before_generating(tmp_path, monkeypatch):
   model = folder_pipe(tmp_path, monkeypatch).card.model
   refused("num_images is 10; expected more than 20 images", 10)
   refused("num_images is 39; expected a multiple of 2", 39)
+  refused("num_images is -30; expected a multiple of 2 above 0, the same", -30)
   refused("images in split 'few' is 6; expected more than 20", split="few")
   refused("'half' has no images of 1 of 2 classes, the first 1", split="half")
   refused("'train', is the one that was trained on; .*--spl", split="train")
