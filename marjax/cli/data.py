@@ -6,15 +6,17 @@ is printed stands at the start of a run, too.
 """
 
 import argparse
+import itertools
 
 from marjax import outputs
 from marjax.cli import flags
+from marjax.outputs import AnyPath
 
 FLAGS = """
 --image_size N
   pixels of a side after the crop; without it, what fits the pictures
---out FILE.png, default pictures.png
-  the page of pictures
+--out FILE.png
+  the page of pictures (default: pictures.png, or with a number where one is)
 --overwrite
   replace the page, if it exists
 """
@@ -35,11 +37,10 @@ def run(args: argparse.Namespace) -> None:
   from marjax.data import survey
   from marjax.requests import pictures
 
-  out = outputs.path_of(args.out)
-  outputs.check_free([out], args.overwrite)
   asked = {"data_dir": args.pictures, "image_size": args.image_size}
   asked |= {"flip": True, "skip_unreadable": True}
   config, _ = survey.complete(asked)
+  out = page(args.out, args.overwrite)
   names = survey.names_of(config)
   print(survey.report(config, config.train_split, names), flush=True)
   if survey.has_split(config, config.test_split):
@@ -52,3 +53,17 @@ def run(args: argparse.Namespace) -> None:
   )
   pictures.save_png(out, survey.sheet(config, names), args.overwrite)
   print(f"a page of them: {outputs.shown(str(out))}")
+
+
+def page(name: str | None, overwrite: bool) -> AnyPath:
+  """The file to write; where nobody names one, one that no other look wrote.
+
+  Raises:
+    FileExistsError: it was named, and exists. OSError: it cannot be written.
+  """
+  numbers = map("pictures-{}.png".format, itertools.count(2))
+  names = [name] if name else itertools.chain(["pictures.png"], numbers)
+  paths = (outputs.path_of(each) for each in names)
+  out = next(path for path in paths if name or overwrite or not path.exists())
+  outputs.check_free([out], overwrite)
+  return out

@@ -50,7 +50,6 @@ FLAGS = {
   ("convert", "class_names"): ["x.pth", "--out", "o", "--class_names", "PATH"],
   ("convert", "autoencoder"): ["i.png", "--out", "o", "--autoencoder", "PATH"],
   ("export", "checkpoint"): ["--checkpoint", "PATH", "--out", "o"],
-  ("data", "out"): ["x", "--out", "PATH"],
   ("export", "out"): ["--checkpoint", "x", "--out", "PATH"],
   ("fit-classifier", "config"): ["--config", "PATH", "--out", "o"],
   ("fit-classifier", "out"): ["--config", TINY, "--out", "PATH"],
@@ -81,6 +80,7 @@ FLAGS = {
 # Their files are read only when weights are loaded or data are: the functions
 # that read them are looked at by name.
 LATER = {
+  ("data", "out"): "cli/data.py",
   ("edit", "image"): "cli/edit.py",
   ("edit", "mask"): "cli/edit.py",
   ("evaluate", "data_dir"): "data/folders.py",

@@ -320,5 +320,26 @@ def test_the_verb_prints_and_draws(tmp_path, monkeypatch, capsys):
   assert "training sees 8×8 pixels of 1; mean" in said
   with Image.open("pictures.png") as page:
     assert np.asarray(page).std() > 0
-  assert main.main(["data", "photos"]) == 2
-  assert "pictures.png" in capsys.readouterr().err
+
+
+def test_one_may_look_again_and_what_is_wrong_comes_first(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(tmp_path)
+  spread(tmp_path / "photos", PICTURES)
+  for name in ("pictures.png", "pictures-2.png", "pictures-3.png"):
+    assert main.main(["data", "photos"]) == 0
+    assert f"a page of them: {name}" in capsys.readouterr().out
+  before = {path: path.read_bytes() for path in tmp_path.glob("*.png")}
+
+  def refusal(*argv):
+    assert main.main(["data", *argv]) == 2
+    return capsys.readouterr().err
+
+  named = ["--out", "pictures.png"]
+  assert "pictures.png already exists" in refusal("photos", *named)
+  assert "there is nothing" in refusal("gone", *named)
+  assert "image_size is -4" in refusal("photos", "--image_size=-4", *named)
+  assert before == {path: path.read_bytes() for path in tmp_path.glob("*.png")}
+  assert main.main(["data", "photos", "--image_size=8", "--overwrite"]) == 0
+  assert (tmp_path / "pictures.png").read_bytes() not in before.values()
