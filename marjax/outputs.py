@@ -314,8 +314,8 @@ def _refuse_existing(path: AnyPath, overwrite: bool) -> None:
     )
   if exists and not overwrite:
     raise FileExistsError(
-      f"{path} already exists; expected a new path: pass --overwrite to"
-      " replace it, or choose another."
+      f"{path} already exists; expected a new path: choose another, or pass"
+      " --overwrite (overwrite=True in Python) to replace it."
     )
 
 

@@ -57,7 +57,7 @@ def test_files(tmp_path, ending):
     loaded = loaded["images"] if ending == "npz" else loaded
     np.testing.assert_array_equal(loaded, GREY)
   before = path.read_bytes()
-  with pytest.raises(FileExistsError, match="exists"):
+  with pytest.raises(FileExistsError, match="overwrite=True in Python"):
     marjax.save(COLOUR, path)
   assert path.read_bytes() == before
   marjax.save(COLOUR, path, overwrite=True)
