@@ -373,17 +373,17 @@ class Pipeline:
     """Latents [N, *latent_shape] to images uint8 [N, H, W, C].
 
     Args:
-      latents: as `encode` and `latents` give them.
+      latents: as `encode` and `latents` give them; an autoencoder alone takes
+        any rows and columns.
       batch_size: images per device call; None chooses.
-      as_float: give float32 in about [-1, 1] instead, neither clipped nor
-        rounded.
+      as_float: give float32 in about [-1, 1], neither clipped nor rounded.
 
     Raises:
       ValueError: latents of another shape.
       FileNotFoundError: the autoencoder is not there.
     """
     codec, params = self.card.codec, self._codec_params()
-    values = check_latents(latents, codec.latent_shape, codec.num_codes)
+    values = check_latents(latents, codec, self.card.model is None)
     size = self._codec_batch(len(values), batch_size)
     return batching.decode(
       self.programs, self.mesh, codec, params, values, size, as_float

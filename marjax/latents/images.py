@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from marjax.arrays import numbers
+from marjax.protocols import Codec
 from marjax.schema import check
 
 SLACK = 1e-3
@@ -139,43 +140,52 @@ def _from_pil(images: Any, channels: int) -> Any:
 
 
 def check_latents(
-  latents: Any, shape: tuple[int, ...], num_codes: int = 0
+  latents: Any, codec: Codec, is_any_size: bool = False
 ) -> np.ndarray:
-  """Latents [N, *shape], of any rows and columns: float32, or int32 codes.
+  """Latents [N, *latent_shape] of a codec: float32, or int32 codes.
 
   Args:
-    latents: what `encode` gave. shape: rows, columns and C of a model's image;
-      of codes rows and columns.
-    num_codes: V where latents are codes, else 0.
+    latents: what `encode` gave.
+    is_any_size: rows and columns may be others.
 
   Raises:
-    ValueError: no floats, NaN, another number of axes or channels; codes that
-      are no integers from 0 to V - 1.
+    ValueError: no floats, NaN, another shape; codes that are no integers from 0
+      to V - 1.
   """
+  shape, num_codes = codec.latent_shape, codec.num_codes
+  if is_any_size:
+    shape = ("rows", "columns", *shape[2:])
+  axes = ", ".join(map(str, ("N", *shape)))
   if num_codes:
-    return _check_ids(latents, shape, num_codes)
-  expected = (
-    f"floats [N, {shape[0]}, {shape[1]}, {shape[2]}], as encode gives them"
-  )
+    return _check_ids(latents, shape, axes, num_codes)
+  expected = f"floats [{axes}], as encode gives them"
   array = numbers(latents, "latents", expected)
-  is_full = array.ndim == 4 and array.size > 0
   check(
-    is_full and array.shape[-1] == shape[-1] and array.dtype.kind not in "biu",
+    _is_of(array, shape) and array.dtype.kind not in "biu",
     f"latents have shape {array.shape} and type {array.dtype}; expected"
     f" {expected}.",
   )
   return array.astype(np.float32, copy=False)
 
 
-def _check_ids(ids: Any, shape: tuple[int, ...], num_codes: int) -> np.ndarray:
-  """Codes as int32 [N, rows, columns], of any rows and columns."""
+def _is_of(array: np.ndarray, shape: tuple[int | str, ...]) -> bool:
+  """Whether it is [N, *shape]; an axis that has a name is of any size."""
+  if array.ndim != len(shape) + 1 or not array.size:
+    return False
+  pairs = zip(array.shape[1:], shape, strict=True)
+  return all(isinstance(n, str) or size == n for size, n in pairs)
+
+
+def _check_ids(
+  ids: Any, shape: tuple[int | str, ...], axes: str, num_codes: int
+) -> np.ndarray:
+  """Codes as int32 [N, rows, columns]."""
   expected = (
-    f"integers [N, {shape[0]}, {shape[1]}] from 0 to {num_codes - 1}, as"
-    " encode gives them"
+    f"integers [{axes}] from 0 to {num_codes - 1}, as encode gives them"
   )
   array = numbers(ids, "codes", expected)
   check(
-    array.ndim == 3 and array.size > 0 and array.dtype.kind in "iu",
+    _is_of(array, shape) and array.dtype.kind in "iu",
     f"codes have shape {array.shape} and type {array.dtype}; expected"
     f" {expected}.",
   )

@@ -99,9 +99,9 @@ def test_other_sizes_will_do(params):
 )
 def test_what_are_no_ids_is_refused(ids, message):
   with pytest.raises(ValueError, match=message):
-    check_latents(ids, CONFIG.latent_shape, CONFIG.num_codes)
+    check_latents(ids, CONFIG)
   good = np.full((1, 6, 6), 39, np.uint8)
-  kept = check_latents(good, CONFIG.latent_shape, CONFIG.num_codes)
+  kept = check_latents(good, CONFIG)
   assert kept.dtype == np.int32
 
 

@@ -257,6 +257,7 @@ def test_edit(pipe, arguments, message):
     (FLOATS, r"latents have shape \(8, 8, 1\) .* expected floats \[N, 8, 8, 1"),
     (FLOATS[None, :, :, :0], "latents have shape"),
     (np.repeat(FLOATS[None], 4, 3), r"latents have shape \(1, 8, 8, 4\)"),
+    (FLOATS[None, :5], r"\(1, 5, 8, 1\) .* expected floats \[N, 8, 8, 1\]"),
     (GOOD[None], "type uint8; expected floats"),
     (with_value(NAN)[None], r"latents\[0, 2, 3, 0\] is nan; expected"),
     ("latents", "latents of type str is no array"),

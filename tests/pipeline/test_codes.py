@@ -205,6 +205,10 @@ def test_a_step_of_training_can_be_replayed(trained):
       r"codes have shape .* expected integers \[N, 4, 4\] from 0 to 11",
     ),
     (
+      lambda pipe: pipe.decode(np.zeros((1, 3, 4), int)),
+      r"shape \(1, 3, 4\) .* expected integers \[N, 4, 4\] from",
+    ),
+    (
       lambda pipe: pipe.decode(np.full((1, 4, 4), CODES)),
       "codes go from 12 to 12; expected integers",
     ),

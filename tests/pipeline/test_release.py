@@ -175,6 +175,10 @@ def test_a_sibling_autoencoder(tmp_path):
   assert pipe.decode(latents).shape == (1, 8, 8, 3)
   alone = marjax.load(tmp_path / "kl", small.one_device())
   assert alone.reconstruct(np.zeros((6, 4, 3), np.uint8)).shape == (1, 6, 4, 3)
+  with pytest.raises(
+    ValueError, match=r"expected floats \[N, rows, columns, 4"
+  ):
+    alone.decode(latents[..., :2])
   with pytest.raises(ValueError, match="KL is an autoencoder without a model"):
     alone.generate([1])
 
