@@ -204,6 +204,11 @@ def _only(
   label: str, named: list[int], entries: tuple[str, ...], num_classes: int
 ) -> int:
   """The one class of that name."""
+  check(
+    num_classes > 0,
+    f"label {label!r} is the name of a class, and this model has none; expected"
+    " none: leave labels out.",
+  )
   if len(named) == 1:
     return named[0]
   check(

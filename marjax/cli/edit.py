@@ -45,13 +45,13 @@ def run(args: argparse.Namespace) -> None:
   out = generate.checked_out(args.out, args.overwrite)
   chosen = settings.changes(Settings, args)
   pipe, chosen = generate.load(args, chosen)
-  codec = pipe.card.codec
+  codec, labels = pipe.card.codec, read_class(pipe, args.labels)
   image = read_image(args.image, codec.channels)
   if args.mask in SIDES:
     mask = regions.half(codec.image_size, args.mask)
   else:
-    mask = read_image(args.mask, 1) > 127
-  labels = pipe.labels(args.labels)
+    words = f", or one of {', '.join(SIDES)}"
+    mask = read_image(args.mask, 1, words) > 127
   edited = pipe.edit(
     image,
     mask,
@@ -75,8 +75,27 @@ def run(args: argparse.Namespace) -> None:
   print(f"{len(edited.images)} images: {outputs.shown(out)}")
 
 
-def read_image(name: str, channels: int):
+def read_class(pipe, text: str):
+  """The label of one class, whose name may hold commas.
+
+  Raises:
+    ValueError: it is none, or several.
+  """
+  try:
+    return pipe.labels(text)
+  except ValueError as error:
+    if "," not in text:
+      raise
+    raise ValueError(
+      f"--labels is {text!r}; expected one class, that of all results: edit"
+      " once for each."
+    ) from error
+
+
+def read_image(name: str, channels: int, words: str = ""):
   """An image file as uint8 [H, W, C], as training reads it.
+
+  `words` are what else it could have been, for the message.
 
   Raises:
     ValueError: it cannot be decoded. FileNotFoundError: it is not there.
@@ -89,5 +108,5 @@ def read_image(name: str, channels: int):
   except FileNotFoundError:
     raise FileNotFoundError(
       f"{outputs.shown(path)} does not exist; expected an image file such as"
-      " .png or .jpg."
+      f" .png or .jpg{words}."
     ) from None

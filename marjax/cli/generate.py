@@ -11,13 +11,15 @@ from marjax import outputs
 from marjax.cli import flags, settings
 from marjax.generate.settings import Settings
 from marjax.outputs import AnyPath
+from marjax.schema import check
 
 MOST_IMAGES = 1_000_000
 
 
 FLAGS = """
---labels 0,1,2, required
-  one class per image, in turn: numbers or names; `none` for no class
+--labels 0,1,2
+  one class per image, in turn: numbers or names; `none` for no class, which is
+  meant where a model has no classes
 --num_images N
   images to generate, going through the labels again and again (default: one
   per label)
@@ -62,10 +64,17 @@ def run(args: argparse.Namespace) -> None:
   from marjax.backbone.classes import name_of
   from marjax.requests import showing
 
-  labels = read_labels(args.labels, args.num_images)
+  asked = "none" if args.labels is None else args.labels
+  labels = read_labels(asked, args.num_images)
   chosen = settings.changes(Settings, args)
   out = checked_out(args.out, args.overwrite)
   pipe, chosen = load(args, chosen)
+  check(
+    args.labels is not None or pipe.card.num_classes == 0,
+    f"--labels is missing, and {pipe.card.name} has {pipe.card.num_classes}"
+    " classes; expected numbers or names of some, with commas between them, or"
+    " none for no class.",
+  )
   labels = pipe.labels(labels)
   images = pipe.generate(
     labels, args.seed, chosen, batch_size=args.batch_size, progress=True

@@ -286,7 +286,10 @@ def _fill(fill: Any, channels: int) -> np.ndarray:
 
 
 def _as_array(mask: Any) -> np.ndarray:
-  expected = "one value per pixel, True where the image is to be drawn anew"
+  expected = (
+    "one value per pixel, True where the image is to be drawn anew, as"
+    " marjax.regions.half and others give them"
+  )
   return numbers(mask, "mask", expected)
 
 

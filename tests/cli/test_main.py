@@ -8,6 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+import small
 from PIL import Image
 
 import marjax
@@ -123,6 +124,27 @@ def test_an_existing_result_is_kept(fails, tmp_path, pipeline):
   assert out.read_text() == "precious"
   assert main.main([*GENERATE, "--out", str(out), "--overwrite"]) == 0
   assert np.load(out).shape == (2, 8, 8, 1)
+
+
+def test_only_a_model_with_classes_needs_labels(pipeline, tmp_path, fails):
+  out = str(tmp_path / "a.npz")
+  argv = ["generate", "--checkpoint", "x", "--num_images", "2", "--out", out]
+  assert main.main(argv) == 0
+  assert np.load(out)["labels"].tolist() == [-1, -1]
+  pipeline.card = small.card()
+  line = fails(*argv, "--overwrite")
+  assert "--labels is missing, and small has 10 classes; expected" in line
+
+
+def test_an_edit_says_what_it_takes(pipeline, tmp_path, fails, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  Image.new("L", (8, 8)).save("a.png")
+  edit = ["edit", "--checkpoint", "x", "--image", "a.png", "--out", "b.png"]
+  line = fails(*edit, "--mask", "top", "--labels", "a cat,a dog")
+  assert "--labels is 'a cat,a dog'; expected one class" in line
+  pipeline.labels = lambda label: [-1]
+  line = fails(*edit, "--mask", "middle")
+  assert ".png or .jpg, or one of left, right, top, bottom." in line
 
 
 def test_flags_become_settings(pipeline, tmp_path):
