@@ -18,6 +18,7 @@ import difflib
 import functools
 import inspect
 import math
+import re
 import reprlib
 import types
 import typing
@@ -209,6 +210,13 @@ def from_dict(cls: type[T], mapping: Any, where: str = "config") -> T:
 def to_dict(config: Any) -> dict[str, Any]:
   """The nested, JSON-able mapping that `from_dict` reads back."""
   return dataclasses.asdict(config)
+
+
+def counted(count: int, things: str) -> str:
+  """ "2 images", of things "images"; "1 image" of one."""
+  if count == 1:
+    things = re.sub(r"(?<=ss)es\b|(?<=[^s])s\b", "", things, count=1)
+  return f"{count} {things}"
 
 
 def printable(text: str) -> str:

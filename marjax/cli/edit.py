@@ -12,6 +12,7 @@ import numpy as np
 from marjax import outputs
 from marjax.cli import flags, generate, settings
 from marjax.generate.settings import Settings
+from marjax.schema import counted
 
 SIDES = ("left", "right", "top", "bottom")
 
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
   }
   overwrite = args.overwrite
   showing.save(edited.images, out, names, overwrite=overwrite, arrays=arrays)
-  print(f"{len(edited.images)} images: {outputs.shown(out)}")
+  print(f"{counted(len(edited.images), 'images')}: {outputs.shown(out)}")
 
 
 def read_class(pipe, text: str):

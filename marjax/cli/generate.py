@@ -11,7 +11,7 @@ from marjax import outputs
 from marjax.cli import flags, settings
 from marjax.generate.settings import Settings
 from marjax.outputs import AnyPath
-from marjax.schema import check
+from marjax.schema import check, counted
 
 MOST_IMAGES = 1_000_000
 
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
   names = [name_of(label, pipe.card.class_names) for label in labels]
   arrays = {"labels": labels}
   showing.save(images, out, names, overwrite=args.overwrite, arrays=arrays)
-  print(f"{len(images)} images: {outputs.shown(out)}")
+  print(f"{counted(len(images), 'images')}: {outputs.shown(out)}")
 
 
 def load(args: argparse.Namespace, chosen: dict):

@@ -13,6 +13,7 @@ import argparse
 import difflib
 import gc
 import io
+import itertools
 import logging
 import os
 import re
@@ -117,13 +118,28 @@ class Parser(argparse.ArgumentParser):
     text = f"{self.prog}: {message}{self._near(message)}"
     self.exit(2, f"{outputs.one_line(text)}; see {self.prog} --help.\n")
 
+  def parse_known_args(self, args=None, namespace=None):
+    """As argparse's, but of a verb an unknown flag is told before others.
+
+    argparse would first ask for the flag that was misspelt.
+    """
+    if self._subparsers is None and not {"-h", "--help"} & {*args}:
+      for word in itertools.takewhile(lambda word: word != "--", args):
+        name = word.partition("=")[0]
+        if name.startswith("--") and name not in self._option_string_actions:
+          self.error(f"unrecognized arguments: {name}")
+    return super().parse_known_args(args, namespace)
+
   def _near(self, message: str) -> str:
-    """What was meant by a wrong choice, perhaps."""
+    """What was meant by a wrong choice or flag, perhaps."""
     wrong = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
-    if not wrong:
+    flag = re.match(r"unrecognized arguments: (--\S+)", message)
+    if not (wrong or flag):
       return ""
-    choices = re.findall(r"[\w-]+", wrong[2])
-    near = difflib.get_close_matches(wrong[1], choices, n=1)
+    choices = list(self._option_string_actions)
+    if wrong:
+      choices = re.findall(r"[\w-]+", wrong[2])
+    near = difflib.get_close_matches((wrong or flag)[1], choices, n=1)
     return f": did you mean {near[0]}?" if near else ""
 
 

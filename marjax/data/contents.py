@@ -42,7 +42,7 @@ from marjax.parallel import hosts
 from marjax.release import workdir as workdirs
 from marjax.release.json_files import read_json, write_json
 from marjax.release.workdir import DATA
-from marjax.schema import check, from_dict, to_dict
+from marjax.schema import check, counted, from_dict, to_dict
 
 LOOKED_AT = 1000
 """Images whose header is read."""
@@ -116,9 +116,11 @@ class Contents:
 
   def __str__(self) -> str:
     """A few lines for people."""
+    named = len(self.classes)
     lines = [
-      f"{self.num_images} images, {len(self.classes) or 'no'} classes with"
-      f" names, {self.description}; fingerprint {self.fingerprint}"
+      f"{counted(self.num_images, 'images')},"
+      f" {counted(named, 'classes') if named else 'no classes'} with names,"
+      f" {self.description}; fingerprint {self.fingerprint}"
     ]
     lines += _line(
       "classes",
@@ -143,7 +145,8 @@ class Contents:
 
   def _passed_over(self, kind: str) -> str:
     names = self.skipped_names.get(kind)
-    return f"{self.skipped[kind]} {kind}" + (f" ({names})" if names else "")
+    passed = counted(self.skipped[kind], kind)
+    return passed + (f" ({names})" if names else "")
 
 
 def of_source(source: Source, count: int | None = None) -> Contents:
@@ -271,7 +274,8 @@ def readable(source: Source) -> frozenset[str] | None:
     f"no picture of {some([source.class_names[i] for i in sorted(lost)])} can"
     f" be read; the first: {reasons[0]}",
   )
-  logger.info("%d pictures are skipped: %s", len(wrong), some(reasons, " "))
+  skipped = counted(len(wrong), "pictures")
+  logger.info("%s skipped: %s", skipped, some(reasons, " "))
   names = enumerate(source.names)
   return frozenset(name for i, name in names if i not in wrong)
 
@@ -378,9 +382,9 @@ def _keep_names(
     return
   if source.added and not is_changed:
     logger.info(
-      "%d pictures were added since %s began (%s), and it goes on with the %d"
-      " that it began with: name another --workdir to train on all.",
-      len(source.added),
+      "%s came since %s began (%s), and it goes on with the %d that it began"
+      " with: name another --workdir to train on all.",
+      counted(len(source.added), "pictures"),
       workdir,
       some(source.added),
       len(source),

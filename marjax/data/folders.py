@@ -30,7 +30,7 @@ from marjax.data.decoding import SUFFIXES
 from marjax.data.trees import Listing, Tree, normal, nothing, open_tree
 from marjax.experiment import DataConfig
 from marjax.outputs import shown
-from marjax.schema import check
+from marjax.schema import check, counted
 
 MARKED = 4096
 """Bytes, at a file's end, by which it is told from others."""
@@ -376,9 +376,9 @@ def _no_images(folder: str, whole: Listing, classes: dict[str, Listing]) -> str:
 
 def _rest(listing: Listing) -> str:
   """What lies in a folder without images, in words."""
-  words = [f"{len(x)} {kind}" for kind, x in sorted(listing.others.items())]
+  words = [counted(len(x), kind) for kind, x in sorted(listing.others.items())]
   if listing.folders:
-    words.insert(0, f"{len(listing.folders)} folders")
+    words.insert(0, counted(len(listing.folders), "folders"))
   return ", ".join(words) or "nothing"
 
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from marjax.schema import counted
 from marjax.tokens.schedule import num_known_before, num_unknown_after
 
 MAX_BUCKETS = 16
@@ -123,8 +124,9 @@ class Plan:
     varies = len({part.num_head_steps for part in self.segments}) > 1
     heading = f"{'steps':>11}  {'encoder tokens':>14}  {'head tokens':>11}"
     lines = [
-      f"{self.num_tokens} tokens in {self.num_ar_steps} steps,"
-      f" {len(self.segments)} segments",
+      f"{counted(self.num_tokens, 'tokens')} in"
+      f" {counted(self.num_ar_steps, 'steps')},"
+      f" {counted(len(self.segments), 'segments')}",
       heading + ("  head steps" if varies else ""),
     ]
     for segment in self.segments:

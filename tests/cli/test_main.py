@@ -88,6 +88,10 @@ def test_python_dash_m_is_the_same_program():
     (["train"], "required: --config, --workdir"),
     ([*GENERATE, "--out", "a.png", "--temperatur", "1"], "--temperatur"),
     ([*GENERATE, "--out", "a.png", "--config.seed=1"], "not a flag of gener"),
+    (
+      ["generate", "--chekpoint", "x", "--labels", "0"],
+      "unrecognized arguments: --chekpoint: did you mean --checkpoint?",
+    ),
   ],
 )
 def test_wrong_flags_are_explained(argv, message, fails):

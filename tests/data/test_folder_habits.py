@@ -56,8 +56,8 @@ def test_what_systems_leave_behind_is_ignored_and_counted(tmp_path):
     "pipes, devices or links to nothing": 2,
   }
   said = str(contents.of_source(source))
-  heic = "1 .heic files (cat/2.heic)"
-  assert f"passed over: {heic}, 1 files without a suffix (dog/notes)" in said
+  heic = "1 .heic file (cat/2.heic)"
+  assert f"passed over: {heic}, 1 file without a suffix (dog/notes)" in said
   assert "3 images, 2 classes with names" in said
   assert "classes: 0 cat (2), 1 dog (1)" in said
 
@@ -70,8 +70,8 @@ def test_classes_without_an_image_are_refused_by_name(tmp_path):
   with pytest.raises(ValueError, match="without an image") as error:
     opened(tmp_path, num_classes=4)
   for words in (
-    "dog (in it: 2 .heic files, 1 .ppm files)",
-    "eel (in it: 1 folders)",
+    "dog (in it: 2 .heic files, 1 .ppm file)",
+    "eel (in it: 1 folder)",
     "fox (in it: nothing)",
   ):
     assert words in str(error.value)

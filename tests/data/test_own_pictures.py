@@ -269,7 +269,7 @@ def test_a_run_goes_on_with_the_pictures_it_began_with(tmp_path, caplog):
   before = run_with(root, tmp_path, is_new=True)
   spread(root, {"sea/10.png": png(77), "a new class/1.png": png(78)})
   after = run_with(root, tmp_path, is_new=False, num_classes=2)
-  assert "2 pictures were added since" in caplog.text
+  assert "2 pictures came since" in caplog.text
   assert "a new class/1.png, sea/10.png" in caplog.text
   assert after.source.class_names == before.source.class_names
   for step in range(10):
@@ -302,9 +302,9 @@ def test_what_is_no_picture_is_skipped_by_name_and_reason(tmp_path, caplog):
   files = PICTURES | {"sea/bad.png": b"nothing", "sea/notes.txt": b"x"}
   batches = run_with(spread(tmp_path / "p", files), tmp_path, is_new=True)
   assert batches.num_examples == len(PICTURES)
-  assert "1 pictures are skipped" in caplog.text
+  assert "1 picture skipped: " in caplog.text
   assert "sea/bad.png cannot be read as an image" in caplog.text
-  assert "1 .txt files (sea/notes.txt)" in caplog.text
+  assert "1 .txt file (sea/notes.txt)" in caplog.text
   spread(tmp_path / "p", {"lost/1.png": b"nothing"})
   with pytest.raises(ValueError, match="no picture of lost can be read"):
     run_with(tmp_path / "p", tmp_path, is_new=True)

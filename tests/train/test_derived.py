@@ -172,7 +172,7 @@ def test_one_command_trains_goes_on_and_knows_the_names(
   add(photos, "sea", 25)
   add(photos, "a new class", 3)
   assert main.main([*command, "--config.training.num_steps=6"]) == 0
-  assert "pictures were added since" in caplog.text
+  assert "pictures came since" in caplog.text
   assert "out/mine has begun" in caplog.text
   assert "resumed from step 4" in caplog.text
   assert lines() == []
