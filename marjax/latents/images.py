@@ -84,7 +84,10 @@ def check_images(
       f" {advice if is_first else 'convert them first'}."
     )
   if size is not None and (height, width) != (size, size):
-    raise ValueError(f"{shown}; {expected}: crop or resize them first.")
+    raise ValueError(
+      f"{shown}; {expected}: crop or resize them first, as"
+      f" marjax.data.crops.centre_crop(image, {size}) does."
+    )
   if height % multiple or width % multiple:
     raise ValueError(
       f"{shown}; expected sides that are multiples of {multiple}: crop or"

@@ -174,7 +174,7 @@ WRONG_IMAGES = [
   (GOOD[None, None], r"of shape \(1, 1, 8, 8, 1\); expected"),
   (GOOD[:0], r"of shape \(0, 8, 1\); expected"),
   (np.repeat(GOOD, 3, 2), "with 3 channels; .* convert them first"),
-  (np.repeat(GOOD, 2, 0), "crop or resize them first"),
+  (np.repeat(GOOD, 2, 0), r"crop or resize them first, as .*crop\(image, 8\)"),
   (Image.new("RGB", (8, 8)), r'mode RGB; expected L, as image.convert\("L"\)'),
   ([Image.new("RGBA", (8, 8))], "mode RGBA; expected L"),
   (None, "images of type NoneType is no array"),
