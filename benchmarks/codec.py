@@ -123,7 +123,7 @@ def difference(task: str, result: np.ndarray, reference: np.ndarray) -> dict:
 
 @programs.program
 def main(argv: Sequence[str] | None) -> None:
-  """Flags → measurements → appended lines; 2 after a wrong flag."""
+  """Flags → measurements → appended lines; 2 after an error to mend."""
   args = _flags(argv)
   programs.check_counts(args, "batch_size", "repeats")
   tasks = programs.chosen("task", args.tasks, PARTS)

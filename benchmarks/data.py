@@ -159,7 +159,7 @@ def read(
 
 @programs.program
 def main(argv: Sequence[str] | None) -> None:
-  """Flags → measurements → appended lines; 2 after a wrong flag."""
+  """Flags → measurements → appended lines; 2 after an error to mend."""
   args = _flags(argv)
   programs.check_counts(args, "num_images", "batch_size", "repeats")
   tasks = programs.chosen("task", args.tasks, TASKS)

@@ -195,9 +195,9 @@ def rms(values) -> float:
 
 @programs.program
 def main(argv: Sequence[str] | None) -> None:
-  """Flags → measurements → appended lines; 2 after a wrong flag."""
+  """Flags → measurements → appended lines; 2 after an error to mend."""
   args = _flags(argv)
-  starts = [int(start) for start in args.starts.split(",")]
+  starts = programs.numbers("--starts", args.starts)
   names = [args.checkpoint] if args.checkpoint else args.sizes.split(",")
   asked = {
     "num_ar_steps": args.num_ar_steps,

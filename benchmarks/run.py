@@ -65,7 +65,7 @@ def use_cache(folder: Path) -> str:
 
 @programs.program
 def main(argv: Sequence[str] | None) -> None:
-  """Flags → measurements → appended lines; 2 after a wrong flag."""
+  """Flags → measurements → appended lines; 2 after an error to mend."""
   args = _flags(argv)
   programs.check_counts(args, "repeats")
   if args.split and args.head == "categorical":

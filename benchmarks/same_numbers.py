@@ -286,7 +286,7 @@ def _sentence(row: rows.Row) -> str:
 
 @programs.program
 def main(argv: Sequence[str] | None) -> int:
-  """Flags → differences; 1 where one is too large, 2 after a wrong flag."""
+  """Flags → differences; 1: one is too large, 2: an error to mend."""
   args = _flags(argv)
   counts = _counts(args)
   size, is_same = (MODELS[args.model], args.batch_size), True

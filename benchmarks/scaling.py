@@ -237,7 +237,7 @@ def _sentence(row: rows.Row) -> str:
 
 @programs.program
 def main(argv: Sequence[str] | None) -> None:
-  """Flags → rows; 2 after a wrong flag."""
+  """Flags → rows; 2 after an error to mend."""
   args, start = _flags(argv), time.monotonic()
   asked, there = _asked(args), rows.read(args.out)
   rows.make(args.out)

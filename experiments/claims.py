@@ -7,6 +7,9 @@ that they are drawn with. Studies share cells.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Int
+
 Changes = dict[str, Any]
 """Of settings, by name."""
 
@@ -34,7 +37,10 @@ class Cell(NamedTuple):
 
 
 class Draw(NamedTuple):
-  """How images are drawn: settings that differ from the config's, an order."""
+  """How images are drawn: settings that differ from the config's, an order.
+
+  In place of an order "as codes": in the cell's own, and then made of codes.
+  """
 
   changes: Changes
   order: str = "own"
@@ -76,7 +82,18 @@ def _reverse(
   return [Draw({"head": {**head, "num_steps": n}}) for n in counts]
 
 
-MASKED = Cell()
+def order_of(name: str, own: Int[np.ndarray, "N L"]) -> Int[np.ndarray, "N L"]:
+  """Generation orders of that name; cells within a colour come as in `own`."""
+  if name == "random":
+    return own
+  if name == "raster":
+    return np.broadcast_to(np.arange(own.shape[1], dtype=own.dtype), own.shape)
+  row, column = np.divmod(own, round(own.shape[1] ** 0.5))
+  later = np.argsort((row + column) % 2, axis=1, kind="stable")
+  return np.take_along_axis(own, later, axis=1)
+
+
+MASKED, CODES = Cell(), Cell("mar_ce")
 TWICE = ("mar", "mar_ce", "ar_random", "ar_random_ce")
 ONCE = ("ar_raster", "ar_raster_ce", "guided_ce", "guided")
 TEMPERATURES = (0.9, 0.95, 1.0, 1.02, 1.05)
@@ -122,8 +139,10 @@ STUDIES: dict[str, Study] = {
       *_draws("guidance_scale", 1.0, 3.0),
       Draw({}),  # 9
       *_draws("guidance_scale", 1.0, 9.0, num_ar_steps=64),
+      Draw({}, "as codes"),
+      Draw({"guidance_scale": 1.0}, "as codes"),
     ],
-    series="num_ar_steps, guidance_scale",
+    series="num_ar_steps, guidance_scale, order",
   ),
   "recipe": Study(
     "What the masked model gains by, in short trainings.",

@@ -78,7 +78,7 @@ def is_there(path: Path, name: str, where: str, program: str) -> bool:
 
 @programs.program
 def main(argv: Sequence[str] | None) -> None:
-  """Compiles what is missing; 2 after an error of the machine's."""
+  """Compiles what is missing; 2 after an error to mend."""
   parser = programs.parser(__spec__, __doc__)
   parser.add_argument("--out", type=Path, default=OUT, help="JSON lines")
   parser.add_argument("--program", choices=PROGRAMS, help="only this one")

@@ -45,7 +45,7 @@ def chosen(what: str, asked: str, known: Iterable[str]) -> list[str]:
   for name in names:
     if name not in known:
       raise ValueError(
-        f"there is no {what} {name}; expected some of {', '.join(known)}."
+        f"there is no {what} {name!r}; expected some of {', '.join(known)}."
       )
   return names
 

@@ -65,9 +65,14 @@ def make(path: Path) -> None:
   Raises:
     OSError: it cannot be written.
   """
-  if path.parent.exists() and not path.parent.is_dir():
-    raise NotADirectoryError(
-      f"{path.parent} is a file; expected a folder: choose another --out."
+  for folder in path.parents:
+    if folder.exists() and not folder.is_dir():
+      raise NotADirectoryError(
+        f"{folder} is a file; expected a folder: choose another --out."
+      )
+  if path.is_dir():
+    raise IsADirectoryError(
+      f"{path} is a folder; expected a file of rows: choose another --out."
     )
   with locked(path):
     pass

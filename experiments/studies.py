@@ -9,8 +9,8 @@
    those: who takes them to another machine need not train again.
 3. A row is N images of a cell, of one seed, at one setting, scored by all
    judges as `experiments.scoreboard` does, in OUT/rows.jsonl. Real test images
-   and training images with noise have rows as well; of studies with cells of
-   codes, test images and drawn ones as codes show them (`experiments.coded`).
+   and training images with noise have rows as well, and test images made of
+   codes where there are cells of codes (`experiments.coded`).
 4. `studies_tables` makes OUT/STUDY.md, .png and _samples.png of the rows.
 
 Command   python -m experiments.studies table1,head_size --data_dir photos \
@@ -34,7 +34,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int
 
 from experiments import (
   coded,
@@ -44,7 +43,7 @@ from experiments import (
   scoreboard,
   studies_tables,
 )
-from experiments.claims import MASKED, STUDIES, Cell, Draw
+from experiments.claims import CODES, MASKED, STUDIES, Cell, Draw, order_of
 from experiments.scoreboard import Board, eyes
 from marjax.cli import configs
 from marjax.evaluate import archives, run, sets
@@ -106,7 +105,7 @@ def experiment_of(cell: Cell, asked: Asked) -> Experiment:
   if not asked.is_laptop:
     changes.append(f"config.data.data_dir={asked.data_dir}")
   if cell.has_codes:
-    changes.append(f"config.data.autoencoder={asked.out / 'codes'}")
+    changes.append(f"config.data.autoencoder={codes_of(asked)}")
   experiment = configs.load(f"{CONFIG}:{variant}", changes)
   data = dataclasses.replace(experiment.data, seed=cell.seed)
   return dataclasses.replace(experiment, data=data)
@@ -126,20 +125,23 @@ def places_of(cell: Cell, asked: Asked) -> tuple[Path, Path]:
   return asked.out / "runs" / name, asked.out / "models" / name
 
 
+@functools.cache
+def codes_of(asked: Asked) -> Path:
+  """The release of the codes of cells with cross-entropy."""
+  variant = f"{CODES.variant},laptop" if asked.is_laptop else CODES.variant
+  codec = configs.load(f"{CONFIG}:{variant}").codec
+  return asked.out / f"codes-{rows.digest((codec, asked.photographs))}"
+
+
 def trained(cell: Cell, asked: Asked) -> Pipeline:
   """A cell's pipeline, trained first as far as it is not."""
-  from marjax.train import codebook, loop
+  from marjax.train import loop
 
   workdir, release = places_of(cell, asked)
   if not release.exists():
     experiment = experiment_of(cell, asked)
-    codes = experiment.data.autoencoder
-    if codes:
-      with rows.locked(asked.out / "codes.lock"):
-        if not Path(codes).exists():
-          # Of all 50 000 images it would take longer than a training.
-          few = codebook.Choices(num_images=5000, num_iterations=25)
-          codebook.fit(experiment.codec, experiment.data, codes, few)
+    if cell.has_codes:
+      coded.fit(experiment, codes_of(asked))
     loop.train(experiment, workdir)
     loading.export(workdir, release, "bfloat16")
   return load(release)
@@ -147,6 +149,8 @@ def trained(cell: Cell, asked: Asked) -> Pipeline:
 
 def settings_of(cell: Cell, draw: Draw, asked: Asked) -> Settings | None:
   """Those of a cell and draw; None where the cell cannot be drawn so."""
+  if draw.order == coded.NAME and cell.has_codes:
+    return None  # its images are made of codes
   experiment = experiment_of(cell, asked)
   length = experiment.model.backbone.num_tokens
   changes = dict(draw.changes)
@@ -202,24 +206,13 @@ def key_of(cell, settings: Settings, order: str, seed: int, asked: Asked):
   return key
 
 
-def order_of(name: str, own: Int[np.ndarray, "N L"]) -> Int[np.ndarray, "N L"]:
-  """Generation orders of that name; cells within a colour come as in `own`."""
-  if name in ("own", "random"):
-    return own
-  if name == "raster":
-    return np.broadcast_to(np.arange(own.shape[1], dtype=own.dtype), own.shape)
-  row, column = np.divmod(own, round(own.shape[1] ** 0.5))
-  later = np.argsort((row + column) % 2, axis=1, kind="stable")
-  return np.take_along_axis(own, later, axis=1)
-
-
 def measure(
   pipe: Pipeline, key: dict[str, Any], settings: Settings, board: Board, asked
 ) -> rows.Row:
   """What a row's images, drawn for it, score."""
   labels = run.balanced_labels(asked.num_images, pipe.card.num_classes)
   how: dict[str, Any] = {"seed": key["seed"]}
-  if key["order"] != "own":
+  if key["order"] not in ("own", coded.NAME):
     draws = pipe.draws(key["seed"], len(labels))
     order = order_of(key["order"], np.asarray(draws.order))
     how = {"draws": dataclasses.replace(draws, order=order)}
@@ -230,14 +223,20 @@ def measure(
   seconds = time.monotonic() - start
   is_shown = key["seed"] == asked.seeds[0] and key["order"] == "own"
   is_shown = is_shown and settings == pipe.settings()
-  name = f"images/{key['cell']}" if is_shown else f"drawn/{rows.digest(key)}"
-  path = asked.out / f"{name}.npz"
+  if key["order"] == coded.NAME:
+    codes = coded.fit(experiment_of(CODES, asked), codes_of(asked))
+    images = load(codes).reconstruct(images)
+  path = asked.out / "drawn" / f"{rows.digest(key)}.npz"
   path.parent.mkdir(parents=True, exist_ok=True)
   path.unlink(missing_ok=True)  # of a row that a kill cut short
   archives.write(path, images.shape, [images], labels)
   chosen = Taken().choose(sets.open_set(path), None)
   scores = scoreboard.scored(board, chosen, key["cell"])
-  if not is_shown:
+  if is_shown:
+    place = asked.out / "images" / f"{key['cell']}.npz"
+    place.parent.mkdir(exist_ok=True)
+    path.replace(place)
+  else:
     path.unlink()
   count = sum(leaf.size for leaf in jax.tree.leaves(pipe.params))
   print(f"{key['cell']}: {studies_tables.sentence(scores)}", flush=True)
@@ -285,16 +284,27 @@ def run_studies(
   """All rows of the studies that are missing, then their tables."""
   rows.make(asked.rows)
   left = missing(names, asked, judges=judges)
-  if left:
-    _measure_all(names, left, networks, judges, asked)
+  if left or lacks_controls(names, asked, judges):
+    _measure_all(left, networks, judges, asked)
     left = missing(names, asked, judges=judges)
   if left:
     print(f"{len(left)} rows are left, for later or another process's")
   write_tables(names, asked, judges)
 
 
+def lacks_controls(
+  names: Sequence[str], asked: Asked, judges: dict[str, str]
+) -> bool:
+  """Whether real images have no rows, or none as codes where those are due."""
+  against = {"judges": judges, "real": asked.photographs}
+  due = [scoreboard.TEST, scoreboard.NOISY]
+  if any(STUDIES[name].has_codes for name in names):
+    due.append(coded.TEST)
+  there = rows.read(asked.rows)
+  return any(rows.find(there, images=name, **against) is None for name in due)
+
+
 def _measure_all(
-  names: Sequence[str],
   left: Sequence[tuple],
   networks: dict[str, Eye],
   judges: dict[str, str],
@@ -306,23 +316,22 @@ def _measure_all(
     asked.num_images, asked.seeds, (), (), asked.out, None, asked.batch_size
   )
   board = scoreboard.board_of(data, networks, own)
-  claims = asked.out / "claims"
-  with rows.locked(claims / "controls", waits=False) as is_ours:
+  held = asked.out / "claims"
+  with rows.locked(held / "controls", waits=False) as is_ours:
     if is_ours:
       scoreboard.controls(board, own)
   # First what no process has begun; then all others are helped with rows.
   for helps in (False, True):
     for cell, group in itertools.groupby(left, key=lambda one: one[0]):
       is_trained = places_of(cell, asked)[1].exists()
-      with rows.locked(claims / cell.name, waits=False) as is_ours:
+      with rows.locked(held / cell.name, waits=False) as is_ours:
         if is_ours or (helps and is_trained):
           _measure_cell(cell, [*group], board, judges, asked)
-  with_codes = [STUDIES[name] for name in names if STUDIES[name].has_codes]
-  cells = [cell for study in with_codes for cell in study.cells]
-  if (asked.out / "codes").exists() and cells and not asked.is_late():
-    with rows.locked(claims / "coded", waits=False) as is_ours:
-      if is_ours:
-        coded.add(board, own, [c.name for c in cells if not c.has_codes])
+  if codes_of(asked).exists():
+    with rows.locked(held / "controls"):
+      file = asked.out / "drawn" / "test.npz"
+      part = coded.shown(codes_of(asked), board.test, file)
+      scoreboard.add_controls(board, own, {coded.TEST: part})
 
 
 def _measure_cell(
@@ -344,18 +353,14 @@ def _measure_cell(
 
 
 def write_tables(
-  names: Sequence[str], asked: Asked, judges: dict[str, str] | None
+  names: Sequence[str], asked: Asked, judges: dict[str, str]
 ) -> None:
-  """Tables and pictures of rows that are there, by those judges or by any."""
-  table = [
-    row
-    for row in rows.read(asked.rows)
-    if judges is None or row["judges"] == judges
-  ]
+  """Tables and pictures of rows that are there, by those judges."""
+  table = [row for row in rows.read(asked.rows) if row["judges"] == judges]
   for name in names:
-    measured, study = rows_of(name, table, asked), STUDIES[name]
-    real = studies_tables.controls(study, table, asked.num_images)
-    studies_tables.write(asked.out, name, study, measured, real)
+    own, study = rows_of(name, table, asked), STUDIES[name]
+    real = studies_tables.controls(study, own, table, asked.num_images)
+    studies_tables.write(asked.out, name, study, own, real)
 
 
 def rows_of(
@@ -386,18 +391,21 @@ def main(argv: Sequence[str] | None) -> None:
     time.monotonic() + args.limit_s,
     args.num_steps,
   )
+  masked = experiment_of(MASKED, asked).data
+  run.balanced_labels(args.num_images, masked.num_classes)
   if args.tables:
-    there = rows.read(asked.rows)
+    there = rows.read(asked.rows)[::-1]  # the newest first
+    found = [row for name in names for row in rows_of(name, there, asked)]
     check(
-      any(rows_of(name, there, asked) for name in names),
+      bool(found),
       f"{asked.rows} has no row of {', '.join(names)} with {asked.num_images}"
       f" images and seeds {args.seeds}; expected what was measured: repeat its"
       " --num_images, --seeds, --num_steps and --laptop.",
     )
-    write_tables(names, asked, None)
+    write_tables(names, asked, min(found, key=there.index)["judges"])
     return
   if args.laptop or args.data_dir:
-    photographs = sets.open_set(experiment_of(MASKED, asked).data)
+    photographs = sets.open_set(masked)
     asked = asked._replace(photographs=photographs.description)
   known, networks = {}, {}
   if args.weights or not args.dry_run:

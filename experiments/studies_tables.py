@@ -63,11 +63,21 @@ def value_of(row: rows.Row, key: str) -> Any:
   return row[key] if key in row else row["settings"].get(key)
 
 
-def controls(study: Any, table: Table, num_images: int) -> list[rows.Row]:
-  """Rows of real images, and of images as codes where a study has codes."""
-  real = [row for row in table if "cell" not in row]
-  if not study.has_codes:
-    real = [row for row in real if not row["images"].endswith(coded.ENDING)]
+def controls(
+  study: Any, own: Table, table: Table, num_images: int
+) -> list[rows.Row]:
+  """Rows of real images beside a study's own, see `of_count`.
+
+  They are of the same photographs; of those made of codes, if it has codes.
+  """
+  photographs = {row.get("photographs") for row in own}
+  real = [
+    row
+    for row in table
+    if "cell" not in row
+    and row.get("real") in photographs
+    and (study.has_codes or row["images"] != coded.TEST)
+  ]
   return of_count(real, num_images)
 
 

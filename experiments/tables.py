@@ -151,7 +151,7 @@ def with_studies(text: str, benchmarks: Path) -> str:
   for name, study in claims.STUDIES.items():
     own = studies.rows_of(name, table, asked, "trained_as")
     if own and f"<!-- {name} -->" in text:
-      real = studies_tables.controls(study, table, asked.num_images)
+      real = studies_tables.controls(study, own, table, asked.num_images)
       shown = studies_tables.of_cells(own, real)
       text = markdown.between(text, shown, name)
   return text

@@ -211,7 +211,7 @@ def test_wrong_flags_are_one_sentence(tmp_path, capsys):
   assert run.main([*out, "--sizes", "tiny", "--data", "latents"]) == 2
   said = capsys.readouterr().err
   assert "no size 'giant'" in said
-  assert "no task sleep; expected some of train, generate" in said
+  assert "no task 'sleep'; expected some of train, generate" in said
   assert not (tmp_path / "rows.jsonl").exists()
 
 

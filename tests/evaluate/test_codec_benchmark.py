@@ -100,8 +100,8 @@ def test_wrong_flags_are_one_sentence(tmp_path, capsys):
   assert codec.main([*out, "--repeats", "0"]) == 2
   assert codec.main([*out, "--batch_size", "-1"]) == 2
   said = capsys.readouterr().err
-  assert "no task sleep; expected some of decode, encode." in said
-  assert "no dtype float16; expected some of float32, bfloat16." in said
+  assert "no task 'sleep'; expected some of decode, encode." in said
+  assert "no dtype 'float16'; expected some of float32, bfloat16." in said
   assert "--repeats is 0; expected 1 or more." in said
   assert "--batch_size is -1; expected 1 or more." in said
   assert not (tmp_path / "codec.jsonl").exists()

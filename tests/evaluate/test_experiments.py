@@ -122,14 +122,13 @@ def test_a_wrong_checkpoint_is_one_sentence(tmp_path, capsys):
   assert "is an empty folder; expected a released" in capsys.readouterr().err
 
 
-def test_every_head_is_trained_and_scored_once(tmp_path, monkeypatch, pipe):
+def test_every_head_has_rows_once(tmp_path, monkeypatch, pipe):
   trained, changed = [], []
 
   def train(experiment, workdir):
-    if workdir.name not in trained:
-      trained.append(workdir.name)
-      assert experiment.seed == experiment.data.seed == int(workdir.name[-1])
-      assert experiment.model.head.kind == workdir.name[:-2]
+    trained.append(workdir.name)
+    assert experiment.seed == experiment.data.seed == int(workdir.name[-1])
+    assert experiment.model.head.kind == workdir.name[:-2]
 
   def measure(pipe, real, settings, num_images, seed):
     changed.append(settings)
@@ -150,7 +149,8 @@ def test_every_head_is_trained_and_scored_once(tmp_path, monkeypatch, pipe):
   for _ in range(2):
     assert heads.main(flags) == 0
   kinds = ("diffusion", "flow", "regression")
-  assert trained == [f"{kind}_{seed}" for seed in (0, 1) for kind in kinds]
+  # A training that is whole goes on with nothing.
+  assert trained == 2 * [f"{kind}_{n}" for n in (0, 1) for kind in kinds]
   assert len(changed) == 2 * 5
   table = heads_tables.grouped(rows.read(tmp_path / "heads.jsonl"))
   lines = markdown.table(heads_tables.columns(), table).splitlines()

@@ -52,6 +52,23 @@ def test_frechet_distance_to_itself_is_zero(rank):
   assert distance <= 1e-10 * np.trace(cov)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_singular_covariance_gains_nothing_by_rounding(seed):
+  # A Cholesky factor of one of rank 39 has a pivot of 1e-8 or of none.
+  rng = np.random.default_rng(seed)
+  one, other = rng.normal(size=(40, 39)), rng.normal(size=(40, 40))
+  overlap = np.linalg.svd(one.T @ other, compute_uv=False).sum()
+  expected = np.sum(one**2) + np.sum(other**2) - 2 * overlap
+  zero = np.zeros(40)
+  distance = frechet_distance(zero, one @ one.T, zero, other @ other.T)
+  assert distance == pytest.approx(expected, rel=1e-12)
+
+
+def test_no_features_are_no_distance_apart():
+  mean, covariance = np.zeros(0), np.zeros((0, 0))
+  assert frechet_distance(mean, covariance, mean, covariance) == 0
+
+
 def test_frechet_distance_is_symmetric_and_scales():
   rng = np.random.default_rng(2)
   cov1, cov2 = random_covariance(rng, 9, 5), random_covariance(rng, 9)

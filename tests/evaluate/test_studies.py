@@ -1,6 +1,7 @@
 """The studies of the paper's claims: their plans, rows, tables and pictures."""
 
 import itertools
+import json
 import shutil
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 from evaluate.networks import Projection
 from evaluate.test_scoreboard import UNSEEN
 
-from experiments import claims, rows, scoreboard, studies
+from experiments import claims, coded, rows, scoreboard, studies
 from experiments import studies_tables as tables
 from experiments import tables as all_tables
 from marjax.evaluate import archives, sets
@@ -20,7 +21,6 @@ from marjax.generate.draws import Draws, draw_batch
 from marjax.model import param_shapes
 from marjax.pipeline import Pipeline
 from marjax.release.card import Card
-from marjax.train import codebook
 
 NETWORK = Projection(image_size=16)
 
@@ -177,11 +177,11 @@ def test_trainings_may_be_shorter_but_for_cells_that_say_how_long(tmp_path):
 
 def test_a_checkerboard_comes_colour_by_colour():
   own = np.array([[3, 0, 2, 1], [0, 1, 2, 3]])
-  board = studies.order_of("checkerboard", own)
+  board = claims.order_of("checkerboard", own)
   np.testing.assert_array_equal(board, [[3, 0, 2, 1], [0, 3, 1, 2]])
-  raster = studies.order_of("raster", own)
+  raster = claims.order_of("raster", own)
   np.testing.assert_array_equal(raster, [[0, 1, 2, 3]] * 2)
-  np.testing.assert_array_equal(studies.order_of("random", own), own)
+  np.testing.assert_array_equal(claims.order_of("random", own), own)
 
 
 def test_rows_are_shared_and_measured_once(
@@ -261,40 +261,82 @@ def test_rows_of_others_are_not_taken_for_these(board, tmp_path, capsys):
 
   assert missing("--num_images=140") == 2
   there = rows.read(out / "rows.jsonl")
-  study = claims.STUDIES["control_l2"]
+  study, own = claims.STUDIES["control_l2"], there[2:]
   more = [
     row | {"num_images": 100} for row in there if row.get("kind") == "control"
   ]
   counts = [
-    [row["num_images"] for row in tables.controls(study, more + there, count)]
+    [
+      row["num_images"]
+      for row in tables.controls(study, own, more + there, count)
+    ]
     for count in (110, 130, 50)
   ]
   assert counts == [[100, 100], [120, 120], []]
+  others = [row | {"real": "others", "scores": {}} for row in there[:2]]
+  assert tables.controls(study, own, there + others, 120) == there[:2]
+
+  # Newest first: the table is of the judges of the last row.
+  last = there[-1] | {"judges": {"other": "1"}, "scores": {"fd_other": 1.0}}
+  rows.append(out / "rows.jsonl", last)
+  flags = [flag for flag in flags if not flag.startswith("--weights")]
+  assert studies.main(["control_l2", *flags, "--tables"]) == 0
+  assert "fd_other" in (out / "control_l2.md").read_text()
+
+
+def test_a_cell_of_other_photographs_is_another(tmp_path):
+  asked = asked_of(tmp_path)._replace(photographs="of cats")
+  others = asked._replace(photographs="of dogs")
+  cell = claims.Cell("mar_ce")
+  for place in (studies.places_of, lambda _, asked: studies.codes_of(asked)):
+    assert place(cell, asked) == place(cell, asked)
+    assert place(cell, asked) != place(cell, others)
+
+
+def rows_of(cell: str, table: list) -> list:
+  """A cell's rows in its own order and settings of the config."""
+  return [
+    row
+    for row in table
+    if (row.get("cell"), row.get("order")) == (cell, "own")
+    and row["settings"]["guidance_scale"] == 9
+  ]
 
 
 def test_images_of_a_loss_without_codes_are_shown_as_codes(
   board, tmp_path, monkeypatch
 ):
-  flags, _ = board
-  cells = [claims.MASKED, claims.Cell("mar_ce")]
-  study = claims.Study("Codes or none.", cells)
+  flags, stubs = board
+  draws = [claims.Draw({}), claims.Draw({}, "as codes")]
+  study = claims.Study("Codes or none.", [claims.MASKED, claims.CODES], draws)
   monkeypatch.setitem(claims.STUDIES, "pair", study)
-  experiment = studies.experiment_of(cells[1], asked_of(tmp_path / "out"))
-  place = experiment.data.autoencoder
-  codebook.fit(experiment.codec, experiment.data, place)
-
   assert studies.main(["control_l2,pair", *flags]) == 0
-  table = rows.read(tmp_path / "out" / "rows.jsonl")
-  names = [row["images"] for row in table if "cell" not in row]
-  ends = [f"{name}, as codes" for name in (scoreboard.TEST, "mar-0")]
-  assert names == [scoreboard.TEST, scoreboard.NOISY, *ends]
-  plain, coded = (rows.find(table, images=names[i])["scores"] for i in (0, 2))
-  assert coded["fd_projection"] > 1.5 * plain["fd_projection"]
+  out = tmp_path / "out"
+  table = rows.read(out / "rows.jsonl")
+  shown = [row for row in table if row.get("order") == "as codes"]
+  assert [row["cell"] for row in shown] == ["mar-0", "mar-0"]
+  test = rows.find(table, images=coded.TEST)
+  distance = [
+    row["scores"]["fd_projection"]
+    for row in (test, rows.find(table, images=scoreboard.TEST))
+  ]
+  assert distance[0] > 2 * distance[1]
+  for row, plain in zip(shown, rows_of("mar-0", table)[:2], strict=True):
+    assert row["seed"] == plain["seed"]
+    assert row["scores"] != plain["scores"]
   pages = [
-    (tmp_path / "out" / f"{name}.md").read_text()
+    (out / f"{name}.md").read_text().count(f"| {coded.TEST} |")
     for name in ("pair", "control_l2")
   ]
-  assert [page.count(", as codes |") for page in pages] == [2, 0]
+  assert pages == [1, 0]
+
+  # A kill before the last control leaves one to do.
+  rest = [row for row in table if row != test]
+  (out / "rows.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in rest))
+  stubs.clear()
+  assert studies.main(["control_l2,pair", *flags]) == 0
+  assert not stubs
+  assert rows.find(rows.read(out / "rows.jsonl"), images=coded.TEST)
 
 
 def test_late_begins_nothing(board, capsys):
@@ -307,7 +349,7 @@ def test_late_begins_nothing(board, capsys):
 @pytest.mark.parametrize(
   ("argv", "words"),
   [
-    (["steps"], "there is no study steps; expected some of table1"),
+    (["steps"], "there is no study 'steps'; expected some of table1"),
     (["orders"], "--data_dir is missing"),
     (["orders", "--laptop"], "--weights is missing"),
     (["orders", "--laptop", "--seeds=a"], "--seeds is 'a'; expected whole num"),

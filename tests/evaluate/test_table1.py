@@ -160,7 +160,7 @@ def test_a_cell_that_is_none_is_one_sentence(tmp_path, capsys):
   for cells in ("nonsense", "regression"):
     assert table1.main(flags(tmp_path, "--cells", cells)) == 2
     message = capsys.readouterr().err
-    assert f"there is no cell {cells}; expected some of ar_raster," in message
+    assert f"there is no cell {cells!r}; expected some of ar_raster," in message
 
 
 def test_a_release_is_no_run_to_go_on_with(tmp_path, monkeypatch):

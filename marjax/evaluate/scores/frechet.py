@@ -105,7 +105,8 @@ def _factor(covariance: np.ndarray) -> np.ndarray:
   with contextlib.suppress(np.linalg.LinAlgError):
     lower = np.linalg.cholesky(symmetric)
     pivots = np.diagonal(lower)
-    if pivots.min() > 1e-5 * pivots.max():
+    # Of a singular matrix the smallest may be the root of rounding, 1e-8.
+    if pivots.min(initial=np.inf) > 1e-6 * pivots.max(initial=0):
       return lower
   values, vectors = np.linalg.eigh(symmetric)
   # Rounding leaves eigenvalues of about ±1e-16 of the largest where the exact

@@ -13,6 +13,7 @@
    of three means is a thousandth of each.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -79,13 +80,12 @@ def _of_real(
 
 def _drawn(
   num_generated: int, num_real: int, num_subsets: int, size: int, seed: int
-) -> list[list[np.ndarray]]:
-  """Numbers of the generated and of the real images of each subset."""
+) -> Iterator[list[np.ndarray]]:
+  """Numbers of the generated and of the real images, subset by subset."""
   rng = np.random.RandomState(seed)
-  return [
-    [rng.choice(count, size, False) for count in (num_generated, num_real)]
-    for _ in range(num_subsets)
-  ]
+  for _ in range(num_subsets):
+    counts = (num_generated, num_real)
+    yield [rng.choice(count, size, False) for count in counts]
 
 
 def _mean_of_others(rows: np.ndarray) -> float:
@@ -97,6 +97,7 @@ def _mean_of_others(rows: np.ndarray) -> float:
 
 def _sum(rows: np.ndarray, columns: np.ndarray) -> float:
   """Sum of (x·y / D + 1)³ - 1 over all pairs."""
-  product = (rows / rows.shape[1]) @ columns.T
+  product = rows @ columns.T
+  product /= rows.shape[1]
   squared = np.square(product)
   return 3 * (product.sum() + squared.sum()) + np.vdot(squared, product)
