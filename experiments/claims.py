@@ -7,9 +7,6 @@ that they are drawn with. Studies share cells.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-from jaxtyping import Int
-
 Changes = dict[str, Any]
 """Of settings, by name."""
 
@@ -80,17 +77,6 @@ def _reverse(
 ) -> list[Draw]:
   head = {"sampler": sampler, "start": start, "spacing": spacing}
   return [Draw({"head": {**head, "num_steps": n}}) for n in counts]
-
-
-def order_of(name: str, own: Int[np.ndarray, "N L"]) -> Int[np.ndarray, "N L"]:
-  """Generation orders of that name; cells within a colour come as in `own`."""
-  if name == "random":
-    return own
-  if name == "raster":
-    return np.broadcast_to(np.arange(own.shape[1], dtype=own.dtype), own.shape)
-  row, column = np.divmod(own, round(own.shape[1] ** 0.5))
-  later = np.argsort((row + column) % 2, axis=1, kind="stable")
-  return np.take_along_axis(own, later, axis=1)
 
 
 MASKED, CODES = Cell(), Cell("mar_ce")

@@ -50,22 +50,20 @@ def chosen(what: str, asked: str, known: Iterable[str]) -> list[str]:
   return names
 
 
-def numbers(
-  flag: str, text: str, kind: type = int, least: float = 0
-) -> tuple[Any, ...]:
+def numbers(flag: str, text: str, kind: type = int) -> tuple[Any, ...]:
   """The numbers in "A,B", each once.
 
   Raises:
-    ValueError: a part is no such number, or below `least`.
+    ValueError: a part is no such number, or below 0.
   """
   try:
     found = tuple(dict.fromkeys(map(kind, text.split(","))))
   except ValueError:
     found = ()
-  if not found or not all(least <= one < float("inf") for one in found):
+  if not found or not all(0 <= one < float("inf") for one in found):
     what = "whole numbers" if kind is int else "numbers"
     raise ValueError(
-      f"{flag} is {text!r}; expected {what} of {least:g} or more, such as 1,2."
+      f"{flag} is {text!r}; expected {what} of 0 or more, such as 1,2."
     )
   return found
 

@@ -30,10 +30,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from experiments import (
   coded,
@@ -43,94 +44,24 @@ from experiments import (
   scoreboard,
   studies_tables,
 )
-from experiments.claims import CODES, MASKED, STUDIES, Cell, Draw, order_of
+from experiments.claims import CODES, MASKED, STUDIES, Cell
 from experiments.scoreboard import Board, eyes
-from marjax.cli import configs
+from experiments.studies_plan import (
+  Asked,
+  codes_of,
+  experiment_of,
+  key_of,
+  missing,
+  places_of,
+  plan,
+  rows_of,
+)
 from marjax.evaluate import archives, run, sets
 from marjax.evaluate.seen import Eye, Taken
-from marjax.experiment import Experiment
 from marjax.generate.settings import Settings
 from marjax.pipeline import Pipeline, load
 from marjax.release import loading
 from marjax.schema import check
-from marjax.train.flops import training_flops
-
-CONFIG = "configs/cifar10.py"
-
-TRAINING_FLOPS, DRAWN_SECONDS, ROW_SECONDS = 2.0e14, 12.0, 23.0
-"""Of one H200, on the masked model: FLOPs in a second of training; seconds for
-10 000 images in 64 × 50 steps, 1 000 at once; and for their scores."""
-
-
-class Asked(NamedTuple):
-  """What is measured, and where.
-
-  Attributes:
-    out: folder of the results. data_dir: of the photographs.
-    is_laptop: tiny, on made-up images. num_images: of a row.
-    seeds: of generation. batch_size: images drawn at once, None for the
-      pipeline's. deadline: in `time.monotonic`, after which nothing is begun.
-    num_steps: of every training, unless a cell has its own; None for what the
-      config says. photographs: what tells them from others, "" for any.
-  """
-
-  out: Path
-  data_dir: str = ""
-  is_laptop: bool = False
-  num_images: int = 10_000
-  seeds: tuple[int, ...] = (0, 1, 2)
-  batch_size: int | None = None
-  deadline: float = float("inf")
-  num_steps: int | None = None
-  photographs: str = ""
-
-  @property
-  def rows(self) -> Path:
-    """The file of rows."""
-    return self.out / "rows.jsonl"
-
-  def is_late(self) -> bool:
-    """Whether to begin nothing more."""
-    return time.monotonic() > self.deadline
-
-
-@functools.cache
-def experiment_of(cell: Cell, asked: Asked) -> Experiment:
-  """What a cell is trained as."""
-  variant = f"{cell.variant},laptop" if asked.is_laptop else cell.variant
-  changes = [f"config.seed={cell.seed}"]
-  if asked.num_steps is not None:
-    changes.append(f"config.training.num_steps={asked.num_steps}")
-  changes += cell.changes
-  if not asked.is_laptop:
-    changes.append(f"config.data.data_dir={asked.data_dir}")
-  if cell.has_codes:
-    changes.append(f"config.data.autoencoder={codes_of(asked)}")
-  experiment = configs.load(f"{CONFIG}:{variant}", changes)
-  data = dataclasses.replace(experiment.data, seed=cell.seed)
-  return dataclasses.replace(experiment, data=data)
-
-
-def recipe_of(cell: Cell, asked: Asked) -> str:
-  """A hash: a cell's name does not say that its config was changed since."""
-  experiment = experiment_of(cell, asked)
-  recipe = (experiment.model, experiment.training, experiment.codec)
-  return rows.digest(recipe)
-
-
-def places_of(cell: Cell, asked: Asked) -> tuple[Path, Path]:
-  """A cell's work directory, and the release that is made of it."""
-  made_of = rows.digest((recipe_of(cell, asked), asked.photographs))
-  name = f"{cell.name}-{made_of}"
-  return asked.out / "runs" / name, asked.out / "models" / name
-
-
-@functools.cache
-def codes_of(asked: Asked) -> Path:
-  """The release of the codes of cells with cross-entropy."""
-  variant = f"{CODES.variant},laptop" if asked.is_laptop else CODES.variant
-  codec = configs.load(f"{CONFIG}:{variant}").codec
-  return asked.out / f"codes-{rows.digest((codec, asked.photographs))}"
 
 
 def trained(cell: Cell, asked: Asked) -> Pipeline:
@@ -147,63 +78,15 @@ def trained(cell: Cell, asked: Asked) -> Pipeline:
   return load(release)
 
 
-def settings_of(cell: Cell, draw: Draw, asked: Asked) -> Settings | None:
-  """Those of a cell and draw; None where the cell cannot be drawn so."""
-  if draw.order == coded.NAME and cell.has_codes:
-    return None  # its images are made of codes
-  experiment = experiment_of(cell, asked)
-  length = experiment.model.backbone.num_tokens
-  changes = dict(draw.changes)
-  steps = changes.get("num_ar_steps")
-  if steps is not None:
-    changes["num_ar_steps"] = min(steps, length)
-    if experiment.model.backbone.is_sequential and steps < length:
-      return None
-  if "head" in changes and asked.is_laptop:
-    changes["head"] = {**changes["head"], "num_steps": 4}
-  return experiment.sampling.changed(changes, experiment.model)
-
-
-def planned(names: Sequence[str], asked: Asked) -> list[tuple]:
-  """(cell, settings, order, seed) of the studies, each once, cell by cell."""
-  every = [
-    (cell, settings, draw.order, seed)
-    for name in names
-    for cell in STUDIES[name].cells
-    for draw in STUDIES[name].draws
-    if (settings := settings_of(cell, draw, asked)) is not None
-    for seed in asked.seeds
-  ]
-  cells = dict.fromkeys(one[0] for one in every)
-  unique = dict.fromkeys(every)
-  return [one for cell in cells for one in unique if one[0] == cell]
-
-
-def missing(
-  names: Sequence[str], asked: Asked, **judges: dict[str, str]
-) -> list[tuple]:
-  """What of the plan has no row yet, by those judges or by any."""
-  there = rows.read(asked.rows)
-  return [
-    one
-    for one in planned(names, asked)
-    if rows.find(there, **key_of(*one, asked), **judges) is None
-  ]
-
-
-def key_of(cell, settings: Settings, order: str, seed: int, asked: Asked):
-  """What tells a row from others, but for the judges."""
-  key = {
-    "cell": cell.name,
-    "trained_as": recipe_of(cell, asked),
-    "settings": rows.as_row(settings),
-    "order": order,
-    "seed": seed,
-    "num_images": asked.num_images,
-  }
-  if asked.photographs:
-    key["photographs"] = asked.photographs
-  return key
+def order_of(name: str, own: Int[np.ndarray, "N L"]) -> Int[np.ndarray, "N L"]:
+  """Generation orders of that name; cells within a colour come as in `own`."""
+  if name == "random":
+    return own
+  if name == "raster":
+    return np.broadcast_to(np.arange(own.shape[1], dtype=own.dtype), own.shape)
+  row, column = np.divmod(own, round(own.shape[1] ** 0.5))
+  later = np.argsort((row + column) % 2, axis=1, kind="stable")
+  return np.take_along_axis(own, later, axis=1)
 
 
 def measure(
@@ -248,44 +131,15 @@ def measure(
   }
 
 
-def plan(left: Sequence[tuple], asked: Asked) -> str:
-  """What is missing, a line for each cell, and what it costs on one H200."""
-  lines, total = [], 0.0
-  for cell in dict.fromkeys(one[0] for one in left):
-    own = [one for one in left if one[0] == cell]
-    experiment, minutes = experiment_of(cell, asked), 0.0
-    is_begun = any(place.exists() for place in places_of(cell, asked))
-    if asked.is_laptop:
-      lines.append(f"{cell.name}: {len(own)} rows")
-      continue
-    if not is_begun:
-      training = experiment.training
-      images = training.num_steps * training.batch_size
-      flops = training_flops(experiment.model)
-      minutes += images * flops / TRAINING_FLOPS / 60
-    for _, settings, _, _ in own:
-      work = settings.num_ar_steps * getattr(settings.head, "num_steps", 1)
-      share = asked.num_images / 10_000
-      minutes += share * (ROW_SECONDS + DRAWN_SECONDS * work / 3200) / 60
-    total += minutes
-    words = ", trained or begun" if is_begun else ""
-    lines.append(f"{cell.name}{words}: {len(own)} rows, {minutes:.0f} minutes")
-  if not asked.is_laptop:
-    lines.append(f"{total:.0f} minutes of one H200, an estimate")
-  return "\n".join(lines or ["nothing is missing"])
-
-
 def run_studies(
-  names: Sequence[str],
-  networks: dict[str, Eye],
-  judges: dict[str, str],
-  asked: Asked,
+  names: Sequence[str], networks: dict[str, Eye], asked: Asked
 ) -> None:
   """All rows of the studies that are missing, then their tables."""
   rows.make(asked.rows)
+  judges = scoreboard.digests(networks.values())
   left = missing(names, asked, judges=judges)
   if left or lacks_controls(names, asked, judges):
-    _measure_all(left, networks, judges, asked)
+    _measure_all(left, networks, asked)
     left = missing(names, asked, judges=judges)
   if left:
     print(f"{len(left)} rows are left, for later or another process's")
@@ -305,10 +159,7 @@ def lacks_controls(
 
 
 def _measure_all(
-  left: Sequence[tuple],
-  networks: dict[str, Eye],
-  judges: dict[str, str],
-  asked: Asked,
+  left: Sequence[tuple], networks: dict[str, Eye], asked: Asked
 ) -> None:
   """Adds rows, of real images first, until none is missing or it is late."""
   data = dataclasses.replace(experiment_of(MASKED, asked).data, flip=False)
@@ -326,21 +177,23 @@ def _measure_all(
       is_trained = places_of(cell, asked)[1].exists()
       with rows.locked(held / cell.name, waits=False) as is_ours:
         if is_ours or (helps and is_trained):
-          _measure_cell(cell, [*group], board, judges, asked)
+          _measure_cell(cell, [*group], board, asked)
   if codes_of(asked).exists():
+    key = {"num_images": len(board.test.indices), **board.known()}
     with rows.locked(held / "controls"):
-      file = asked.out / "drawn" / "test.npz"
-      part = coded.shown(codes_of(asked), board.test, file)
-      scoreboard.add_controls(board, own, {coded.TEST: part})
+      if rows.find(rows.read(asked.rows), images=coded.TEST, **key) is None:
+        file = asked.out / "drawn" / "test.npz"
+        part = coded.shown(codes_of(asked), board.test, file)
+        scoreboard.add_controls(board, own, {coded.TEST: part})
 
 
 def _measure_cell(
-  cell: Cell, group: list[tuple], board: Board, judges: dict, asked: Asked
+  cell: Cell, group: list[tuple], board: Board, asked: Asked
 ) -> None:
   """Adds the rows of a cell that no other process has added or begun."""
   pipe = None
   for one in group:
-    key = key_of(*one, asked) | {"judges": judges}
+    key = key_of(*one, asked) | {"judges": board.known()["judges"]}
     claim = asked.out / "claims" / rows.digest(key)
     with rows.locked(claim, waits=False) as is_ours:
       if not is_ours or rows.find(rows.read(asked.rows), **key):
@@ -361,18 +214,6 @@ def write_tables(
     own, study = rows_of(name, table, asked), STUDIES[name]
     real = studies_tables.controls(study, own, table, asked.num_images)
     studies_tables.write(asked.out, name, study, own, real)
-
-
-def rows_of(
-  name: str, table: Sequence[rows.Row], asked: Asked, *but: str
-) -> list[rows.Row]:
-  """A study's rows, as planned; those keys may have any value."""
-  keys = [key_of(*one, asked) for one in planned([name], asked)]
-  for key in keys:
-    for free in but:
-      del key[free]
-  own = [rows.find(list(table), **key) for key in keys]
-  return [row for row in own if row is not None]
 
 
 @programs.program
@@ -407,7 +248,7 @@ def main(argv: Sequence[str] | None) -> None:
   if args.laptop or args.data_dir:
     photographs = sets.open_set(masked)
     asked = asked._replace(photographs=photographs.description)
-  known, networks = {}, {}
+  networks = {}
   if args.weights or not args.dry_run:
     check(
       bool(asked.photographs),
@@ -415,11 +256,12 @@ def main(argv: Sequence[str] | None) -> None:
     )
     weights = programs.weights(args.weights)
     networks = eyes(weights, asked.num_images, allow_few=asked.is_laptop)
-    known = {"judges": scoreboard.digests(networks.values())}
   if args.dry_run:
-    print(plan(missing(names, asked, **known), asked))
+    judges = scoreboard.digests(networks.values())
+    named = {"judges": judges} if judges else {}
+    print(plan(missing(names, asked, **named), asked))
   else:
-    run_studies(names, networks, known["judges"], asked)
+    run_studies(names, networks, asked)
 
 
 def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -430,16 +272,27 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     "--data_dir", default="", help="of photographs: FOLDER/{train,test}/CLASS"
   )
   add("--weights", default="", help="NETWORK=FILE,NETWORK=FILE")
-  shown = " (default: %(default)s)"
-  out = Path("out/studies")
-  add("--out", type=Path, default=out, help="folder of the results" + shown)
-  count = {"type": int, "default": 10_000}
-  add("--num_images", **count, help="of a row" + shown)
-  add("--seeds", default="0,1,2", help="of generation" + shown)
+  add(
+    "--out",
+    type=Path,
+    default=Path("out/studies"),
+    help="folder of the results (default: %(default)s)",
+  )
+  add(
+    "--num_images",
+    type=int,
+    default=10_000,
+    help="of a row (default: %(default)s)",
+  )
+  add("--seeds", default="0,1,2", help="of generation (default: %(default)s)")
   add("--batch_size", type=int, help="images that are drawn at once")
   add("--num_steps", type=int, help="of a training, not the config's")
-  limit = {"type": float, "default": float("inf")}
-  add("--limit_s", **limit, help="seconds, after which no row is begun")
+  add(
+    "--limit_s",
+    type=float,
+    default=float("inf"),
+    help="seconds, after which no row is begun",
+  )
   add("--laptop", action="store_true", help="tiny, on made-up images")
   add("--dry_run", action="store_true", help="print the plan and its cost")
   add("--tables", action="store_true", help="only make those of rows in OUT")

@@ -4,7 +4,6 @@ A line, and a point, is the mean over seeds of generation and trainings of a
 cell, ± their standard deviation. Colours belong to a name, in every picture.
 """
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -144,10 +143,11 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
   points = len(titles) * (1 if study.series == study.axis else len(series))
   height = 0.8 + (0.1 * (points + len(titles)) if is_named else 1.4)
   figure = Figure((7.4, down * height + 0.4), layout="constrained", dpi=120)
-  axes = figure.subplots(down, WIDE, squeeze=False, sharey=is_named).flat
-  for ax, name in itertools.zip_longest(axes, names):
-    ax.set_visible(name is not None)
-    for number, label in enumerate(series if name else ()):
+  axes = figure.subplots(down, WIDE, squeeze=False, sharey=is_named).ravel()
+  for ax in axes[len(names) :]:
+    ax.set_visible(False)
+  for ax, name in zip(axes, names, strict=False):
+    for number, label in enumerate(series):
       own = [r for r in table if _text(value_of(r, study.series)) == label]
       style = {"capsize": 2, "ms": 3, "color": _colour(label, number)}
       style["label"] = None if study.series == study.axis else label
@@ -165,16 +165,16 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
         ax.set_xlabel(study.axis.replace("_", " "), fontsize=8)
         if max(places) > 20 * min(places):
           ax.set_xscale("log")
-    for row in real[:1] if name else ():
+    for row in real[:1]:
       style = {"color": "0.4", "linestyle": "--", "linewidth": 1}
       line = ax.axvline if is_named else ax.axhline
       line(row["scores"][name], label=row["images"], **style)
-    ax.set_title((name or "").replace("_", " "), fontsize=9)
+    ax.set_title(name.replace("_", " "), fontsize=9)
     ax.tick_params(labelsize=7)
   legend = {"loc": "outside upper center", "ncols": 4, "fontsize": 7}
   if study.series != "cell":
     legend |= {"title": study.series.replace("_", " "), "title_fontsize": 7}
-  shown = figure.axes[0].get_legend_handles_labels()
+  shown = axes[0].get_legend_handles_labels()
   figure.legend(*shown, frameon=False, **legend)
   return pictures.png_of(figure)
 

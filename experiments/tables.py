@@ -23,7 +23,7 @@ from experiments import (
   scaling_tables,
   scoreboard_pictures,
   speed_tables,
-  studies,
+  studies_plan,
   studies_tables,
   table1_tables,
   tradeoff_tables,
@@ -147,10 +147,12 @@ def with_studies(text: str, benchmarks: Path) -> str:
   """
   del benchmarks
   table = rows.read(RESULTS / "studies.jsonl")
-  asked = studies.Asked(RESULTS)
+  asked = studies_plan.Asked(RESULTS)
   for name, study in claims.STUDIES.items():
-    own = studies.rows_of(name, table, asked, "trained_as")
-    if own and f"<!-- {name} -->" in text:
+    if f"<!-- {name} -->" not in text:
+      continue
+    own = studies_plan.rows_of(name, table, asked, "trained_as")
+    if own:
       real = studies_tables.controls(study, own, table, asked.num_images)
       shown = studies_tables.of_cells(own, real)
       text = markdown.between(text, shown, name)

@@ -213,8 +213,12 @@ def test_what_is_wrong_is_one_sentence(board, tmp_path, capsys):
   refused("--guidance is '1,nan'; expected numbers", "--guidance", "1,nan")
   refused("--num_images is -100; expected 1", "--num_images", "-100")
   (tmp_path / "file").write_text("")
-  place = str(tmp_path / "file")
-  refused("is a file; expected a folder: choose another", "--out", place)
+  for place in ("file", "file/of/none"):
+    place = str(tmp_path / place)
+    refused("is a file; expected a folder: choose another", "--out", place)
+  (tmp_path / "out" / "rows.jsonl").mkdir(parents=True)
+  with pytest.raises(IsADirectoryError, match="expected a file of rows"):
+    rows.make(tmp_path / "out" / "rows.jsonl")
 
 
 def test_the_sweep_is_of_one_setting_with_all_others_as_they_are():

@@ -11,7 +11,7 @@ import pytest
 from evaluate.networks import Projection
 from evaluate.test_scoreboard import UNSEEN
 
-from experiments import claims, coded, rows, scoreboard, studies
+from experiments import claims, coded, rows, scoreboard, studies, studies_plan
 from experiments import studies_tables as tables
 from experiments import tables as all_tables
 from marjax.evaluate import archives, sets
@@ -25,9 +25,9 @@ from marjax.release.card import Card
 NETWORK = Projection(image_size=16)
 
 
-def asked_of(out, is_laptop=True, seeds=(0, 1)) -> studies.Asked:
+def asked_of(out, is_laptop=True, seeds=(0, 1)) -> studies_plan.Asked:
   never = float("inf")
-  return studies.Asked(out, "photos", is_laptop, 120, seeds, None, never)
+  return studies_plan.Asked(out, "photos", is_laptop, 120, seeds, None, never)
 
 
 class Stub:
@@ -64,7 +64,7 @@ def board(monkeypatch, tmp_path):
 
   def trained(cell, asked):
     assert cell.name not in stubs, "a cell is trained once"
-    stubs[cell.name] = Stub(cell, studies.experiment_of(cell, asked))
+    stubs[cell.name] = Stub(cell, studies_plan.experiment_of(cell, asked))
     return stubs[cell.name]
 
   monkeypatch.setitem(kinds.NETWORKS, "projection", NETWORK)
@@ -85,10 +85,10 @@ def board(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", claims.STUDIES)
 def test_every_study_can_be_planned(name, is_laptop, tmp_path):
   asked = asked_of(tmp_path, is_laptop)
-  planned = studies.planned([name], asked)
+  planned = studies_plan.planned([name], asked)
   assert len(planned) == len(set(planned)) >= 4
   for cell, settings, *_ in planned:
-    experiment = studies.experiment_of(cell, asked)
+    experiment = studies_plan.experiment_of(cell, asked)
     assert settings == settings.for_model(experiment.model)
   at = [cell for cell, _ in itertools.groupby(planned, lambda one: one[0])]
   assert len(at) == len(set(at)), "one cell after the other"
@@ -98,8 +98,8 @@ def test_every_study_can_be_planned(name, is_laptop, tmp_path):
 def test_a_point_of_a_picture_is_of_one_cell_and_setting(name, tmp_path):
   asked, study = asked_of(tmp_path, is_laptop=False), claims.STUDIES[name]
   points = {}
-  for one in studies.planned([name], asked):
-    row = studies.key_of(*one, asked)
+  for one in studies_plan.planned([name], asked):
+    row = studies_plan.key_of(*one, asked)
     place = [tables.value_of(row, key) for key in (study.axis, study.series)]
     what = repr([tables.cell_of(row), row["settings"], row["order"]])
     points.setdefault(repr(place), set()).add(what)
@@ -122,14 +122,14 @@ def test_who_is_done_draws_cells_of_others(board, tmp_path):
   flags, stubs = board
   out = tmp_path / "out"
   asked = asked_of(out)
-  data = studies.experiment_of(claims.MASKED, asked).data
+  data = studies_plan.experiment_of(claims.MASKED, asked).data
   asked = asked._replace(photographs=sets.open_set(data).description)
-  cell, *how = studies.planned(["orders"], asked)[3]
-  studies.places_of(cell, asked)[1].mkdir(parents=True)
+  cell, *how = studies_plan.planned(["orders"], asked)[3]
+  studies_plan.places_of(cell, asked)[1].mkdir(parents=True)
   file = next(f for f in flags if "projection=" in f).split("=", 2)[2]
   networks = scoreboard.eyes({"projection": file}, 120, allow_few=True)
   judges = scoreboard.digests(networks.values())
-  key = studies.key_of(cell, *how, asked) | {"judges": judges}
+  key = studies_plan.key_of(cell, *how, asked) | {"judges": judges}
   with (
     rows.locked(out / "claims" / cell.name, waits=False),
     rows.locked(out / "claims" / rows.digest(key), waits=False),
@@ -146,7 +146,7 @@ def test_who_is_done_draws_cells_of_others(board, tmp_path):
 def test_cells_of_a_column_have_as_many_parameters(tmp_path):
   asked, counts = asked_of(tmp_path, is_laptop=False), {}
   for cell in claims.STUDIES["table1"].cells:
-    shapes = param_shapes(studies.experiment_of(cell, asked).model)
+    shapes = param_shapes(studies_plan.experiment_of(cell, asked).model)
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     counts.setdefault(cell.variant.endswith("_ce"), []).append(count)
   for column in counts.values():
@@ -156,10 +156,12 @@ def test_cells_of_a_column_have_as_many_parameters(tmp_path):
 def test_a_row_knows_its_recipe_and_seeds_have_their_own_order(tmp_path):
   cells = [claims.Cell(seed=seed) for seed in (0, 1)]
   asked = [asked_of(tmp_path, is_laptop) for is_laptop in (True, False)]
-  data = [studies.experiment_of(cell, asked[1]).data for cell in cells]
+  data = [studies_plan.experiment_of(cell, asked[1]).data for cell in cells]
   assert [part.seed for part in data] == [0, 1]
   keys = [
-    studies.key_of(cells[0], *studies.planned(["orders"], one)[0][1:], one)
+    studies_plan.key_of(
+      cells[0], *studies_plan.planned(["orders"], one)[0][1:], one
+    )
     for one in asked
   ]
   assert keys[0]["cell"] == keys[1]["cell"]
@@ -169,7 +171,7 @@ def test_a_row_knows_its_recipe_and_seeds_have_their_own_order(tmp_path):
 def test_trainings_may_be_shorter_but_for_cells_that_say_how_long(tmp_path):
   asked = asked_of(tmp_path, is_laptop=False)._replace(num_steps=4000)
   steps = [
-    studies.experiment_of(cell, asked).training.num_steps
+    studies_plan.experiment_of(cell, asked).training.num_steps
     for cell in claims.STUDIES["start"].cells
   ]
   assert steps == [4000, 1500]
@@ -177,11 +179,11 @@ def test_trainings_may_be_shorter_but_for_cells_that_say_how_long(tmp_path):
 
 def test_a_checkerboard_comes_colour_by_colour():
   own = np.array([[3, 0, 2, 1], [0, 1, 2, 3]])
-  board = claims.order_of("checkerboard", own)
+  board = studies.order_of("checkerboard", own)
   np.testing.assert_array_equal(board, [[3, 0, 2, 1], [0, 3, 1, 2]])
-  raster = claims.order_of("raster", own)
+  raster = studies.order_of("raster", own)
   np.testing.assert_array_equal(raster, [[0, 1, 2, 3]] * 2)
-  np.testing.assert_array_equal(claims.order_of("random", own), own)
+  np.testing.assert_array_equal(studies.order_of("random", own), own)
 
 
 def test_rows_are_shared_and_measured_once(
@@ -288,9 +290,11 @@ def test_a_cell_of_other_photographs_is_another(tmp_path):
   asked = asked_of(tmp_path)._replace(photographs="of cats")
   others = asked._replace(photographs="of dogs")
   cell = claims.Cell("mar_ce")
-  for place in (studies.places_of, lambda _, asked: studies.codes_of(asked)):
-    assert place(cell, asked) == place(cell, asked)
-    assert place(cell, asked) != place(cell, others)
+  for one, other in (
+    [studies_plan.places_of(cell, each) for each in (asked, others)],
+    [studies_plan.codes_of(each) for each in (asked, others)],
+  ):
+    assert one != other
 
 
 def rows_of(cell: str, table: list) -> list:
@@ -356,7 +360,7 @@ def test_late_begins_nothing(board, capsys):
     (["orders", "--laptop", "--seeds=-1"], "expected whole numbers of 0 or"),
     (["orders", "--laptop", "--num_images=-3"], "--num_images is -3; expected"),
     (["orders", "--laptop", "--weights=label"], "expected one whose features"),
-    (["orders", "--dry_run", "--data_dir=none"], "none"),
+    (["orders", "--dry_run", "--data_dir=none"], "none, and there is nothing"),
     (["orders", "--tables", "--out=none"], "has no row of orders"),
   ],
 )
@@ -387,9 +391,9 @@ def test_samples_wrap(tmp_path, monkeypatch):
 
 
 def test_a_page_has_the_tables_that_have_rows(tmp_path, monkeypatch):
-  asked = studies.Asked(tmp_path)
-  for number, one in enumerate(studies.planned(["orders"], asked)):
-    row = studies.key_of(*one, asked) | {"trained_as": "with fewer steps"}
+  asked = studies_plan.Asked(tmp_path)
+  for number, one in enumerate(studies_plan.planned(["orders"], asked)):
+    row = studies_plan.key_of(*one, asked) | {"trained_as": "with fewer steps"}
     row |= {"scores": {"kid": 0.25 + number % 3}, "seconds": 3.0}
     rows.append(tmp_path / "studies.jsonl", row | {"num_parameters": 10**6})
   page = "".join(
