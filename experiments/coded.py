@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import rows, scoreboard
+from experiments import judging, rows
 from marjax.evaluate import archives, sets
 from marjax.evaluate.seen import Chosen, Taken
 from marjax.experiment import Experiment
 from marjax.pipeline import load
 
-NAME, TEST = "as codes", f"{scoreboard.TEST}, as codes"
+NAME, TEST = "as codes", f"{judging.TEST}, as codes"
 """Of rows whose images were made of codes: in place of an order; as images."""
 
 

@@ -28,33 +28,21 @@ Cost      N images of every setting and seed; --dry_run counts them
 import argparse
 import dataclasses
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from experiments import programs, rows, samplers
+from experiments import judging, programs, rows, samplers
 from experiments import scoreboard_pictures as drawn
 from marjax import outputs
-from marjax.evaluate import archives, environment, run, seen, sets
-from marjax.evaluate.scores import kinds
-from marjax.evaluate.scores.gathered import Gathered
-from marjax.evaluate.scores.options import Options
-from marjax.evaluate.seen import Chosen, Taken
-from marjax.evaluate.sets import ImageSet
-from marjax.experiment import DataConfig
+from marjax.evaluate import archives, run, sets
+from marjax.evaluate.seen import Taken
 from marjax.generate.settings import Settings
 from marjax.pipeline import Pipeline, load
 from marjax.schema import check
 
 GUIDANCE = (1.0, 3.0, 6.0, 9.0, 14.0, 20.0)
 TEMPERATURE = (0.9, 0.95, 1.0, 1.05)
-NOISE = 8.0
-"""Standard deviation, in grey levels, of the control with noise."""
-
-TEST, NOISY = "real test images", f"training images, noise of {NOISE:g}"
-SUBSET = 1000
 
 
 class Asked(NamedTuple):
@@ -80,152 +68,12 @@ class Asked(NamedTuple):
     return self.out / "rows.jsonl"
 
 
-class Judge(NamedTuple):
-  """A network, the scores asked of it, and what it saw of real images."""
-
-  eye: seen.Eye
-  names: tuple[str, ...]
-  real: Gathered
-  unseen: Gathered
-
-
-class Board(NamedTuple):
-  """Judges, and the real images that they saw."""
-
-  judges: list[Judge]
-  train: Chosen
-  test: Chosen
-
-  def known(self) -> dict[str, Any]:
-    """What a row is scored by and against."""
-    judges = digests(judge.eye for judge in self.judges)
-    return known(self.train.images, len(self.train.indices), judges)
-
-
 class Member(NamedTuple):
   """A checkpoint of the board; `is_control`: only at its own settings."""
 
   name: str
   pipe: Pipeline
   is_control: bool
-
-
-class Noisy:
-  """Images of another set with noise that depends on their number alone."""
-
-  def __init__(self, images: ImageSet):
-    self._images = images
-    self.shape, self.num_classes = images.shape, images.num_classes
-    self.crop = images.crop
-    self.description = f"{images.description}, noise of {NOISE:g}"
-
-  def __len__(self) -> int:
-    return len(self._images)
-
-  def rows(self, indices: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-    """Images and labels at ascending indices."""
-    pairs = zip(indices.tolist(), self._images.rows(indices), strict=True)
-    for index, (image, label) in pairs:
-      noise = np.random.default_rng(index).normal(0, NOISE, image.shape)
-      noisy = np.rint(np.clip(image + noise, 0, 255)).astype(np.uint8)
-      yield noisy, label
-
-
-def digests(seeing: Iterable[seen.Eye]) -> dict[str, str]:
-  """The hash of the weights of each network."""
-  return {eye.network.name: eye.digest[:12] for eye in seeing}
-
-
-def eyes(
-  weights: Mapping[str, str], num_images: int, allow_few: bool
-) -> dict[str, seen.Eye]:
-  """Networks by name, the first of them with all scores."""
-  check(
-    bool(set(weights) - {"label"}),
-    f"--weights names {', '.join(weights) or 'no network'}; expected one whose"
-    " features are compared, such as mobilenet=FILE.",
-  )
-  size = min(SUBSET, num_images)
-  options = Options(subset_size=size, allow_few=allow_few)
-  return {
-    name: seen.load_eye(name, file, options) for name, file in weights.items()
-  }
-
-
-def scores_of(name: str, first: str) -> tuple[str, ...]:
-  """The scores that a network is asked for."""
-  if name == "label":
-    return ("accuracy",)
-  return ("fid", "kid", "pr", "copies") if name == first else ("fid",)
-
-
-def board_of(
-  data: DataConfig, networks: Mapping[str, seen.Eye], asked: Asked
-) -> Board:
-  """Shows the real images to all networks.
-
-  Raises:
-    ValueError, OSError: images are missing, too few or not those of a network.
-  """
-  taken = Taken()
-  train = taken.choose(taken.open(data), asked.num_real)
-  unseen = Taken(split=data.test_split)
-  opened = unseen.open(data)
-  test = unseen.choose(opened, min(asked.num_images, len(opened)))
-  first = next(name for name in networks if name != "label")
-  fewest = min(asked.num_images, len(train.indices), len(test.indices))
-  named = {name: scores_of(name, first) for name in networks}
-  of_real, of_test = [], []
-  for name, eye in networks.items():
-    own = named[name]
-    seen.check_shape(train.images.shape, train.images.description, eye)
-    kinds.check_scores(own, eye.network, fewest, eye.options, data.num_classes)
-    of_real.append((eye, kinds.needs_of_real(own) | {"moments"}))
-    of_test.append((eye, kinds.needs(own)))
-  real = seen.look_together(train, of_real, taken, "train", True)
-  control = seen.look_together(test, of_test, taken, "test", True)
-  judges = map(Judge, networks.values(), named.values(), real, control)
-  return Board(list(judges), train, test)
-
-
-def scored(board: Board, chosen: Chosen, title: str) -> dict[str, float]:
-  """All scores of some images, as if they were generated."""
-  if chosen is board.test:  # which all have seen
-    ours = [judge.unseen for judge in board.judges]
-  else:
-    asked = [(judge.eye, kinds.needs(judge.names)) for judge in board.judges]
-    ours = seen.look_together(chosen, asked, Taken(), title, True)
-  numbers: dict[str, float] = {}
-  for judge, gathered in zip(board.judges, ours, strict=True):
-    parts = kinds.Sets(gathered, judge.real, judge.unseen, judge.eye.options)
-    for name in judge.names:
-      numbers |= kinds.SCORES[name].compute(parts)
-  return numbers
-
-
-def controls(board: Board, asked: Asked) -> None:
-  """Adds the rows of real images and of those with noise, if missing."""
-  train = board.train
-  count = min(asked.num_images, len(train.indices))
-  some = train.indices[sets.choose(len(train.indices), count)]
-  parts = {TEST: board.test, NOISY: Chosen(Noisy(train.images), some)}
-  add_controls(board, asked, parts)
-
-
-def add_controls(
-  board: Board, asked: Asked, parts: Mapping[str, Chosen]
-) -> None:
-  """Adds the rows of images that no member of the board drew, if missing."""
-  for name, chosen in parts.items():
-    key = {
-      "images": name,
-      "kind": "control",
-      "source": chosen.images.description,
-      "num_images": len(chosen.indices),
-      **board.known(),
-    }
-    if rows.find(rows.read(asked.rows), **key) is None:
-      _add(asked, key | {"scores": scored(board, chosen, name)})
 
 
 def settings_of(member: Member, asked: Asked) -> list[Settings]:
@@ -280,7 +128,7 @@ def images_of(
   return path
 
 
-def measure(member: Member, board: Board, asked: Asked) -> None:
+def measure(member: Member, board: judging.Board, asked: Asked) -> None:
   """Adds the rows of a checkpoint that are missing."""
   for settings in settings_of(member, asked):
     for seed in asked.seeds:
@@ -291,7 +139,8 @@ def measure(member: Member, board: Board, asked: Asked) -> None:
       path = images_of(member, settings, seed, asked)
       chosen = Taken().choose(sets.open_set(path), None)
       title = f"{member.name}, seed {seed}"
-      _add(asked, key | {"scores": scored(board, chosen, title)})
+      scores = judging.scored(board, chosen, title)
+      judging.add(asked.rows, key | {"scores": scores})
       if not _is_shown(member, settings, seed, asked):
         path.unlink()
 
@@ -300,26 +149,6 @@ def _is_shown(
   member: Member, settings: Settings, seed: int, asked: Asked
 ) -> bool:
   return settings == member.pipe.settings() and seed == asked.seeds[0]
-
-
-def _add(asked: Asked, row: dict[str, Any]) -> None:
-  own = {"device": environment.device(), "versions": environment.versions()}
-  rows.append(asked.rows, row | own)
-  numbers = ", ".join(
-    f"{name} {value:.4g}"
-    for name, value in row["scores"].items()
-    if not name.endswith("_deviation")
-  )
-  print(f"{row['images']}: {numbers}", flush=True)
-
-
-def known(
-  train: ImageSet, num_real: int | None, judges: dict[str, str]
-) -> dict[str, Any]:
-  """What a row is scored by and against."""
-  count = len(train) if num_real is None else num_real
-  real = train.description
-  return {"num_real": count, "real": real, "judges": judges}
 
 
 def plan(
@@ -343,7 +172,7 @@ def plan(
   return "\n".join([*lines, f"{total} images to draw and score"])
 
 
-def show(members: Sequence[Member], board: Board, asked: Asked) -> None:
+def show(members: Sequence[Member], board: judging.Board, asked: Asked) -> None:
   """Writes the table, the curves and the samples; prints the table."""
   table = [
     row
@@ -362,7 +191,7 @@ def show(members: Sequence[Member], board: Board, asked: Asked) -> None:
   text = drawn.of_settings(table)
   # All three are made of the rows and images, so nothing is lost.
   outputs.write(asked.out / "table.md", text.encode(), overwrite=True)
-  picture = drawn.curves(table, own, TEST)
+  picture = drawn.curves(table, own, judging.TEST)
   outputs.write(asked.out / "curves.png", picture, overwrite=True)
   judge = next(j for j in board.judges if j.eye.network.name != "label")
   for member in members:
@@ -403,17 +232,20 @@ def main(argv: Sequence[str] | None) -> None:
   )
   run.balanced_labels(asked.num_images, members[0].pipe.card.num_classes)
   weights = programs.weights(args.weights)
-  networks = eyes(weights, asked.num_images, args.allow_few)
+  networks = judging.eyes(weights, asked.num_images, args.allow_few)
   data = run.known_data(members[0].pipe, data_dir=args.data_dir)
   data = dataclasses.replace(data, flip=False)
   if args.dry_run:
     train = sets.open_set(data)
-    judges = digests(networks.values())
-    print(plan(members, asked, known(train, asked.num_real, judges)))
+    judges = judging.digests(networks.values())
+    against = judging.known(train, asked.num_real, judges)
+    print(plan(members, asked, against))
     return
   rows.make(asked.rows)
-  board = board_of(data, networks, asked)
-  controls(board, asked)
+  board = judging.board_of(
+    data, networks, asked.out, asked.num_images, asked.num_real
+  )
+  judging.controls(board, asked.rows, asked.num_images)
   for member in members:
     measure(member, board, asked)
   show(members, board, asked)

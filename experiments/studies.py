@@ -28,7 +28,7 @@ import functools
 import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,13 @@ from jaxtyping import Int
 
 from experiments import (
   coded,
+  judging,
   programs,
   rows,
   samplers,
-  scoreboard,
   studies_tables,
 )
 from experiments.claims import CODES, MASKED, STUDIES, Cell
-from experiments.scoreboard import Board, eyes
 from experiments.studies_plan import (
   Asked,
   codes_of,
@@ -90,7 +89,11 @@ def order_of(name: str, own: Int[np.ndarray, "N L"]) -> Int[np.ndarray, "N L"]:
 
 
 def measure(
-  pipe: Pipeline, key: dict[str, Any], settings: Settings, board: Board, asked
+  pipe: Pipeline,
+  key: dict[str, Any],
+  settings: Settings,
+  board: judging.Board,
+  asked: Asked,
 ) -> rows.Row:
   """What a row's images, drawn for it, score."""
   labels = run.balanced_labels(asked.num_images, pipe.card.num_classes)
@@ -114,7 +117,7 @@ def measure(
   path.unlink(missing_ok=True)  # of a row that a kill cut short
   archives.write(path, images.shape, [images], labels)
   chosen = Taken().choose(sets.open_set(path), None)
-  scores = scoreboard.scored(board, chosen, key["cell"])
+  scores = judging.scored(board, chosen, key["cell"])
   if is_shown:
     place = asked.out / "images" / f"{key['cell']}.npz"
     place.parent.mkdir(exist_ok=True)
@@ -136,7 +139,7 @@ def run_studies(
 ) -> None:
   """All rows of the studies that are missing, then their tables."""
   rows.make(asked.rows)
-  judges = scoreboard.digests(networks.values())
+  judges = judging.digests(networks.values())
   left = missing(names, asked, judges=judges)
   if left or lacks_controls(names, asked, judges):
     _measure_all(left, networks, asked)
@@ -151,7 +154,7 @@ def lacks_controls(
 ) -> bool:
   """Whether real images have no rows, or none as codes where those are due."""
   against = {"judges": judges, "real": asked.photographs}
-  due = [scoreboard.TEST, scoreboard.NOISY]
+  due = [judging.TEST, judging.NOISY]
   if any(STUDIES[name].has_codes for name in names):
     due.append(coded.TEST)
   there = rows.read(asked.rows)
@@ -161,39 +164,45 @@ def lacks_controls(
 def _measure_all(
   left: Sequence[tuple], networks: dict[str, Eye], asked: Asked
 ) -> None:
-  """Adds rows, of real images first, until none is missing or it is late."""
+  """Adds rows until none is missing or it is late.
+
+  One process looks at real images first, while others begin to train.
+  """
   data = dataclasses.replace(experiment_of(MASKED, asked).data, flip=False)
-  own = scoreboard.Asked(
-    asked.num_images, asked.seeds, (), (), asked.out, None, asked.batch_size
+  board = functools.cache(
+    lambda: judging.board_of(data, networks, asked.out, asked.num_images)
   )
-  board = scoreboard.board_of(data, networks, own)
   held = asked.out / "claims"
   with rows.locked(held / "controls", waits=False) as is_ours:
     if is_ours:
-      scoreboard.controls(board, own)
+      judging.controls(board(), asked.rows, asked.num_images)
   # First what no process has begun; then all others are helped with rows.
   for helps in (False, True):
     for cell, group in itertools.groupby(left, key=lambda one: one[0]):
       is_trained = places_of(cell, asked)[1].exists()
       with rows.locked(held / cell.name, waits=False) as is_ours:
         if is_ours or (helps and is_trained):
-          _measure_cell(cell, [*group], board, asked)
+          _measure_cell(cell, [*group], networks, board, asked)
   if codes_of(asked).exists():
-    key = {"num_images": len(board.test.indices), **board.known()}
+    key = {"num_images": len(board().test.indices), **board().known()}
     with rows.locked(held / "controls"):
       if rows.find(rows.read(asked.rows), images=coded.TEST, **key) is None:
         file = asked.out / "drawn" / "test.npz"
-        part = coded.shown(codes_of(asked), board.test, file)
-        scoreboard.add_controls(board, own, {coded.TEST: part})
+        part = coded.shown(codes_of(asked), board().test, file)
+        judging.add_controls(board(), asked.rows, {coded.TEST: part})
 
 
 def _measure_cell(
-  cell: Cell, group: list[tuple], board: Board, asked: Asked
+  cell: Cell,
+  group: list[tuple],
+  networks: dict[str, Eye],
+  board: Callable[[], judging.Board],
+  asked: Asked,
 ) -> None:
   """Adds the rows of a cell that no other process has added or begun."""
-  pipe = None
+  pipe, judges = None, judging.digests(networks.values())
   for one in group:
-    key = key_of(*one, asked) | {"judges": board.known()["judges"]}
+    key = key_of(*one, asked) | {"judges": judges}
     claim = asked.out / "claims" / rows.digest(key)
     with rows.locked(claim, waits=False) as is_ours:
       if not is_ours or rows.find(rows.read(asked.rows), **key):
@@ -201,7 +210,7 @@ def _measure_cell(
       if asked.is_late():
         return
       pipe = pipe or trained(cell, asked)
-      how = functools.partial(measure, pipe, key, one[1], board, asked)
+      how = functools.partial(measure, pipe, key, one[1], board(), asked)
       rows.measured(asked.rows, key, how)
 
 
@@ -255,9 +264,11 @@ def main(argv: Sequence[str] | None) -> None:
       "--data_dir is missing; expected a folder of photographs, or --laptop.",
     )
     weights = programs.weights(args.weights)
-    networks = eyes(weights, asked.num_images, allow_few=asked.is_laptop)
+    networks = judging.eyes(
+      weights, asked.num_images, allow_few=asked.is_laptop
+    )
   if args.dry_run:
-    judges = scoreboard.digests(networks.values())
+    judges = judging.digests(networks.values())
     named = {"judges": judges} if judges else {}
     print(plan(missing(names, asked, **named), asked))
   else:

@@ -171,6 +171,7 @@ def look_together(
   taken: Taken,
   title: str = "images",
   progress: bool = False,
+  begun: Begun | None = None,
 ) -> list[Gathered]:
   """What each eye gathers of images that are read once for all of them.
 
@@ -179,7 +180,16 @@ def look_together(
       `look`.
   """
   gatherers = [_gatherer(chosen, *each) for each in asked]
-  _show(chosen, gatherers, asked[0][0].mesh, taken, title, progress)
+  names = [f"{title}_{eye.network.name}" for eye, _ in asked]
+  kept = [begun.restored(name) if begun else None for name in names]
+  if all(kept):
+    for gatherer, state in zip(gatherers, kept, strict=True):
+      gatherer.restore(state)
+  else:
+    _show(chosen, gatherers, asked[0][0].mesh, taken, title, progress)
+    for name, gatherer in zip(names, gatherers, strict=True):
+      if begun:
+        begun.save(name, gatherer.state())
   return [gatherer.gathered() for gatherer in gatherers]
 
 

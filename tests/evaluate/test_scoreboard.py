@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from evaluate.networks import Projection
 
-from experiments import markdown, rows, scoreboard
+from experiments import judging, markdown, rows, scoreboard
 from experiments import scoreboard_pictures as drawn
 from marjax.cli import configs
 from marjax.data.batches import load_all
+from marjax.evaluate import seen
 from marjax.evaluate.networks import kinds, weights
 from marjax.evaluate.networks.label import Label
 
@@ -100,13 +101,13 @@ def test_a_row_for_each_setting_seed_and_control(
   assert "960 images to draw" in text
   assert not Stub.calls
 
-  monkeypatch.setattr(scoreboard, "NOISE", 0.5)
+  monkeypatch.setattr(judging, "NOISE", 0.5)
   assert scoreboard.main(board) == 0
   out = tmp_path / "out"
   table = rows.read(out / "rows.jsonl")
   assert [row["images"] for row in table] == [
-    scoreboard.TEST,
-    scoreboard.NOISY,
+    judging.TEST,
+    judging.NOISY,
     *["own"] * 6,
     *["mean"] * 2,
   ]
@@ -171,20 +172,20 @@ def test_a_row_against_other_real_images_is_another(board, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_board_that_was_stopped_goes_on(board, tmp_path, monkeypatch):
-  whole = scoreboard.scored
+  whole = judging.scored
 
   def stopped(*args):
     if len(Stub.calls) == 4:
       raise KeyboardInterrupt
     return whole(*args)
 
-  monkeypatch.setattr(scoreboard, "scored", stopped)
+  monkeypatch.setattr(judging, "scored", stopped)
   with pytest.raises(KeyboardInterrupt):
     scoreboard.main(board)
   path = tmp_path / "out" / "rows.jsonl"
   begun = path.read_bytes()
   assert len(begun.splitlines()) == 2 + 3
-  monkeypatch.setattr(scoreboard, "scored", whole)
+  monkeypatch.setattr(judging, "scored", whole)
   assert scoreboard.main(board) == 0
   assert len(Stub.calls) == len(set(map(repr, Stub.calls))) == 8
   done = path.read_bytes()
@@ -310,14 +311,14 @@ def test_the_nearest_image_stands_where_its_sample_does(tmp_path, monkeypatch):
 
 def test_noise_is_of_the_image_not_of_the_order():
   images = scoreboard.Taken().open(EXPERIMENT.data)
-  noisy = scoreboard.Noisy(images)
+  noisy = judging.Noisy(images)
   (alone, label), *_ = noisy.rows(np.array([5]))
   *_, (last, same) = noisy.rows(np.array([1, 5]))
   np.testing.assert_array_equal(alone, last)
   assert label == same == 5
   plain = next(images.rows(np.array([5])))[0].astype(float)
   error = (alone - plain)[(plain > 40) & (plain < 215)]
-  assert error.std() == pytest.approx(scoreboard.NOISE, rel=0.15)
+  assert error.std() == pytest.approx(judging.NOISE, rel=0.15)
 
 
 def test_rows_are_json(board, tmp_path):
@@ -327,3 +328,27 @@ def test_rows_are_json(board, tmp_path):
     row = json.loads(line)
     assert row["judges"].keys() == {"label", "projection"}
     assert row["num_real"] == 240
+
+
+def test_real_images_are_looked_at_once(board, tmp_path, monkeypatch):
+  titles, show = [], seen._show
+
+  def counted(chosen, gatherers, mesh, taken, title, progress):
+    titles.append(title)
+    return show(chosen, gatherers, mesh, taken, title, progress)
+
+  monkeypatch.setattr(seen, "_show", counted)
+  board = [*board, "--guidance=1", "--seeds=0"]
+  assert scoreboard.main(board) == 0
+  assert titles[:2] == ["train", "test"]
+  file = tmp_path / "out" / "rows.jsonl"
+  scores = [row["scores"] for row in rows.read(file)]
+  file.unlink()
+  del titles[:]
+  assert scoreboard.main(board) == 0
+  assert judging.NOISY in titles
+  assert not {"train", "test"} & {*titles}
+  assert [row["scores"] for row in rows.read(file)] == scores
+  del titles[:]
+  assert scoreboard.main([*board, "--num_real=200"]) == 0
+  assert titles[:2] == ["train", "test"]

@@ -11,7 +11,7 @@ import pytest
 from evaluate.networks import Projection
 from evaluate.test_scoreboard import UNSEEN
 
-from experiments import claims, coded, rows, scoreboard, studies, studies_plan
+from experiments import claims, coded, judging, rows, studies, studies_plan
 from experiments import studies_tables as tables
 from experiments import tables as all_tables
 from marjax.evaluate import archives, sets
@@ -127,8 +127,8 @@ def test_who_is_done_draws_cells_of_others(board, tmp_path):
   cell, *how = studies_plan.planned(["orders"], asked)[3]
   studies_plan.places_of(cell, asked)[1].mkdir(parents=True)
   file = next(f for f in flags if "projection=" in f).split("=", 2)[2]
-  networks = scoreboard.eyes({"projection": file}, 120, allow_few=True)
-  judges = scoreboard.digests(networks.values())
+  networks = judging.eyes({"projection": file}, 120, allow_few=True)
+  judges = judging.digests(networks.values())
   key = studies_plan.key_of(cell, *how, asked) | {"judges": judges}
   with (
     rows.locked(out / "claims" / cell.name, waits=False),
@@ -221,13 +221,13 @@ def test_rows_are_shared_and_measured_once(
   assert len(lines) == 2 + 2 + 4 + 2
   assert lines[4].startswith("| mar | 9 | 4 | 980 | quadratic |")
   assert " ± " in lines[4]
-  assert lines[8].startswith(f"| {scoreboard.TEST} |")
+  assert lines[8].startswith(f"| {judging.TEST} |")
   assert {path.name for path in (out / "images").iterdir()} == {
     f"{name}.npz" for name in stubs
   }
 
   stubs.clear()
-  monkeypatch.delattr(scoreboard, "board_of")  # no image is looked at again
+  monkeypatch.delattr(judging, "board_of")  # no image is looked at again
   assert studies.main([names, *flags]) == 0
   assert not stubs
   text = (out / "orders.md").read_text()
@@ -322,7 +322,7 @@ def test_images_of_a_loss_without_codes_are_shown_as_codes(
   test = rows.find(table, images=coded.TEST)
   distance = [
     row["scores"]["fd_projection"]
-    for row in (test, rows.find(table, images=scoreboard.TEST))
+    for row in (test, rows.find(table, images=judging.TEST))
   ]
   assert distance[0] > 2 * distance[1]
   for row, plain in zip(shown, rows_of("mar-0", table)[:2], strict=True):

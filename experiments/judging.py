@@ -1,0 +1,206 @@
+"""Judges: networks, what they saw of real images, and rows of scores.
+
+Training images stand for real ones, test images are what can be reached. What
+networks saw of both is kept in OUT/seen-..., so that they are looked at once,
+whatever processes add rows to OUT. Real test images, and training images with
+noise, are scored as if they were generated: the controls.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import rows
+from marjax.evaluate import environment, seen, sets
+from marjax.evaluate.begun import Begun
+from marjax.evaluate.scores import kinds
+from marjax.evaluate.scores.gathered import Gathered
+from marjax.evaluate.scores.options import Options
+from marjax.evaluate.seen import Chosen, Taken
+from marjax.evaluate.sets import ImageSet
+from marjax.experiment import DataConfig
+from marjax.schema import check
+
+NOISE = 8.0
+"""Standard deviation, in grey levels, of the control with noise."""
+
+TEST, NOISY = "real test images", f"training images, noise of {NOISE:g}"
+SUBSET = 1000
+
+
+class Judge(NamedTuple):
+  """A network, the scores asked of it, and what it saw of real images."""
+
+  eye: seen.Eye
+  names: tuple[str, ...]
+  real: Gathered
+  unseen: Gathered
+
+
+class Board(NamedTuple):
+  """Judges, and the real images that they saw."""
+
+  judges: list[Judge]
+  train: Chosen
+  test: Chosen
+
+  def known(self) -> dict[str, Any]:
+    """What a row is scored by and against."""
+    judges = digests(judge.eye for judge in self.judges)
+    return known(self.train.images, len(self.train.indices), judges)
+
+
+class Noisy:
+  """Images of another set with noise that depends on their number alone."""
+
+  def __init__(self, images: ImageSet):
+    self._images = images
+    self.shape, self.num_classes = images.shape, images.num_classes
+    self.crop = images.crop
+    self.description = f"{images.description}, noise of {NOISE:g}"
+
+  def __len__(self) -> int:
+    return len(self._images)
+
+  def rows(self, indices: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """Images and labels at ascending indices."""
+    pairs = zip(indices.tolist(), self._images.rows(indices), strict=True)
+    for index, (image, label) in pairs:
+      noise = np.random.default_rng(index).normal(0, NOISE, image.shape)
+      noisy = np.rint(np.clip(image + noise, 0, 255)).astype(np.uint8)
+      yield noisy, label
+
+
+def digests(seeing: Iterable[seen.Eye]) -> dict[str, str]:
+  """The hash of the weights of each network."""
+  return {eye.network.name: eye.digest[:12] for eye in seeing}
+
+
+def eyes(
+  weights: Mapping[str, str], num_images: int, allow_few: bool
+) -> dict[str, seen.Eye]:
+  """Networks by name, the first of them with all scores."""
+  check(
+    bool(set(weights) - {"label"}),
+    f"--weights names {', '.join(weights) or 'no network'}; expected one whose"
+    " features are compared, such as mobilenet=FILE.",
+  )
+  size = min(SUBSET, num_images)
+  options = Options(subset_size=size, allow_few=allow_few)
+  return {
+    name: seen.load_eye(name, file, options) for name, file in weights.items()
+  }
+
+
+def scores_of(name: str, first: str) -> tuple[str, ...]:
+  """The scores that a network is asked for."""
+  if name == "label":
+    return ("accuracy",)
+  return ("fid", "kid", "pr", "copies") if name == first else ("fid",)
+
+
+def board_of(
+  data: DataConfig,
+  networks: Mapping[str, seen.Eye],
+  out: Path,
+  num_images: int,
+  num_real: int | None = None,
+) -> Board:
+  """Shows the real images to all networks, once for all processes of `out`.
+
+  Args:
+    out: folder of the results. num_images: of a row. num_real: training images,
+      None for all.
+
+  Raises:
+    ValueError, OSError: images are missing, too few or not those of a network.
+  """
+  taken = Taken()
+  train = taken.choose(taken.open(data), num_real)
+  unseen = Taken(split=data.test_split)
+  opened = unseen.open(data)
+  test = unseen.choose(opened, min(num_images, len(opened)))
+  first = next(name for name in networks if name != "label")
+  fewest = min(num_images, len(train.indices), len(test.indices))
+  named = {name: scores_of(name, first) for name in networks}
+  of_real, of_test = [], []
+  for name, eye in networks.items():
+    own = named[name]
+    seen.check_shape(train.images.shape, train.images.description, eye)
+    kinds.check_scores(own, eye.network, fewest, eye.options, data.num_classes)
+    of_real.append((eye, kinds.needs_of_real(own) | {"moments"}))
+    of_test.append((eye, kinds.needs(own)))
+  what = [
+    (chosen.images.description, chosen.images.shape, len(chosen.indices))
+    for chosen in (train, test)
+  ]
+  options = [(eye.options, named[name]) for name, eye in networks.items()]
+  made_of = rows.digest((what, options, digests(networks.values())))
+  folder = out / f"seen-{made_of}"
+  with rows.locked(folder / "lock"):
+    begun = Begun(folder)
+    real = seen.look_together(train, of_real, taken, "train", True, begun)
+    control = seen.look_together(test, of_test, taken, "test", True, begun)
+  judges = map(Judge, networks.values(), named.values(), real, control)
+  return Board(list(judges), train, test)
+
+
+def scored(board: Board, chosen: Chosen, title: str) -> dict[str, float]:
+  """All scores of some images, as if they were generated."""
+  if chosen is board.test:  # which all have seen
+    ours = [judge.unseen for judge in board.judges]
+  else:
+    asked = [(judge.eye, kinds.needs(judge.names)) for judge in board.judges]
+    ours = seen.look_together(chosen, asked, Taken(), title, True)
+  numbers: dict[str, float] = {}
+  for judge, gathered in zip(board.judges, ours, strict=True):
+    parts = kinds.Sets(gathered, judge.real, judge.unseen, judge.eye.options)
+    for name in judge.names:
+      numbers |= kinds.SCORES[name].compute(parts)
+  return numbers
+
+
+def controls(board: Board, file: Path, num_images: int) -> None:
+  """Adds the rows of real images and of those with noise, if missing."""
+  train = board.train
+  count = min(num_images, len(train.indices))
+  some = train.indices[sets.choose(len(train.indices), count)]
+  parts = {TEST: board.test, NOISY: Chosen(Noisy(train.images), some)}
+  add_controls(board, file, parts)
+
+
+def add_controls(board: Board, file: Path, parts: Mapping[str, Chosen]) -> None:
+  """Adds the rows of images that no member of the board drew, if missing."""
+  for name, chosen in parts.items():
+    key = {
+      "images": name,
+      "kind": "control",
+      "source": chosen.images.description,
+      "num_images": len(chosen.indices),
+      **board.known(),
+    }
+    if rows.find(rows.read(file), **key) is None:
+      add(file, key | {"scores": scored(board, chosen, name)})
+
+
+def known(
+  train: ImageSet, num_real: int | None, judges: dict[str, str]
+) -> dict[str, Any]:
+  """What a row is scored by and against."""
+  count = len(train) if num_real is None else num_real
+  real = train.description
+  return {"num_real": count, "real": real, "judges": judges}
+
+
+def add(file: Path, row: dict[str, Any]) -> None:
+  """Appends a row of images with its scores, and prints it."""
+  own = {"device": environment.device(), "versions": environment.versions()}
+  rows.append(file, row | own)
+  numbers = ", ".join(
+    f"{name} {value:.4g}"
+    for name, value in row["scores"].items()
+    if not name.endswith("_deviation")
+  )
+  print(f"{row['images']}: {numbers}", flush=True)
