@@ -88,8 +88,6 @@ def write_halves(folder: Path) -> None:
 
 def train(folder: Path, half: str, name: str, seed: int, *changes: str) -> Path:
   """The work directory of a run on one half, trained unless it is there."""
-  from marjax.train import loop
-
   fields = {
     "seed": seed,
     "data.seed": seed,
@@ -105,7 +103,7 @@ def train(folder: Path, half: str, name: str, seed: int, *changes: str) -> Path:
   overrides += [f"config.{key}={value}" for key, value in fields.items()]
   overrides += [f"config.training.{change}" for change in changes]
   workdir = folder / f"{name}_{seed}"
-  loop.train(configs.load(CONFIG, overrides), workdir)
+  programs.train(configs.load(CONFIG, overrides), workdir)
   return workdir
 
 

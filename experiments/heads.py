@@ -53,12 +53,11 @@ def score_missing(
 
 def train(kind: str, seed: int, folder: Path) -> Path:
   """The work directory of a run, trained unless it is there."""
-  from marjax.train import loop
-
   workdir = folder / f"{kind}_{seed}"
   experiment = configs.load(f"{CONFIG}{VARIANTS[kind]}")
   data = dataclasses.replace(experiment.data, seed=seed)
-  loop.train(dataclasses.replace(experiment, seed=seed, data=data), workdir)
+  experiment = dataclasses.replace(experiment, seed=seed, data=data)
+  programs.train(experiment, workdir)
   return workdir
 
 

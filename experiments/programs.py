@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from marjax.experiment import Experiment
+
 
 def parser(spec, doc: str) -> argparse.ArgumentParser:
   """One for flags; arguments are the module's own `__spec__` and `__doc__`."""
@@ -90,6 +92,24 @@ def check_counts(args: argparse.Namespace, *flags: str) -> None:
     count = getattr(args, flag)
     if count is not None and count < 1:
       raise ValueError(f"--{flag} is {count}; expected 1 or more.")
+
+
+def train(experiment: Experiment, workdir: Path) -> None:
+  """Trains a run of `training.num_steps` as far as it is not.
+
+  Raises:
+    SystemExit: this machine is taken away meanwhile (SIGTERM), so that no run
+      is scored that is not finished.
+  """
+  from marjax.train import loop
+
+  step = int(loop.train(experiment, workdir).step)
+  wanted = experiment.training.num_steps
+  if step < wanted:
+    sys.exit(
+      f"{workdir} was stopped at step {step} of {wanted}; the same command goes"
+      " on there."
+    )
 
 
 def program(main: Callable[..., int | None]) -> Callable[..., int]:

@@ -65,14 +65,12 @@ from marjax.schema import check
 
 def trained(cell: Cell, asked: Asked) -> Pipeline:
   """A cell's pipeline, trained first as far as it is not."""
-  from marjax.train import loop
-
   workdir, release = places_of(cell, asked)
   if not release.exists():
     experiment = experiment_of(cell, asked)
     if cell.has_codes:
       coded.fit(experiment, codes_of(asked))
-    loop.train(experiment, workdir)
+    programs.train(experiment, workdir)
     loading.export(workdir, release, "bfloat16")
   return load(release)
 

@@ -73,7 +73,7 @@ def experiment_of(name: str, folder: Path, seed: int = 0) -> Experiment:
 
 def train(name: str, seed: int, folder: Path) -> Path:
   """The work directory of a run, trained unless it is there."""
-  from marjax.train import codebook, loop
+  from marjax.train import codebook
 
   workdir = folder / f"{trained_as(name)}_{seed}"
   experiment = experiment_of(trained_as(name), folder, seed)
@@ -81,7 +81,7 @@ def train(name: str, seed: int, folder: Path) -> Path:
   if codes and not Path(codes).exists():
     codebook.fit(experiment.codec, experiment.data, codes)
   if not (workdir / "release.json").exists():  # a release is no run to go on
-    loop.train(experiment, workdir)
+    programs.train(experiment, workdir)
   return workdir
 
 

@@ -2,12 +2,21 @@
 
 import json
 import threading
+import types
 
 import numpy as np
 import pytest
 
 from benchmarks import sizes
-from experiments import heads, heads_tables, markdown, rows, samplers, tables
+from experiments import (
+  heads,
+  heads_tables,
+  markdown,
+  programs,
+  rows,
+  samplers,
+  tables,
+)
 from marjax.evaluate import environment
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
@@ -134,7 +143,7 @@ def test_every_head_has_rows_once(tmp_path, monkeypatch, pipe):
     changed.append(settings)
     return SCORES
 
-  monkeypatch.setattr(loop, "train", train)
+  monkeypatch.setattr(programs, "train", train)
   monkeypatch.setattr(heads, "load", lambda workdir: of_kind[workdir.name[:-2]])
   monkeypatch.setattr(heads.run, "load_real", lambda data: None)
   monkeypatch.setattr(heads.samplers, "measure", measure)
@@ -206,3 +215,17 @@ def test_committed_tables_are_those_of_the_committed_rows():
   path = tables.RESULTS / "tables.md"
   committed = path.read_text() if path.exists() else ""
   assert committed == text, "run python -m experiments.tables --write"
+
+
+def test_a_run_that_was_stopped_is_not_scored(tmp_path, monkeypatch):
+  """SIGTERM ends a training early, and without an error."""
+  experiment = heads.configs.load(heads.CONFIG)
+  wanted = experiment.training.num_steps
+  for step in (wanted, wanted - 1):
+    state = types.SimpleNamespace(step=np.int32(step))
+    monkeypatch.setattr(loop, "train", lambda *_, state=state: state)
+    if step == wanted:
+      programs.train(experiment, tmp_path)
+    else:
+      with pytest.raises(SystemExit, match=f"at step {step} of {wanted}; the"):
+        programs.train(experiment, tmp_path)

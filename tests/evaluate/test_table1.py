@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from experiments import rows, table1, table1_tables
+from experiments import programs, rows, table1, table1_tables
 from marjax.cli import configs
 from marjax.data.examples import Columns
 from marjax.evaluate import run
-from marjax.train import codebook, loop
+from marjax.train import codebook
 
 SCORES = {"label_accuracy": 0.9, "frechet_ratio": 2.0, "near_copy_rate": 0.0}
 FOUR = ("ar_raster", "ar_random", "mar", "guided")
@@ -165,7 +165,7 @@ def test_a_cell_that_is_none_is_one_sentence(tmp_path, capsys):
 
 def test_a_release_is_no_run_to_go_on_with(tmp_path, monkeypatch):
   trained = []
-  monkeypatch.setattr(loop, "train", lambda *args: trained.append(args))
+  monkeypatch.setattr(programs, "train", lambda *args: trained.append(args))
   (tmp_path / "mar_1").mkdir()
   (tmp_path / "mar_1" / "release.json").touch()
   assert table1.train("mar_one", 1, tmp_path) == tmp_path / "mar_1"
@@ -178,7 +178,7 @@ def test_a_release_is_no_run_to_go_on_with(tmp_path, monkeypatch):
 
 def test_codes_are_fitted_once_for_all_cells(tmp_path, monkeypatch):
   fitted, trained = [], []
-  monkeypatch.setattr(loop, "train", lambda *args: trained.append(args))
+  monkeypatch.setattr(programs, "train", lambda *args: trained.append(args))
 
   def fit(codec, data, out):
     (tmp_path / "codes").mkdir()
