@@ -107,13 +107,18 @@ def reading(path: AnyPath) -> Iterator[None]:
     ) from error
 
 
-def check_free(paths: Iterable[str | AnyPath], overwrite: bool = False) -> None:
+def check_free(
+  paths: Iterable[str | AnyPath], overwrite: bool | None = None
+) -> None:
   """Makes sure that `write` will be able to write every path.
 
   Missing parent folders are made.
 
+  Args:
+    overwrite: None where the caller has no such choice.
+
   Raises:
-    FileExistsError: a path exists and `overwrite` is false.
+    FileExistsError: a path exists and `overwrite` is not true.
     OSError: a path's folder cannot be made or written.
   """
   for path in map(path_of, paths):
@@ -126,7 +131,9 @@ def check_free(paths: Iterable[str | AnyPath], overwrite: bool = False) -> None:
       _temporary(path).unlink()
 
 
-def write(path: str | AnyPath, content: bytes, overwrite: bool = False) -> None:
+def write(
+  path: str | AnyPath, content: bytes, overwrite: bool | None = None
+) -> None:
   """Writes a whole file at once; errors as in `check_free`."""
   path = path_of(path)
   if is_remote(path):
@@ -138,7 +145,9 @@ def write(path: str | AnyPath, content: bytes, overwrite: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+def replacing(
+  path: str | Path, overwrite: bool | None = None
+) -> Iterator[Path]:
   """An empty file beside `path` that takes its place when all went well.
 
   Only on this machine. Errors as in `check_free`, also for an OSError raised
@@ -304,7 +313,7 @@ def _put(path: epath.Path, content: bytes) -> None:
     raise unwritable(path, error) from error
 
 
-def _refuse_existing(path: AnyPath, overwrite: bool) -> None:
+def _refuse_existing(path: AnyPath, overwrite: bool | None) -> None:
   with reading(path):
     is_dir = path.is_dir()
     exists = path.exists() if is_remote(path) else os.path.lexists(path)
@@ -313,9 +322,10 @@ def _refuse_existing(path: AnyPath, overwrite: bool) -> None:
       f"{path} is a folder; expected the path of a file to write."
     )
   if exists and not overwrite:
+    way = "pass --overwrite (overwrite=True in Python) to replace it"
+    way = "remove that file" if overwrite is None else way
     raise FileExistsError(
-      f"{path} already exists; expected a new path: choose another, or pass"
-      " --overwrite (overwrite=True in Python) to replace it."
+      f"{path} already exists; expected a new path: choose another, or {way}."
     )
 
 

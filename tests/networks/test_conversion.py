@@ -114,7 +114,9 @@ def test_the_command(command, fails, tmp_path):
   assert origin["sha256"] == digest
   assert origin["file"] == "int8.npz"
   assert weights.read(out, kinds.network("mobilenet"))[1] == new
-  assert "already exists" in fails("convert", "mobilenet", source, "--out", out)
+  error = fails("convert", "mobilenet", source, "--out", out)
+  assert "already exists; expected a new path: choose another, or" in error
+  assert "--overwrite" not in error  # which this command does not have
 
 
 def test_what_is_asked_wrongly_is_one_sentence(fails, tmp_path):

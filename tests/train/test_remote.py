@@ -203,10 +203,10 @@ def test_results_are_not_overwritten_unasked(bucket):
   outputs.check_free([path])
   assert not [name for name in bucket.objects if "run_results" in name]
   outputs.write(path, b"one")
-  with pytest.raises(FileExistsError, match="pass --overwrite"):
+  with pytest.raises(FileExistsError, match="or remove that file"):
     outputs.write(path, b"two")
   with pytest.raises(FileExistsError, match="pass --overwrite"):
-    outputs.check_free([path])
+    outputs.check_free([path], overwrite=False)
   outputs.write(path, b"two", overwrite=True)
   assert bucket.objects["some/run_results/page.png"][1] == b"two"
   bucket.refuse = lambda method, name: method == "PUT"
