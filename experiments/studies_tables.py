@@ -27,7 +27,8 @@ SHOWN = (
   "spacing",
   "sampler",
 )
-"""Settings that a table shows where they differ."""
+"""Settings that a table shows where rows of one cell differ in them, and the
+first, which all heads have, where cells differ."""
 
 COLUMNS, SCALE, ACROSS, GAP = 5, 2, 4, 8
 """Samples of a class in a cell's grid, pixels for each, grids side by side, and
@@ -92,20 +93,21 @@ def grouped(table: Table) -> list[list[rows.Row]]:
 def of_cells(table: Table, real: Table) -> str:
   """A line for each cell and setting, then one for each control."""
   names = names_of(table)
-  shown = [
-    key
-    for key in SHOWN
-    if len({repr(row["settings"].get(key)) for row in table}) > 1
-  ]
+  shown = []
+  for key in SHOWN:
+    values: dict[str, set[str]] = {}
+    for row in table:
+      cell = "" if key == SHOWN[0] else cell_of(row)
+      values.setdefault(cell, set()).add(repr(row["settings"].get(key)))
+    if max(map(len, values.values())) > 1:
+      shown.append(key)
   if len({row["order"] for row in table}) > 1:
     shown.append("order")
-  heads = ["images", *shown, "rows", *names, "million parameters", "s an image"]
+  heads = ["images", *shown, "rows", *names, "million parameters"]
   lines = [heads]
   for group in grouped(table):
     settings = [_text(value_of(group[0], key)) for key in shown]
     values = ([row["scores"][name] for row in group] for name in names)
-    # The first row of a program has compiled it.
-    seconds = min(row["seconds"] / row["num_images"] for row in group)
     lines.append(
       [
         cell_of(group[0]),
@@ -113,12 +115,11 @@ def of_cells(table: Table, real: Table) -> str:
         str(len(group)),
         *map(markdown.spread, values),
         f"{group[0]['num_parameters'] / 1e6:.3g}",
-        f"{seconds:.2g}",
       ]
     )
   for row in real:
     values = [markdown.spread([row["scores"][name]]) for name in names]
-    lines.append([row["images"], *[""] * len(shown), "", *values, "", ""])
+    lines.append([row["images"], *[""] * len(shown), "", *values, ""])
   return markdown.of_text(lines)
 
 
