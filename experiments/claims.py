@@ -82,6 +82,9 @@ def _reverse(
 MASKED, CODES = Cell(), Cell("mar_ce")
 TWICE = ("mar", "mar_ce", "ar_random", "ar_random_ce")
 ONCE = ("ar_raster", "ar_raster_ce", "guided_ce", "guided")
+# The transformer that cells with cross-entropy have in common with the others
+# is 10 million parameters; this one has what the diffusion MLP adds to those.
+WIDER = ("config.model.backbone.width=352",)
 TEMPERATURES = (0.9, 0.95, 1.0, 1.02, 1.05)
 # What adds no noise has no temperature.
 NOISY = {
@@ -120,6 +123,12 @@ STUDIES: dict[str, Study] = {
     [
       *(Cell(name, seed=seed) for name in TWICE for seed in (0, 1)),
       *(Cell(name) for name in ONCE),
+      *(
+        Cell(name, WIDER, seed)
+        for name in (*TWICE, *ONCE)
+        for seed in ((0, 1) if name in TWICE else (0,))
+        if Cell(name).has_codes
+      ),
     ],
     [
       *_draws("guidance_scale", 1.0, 3.0),
