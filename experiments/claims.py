@@ -7,6 +7,9 @@ that they are drawn with. Studies share cells.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+AS_CODES = "as codes"
+"""In place of an order: in the cell's own, and then made of codes."""
+
 Changes = dict[str, Any]
 """Of settings, by name."""
 
@@ -34,10 +37,7 @@ class Cell(NamedTuple):
 
 
 class Draw(NamedTuple):
-  """How images are drawn: settings that differ from the config's, an order.
-
-  In place of an order "as codes": in the cell's own, and then made of codes.
-  """
+  """How images are drawn: settings that differ from the config's, an order."""
 
   changes: Changes
   order: str = "own"
@@ -60,8 +60,8 @@ class Study(NamedTuple):
 
   @property
   def has_codes(self) -> bool:
-    """Whether some cells draw codes."""
-    return any(cell.has_codes for cell in self.cells)
+    """Whether some images are made of codes, and judged beside such."""
+    return any(draw.order == AS_CODES for draw in self.draws)
 
 
 def _with(field: str, *values: Any) -> list[Cell]:
@@ -85,6 +85,7 @@ ONCE = ("ar_raster", "ar_raster_ce", "guided_ce", "guided")
 # The transformer that cells with cross-entropy have in common with the others
 # is 10 million parameters; this one has what the diffusion MLP adds to those.
 WIDER = ("config.model.backbone.width=352",)
+GUIDED = (*_draws("guidance_scale", 1.0, 3.0), Draw({}))  # 9
 TEMPERATURES = (0.9, 0.95, 1.0, 1.02, 1.05)
 # What adds no noise has no temperature.
 NOISY = {
@@ -131,10 +132,8 @@ STUDIES: dict[str, Study] = {
       ),
     ],
     [
-      *_draws("guidance_scale", 1.0, 3.0),
-      Draw({}),  # 9
-      Draw({}, "as codes"),
-      Draw({"guidance_scale": 1.0}, "as codes"),
+      *GUIDED,
+      *(Draw(draw.changes, AS_CODES) for draw in GUIDED),
     ],
     series="guidance_scale, order",
   ),

@@ -1,23 +1,62 @@
 """Photographs made of the codes of a codebook.
 
 Cells with cross-entropy draw images that are made of codes, and such images
-are no nearer to photographs than their codes are. So what cells with Diffusion
-Loss drew, and real test images, are made of the same codes and scored as well:
-then two losses are compared, and not two tokenizers.
+are no nearer to photographs than their codes are. So what every cell drew is
+made of the same codes, and judged against training images made of them, too:
+then two losses are compared, and not two tokenizers. Test images made of them
+are what can be reached.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from experiments import judging, rows
-from marjax.evaluate import archives, sets
-from marjax.evaluate.seen import Chosen, Taken
+from marjax.evaluate.seen import Chosen
+from marjax.evaluate.sets import ImageSet
 from marjax.experiment import Experiment
 from marjax.pipeline import load
 
-NAME, TEST = "as codes", f"{judging.TEST}, as codes"
-"""Of rows whose images were made of codes: in place of an order; as images."""
+TEST = f"{judging.TEST}, as codes"
+"""What rows of them call test images."""
+
+AT_ONCE = 1000
+"""Images that are made of codes at once."""
+
+
+class Shown:
+  """Images of another set as a codebook shows them.
+
+  Args:
+    codes: the release of the codebook, whose name the description ends with.
+  """
+
+  def __init__(self, images: ImageSet, codes: Path):
+    self._images, self._pipe = images, load(codes)
+    self.shape, self.num_classes = images.shape, images.num_classes
+    self.crop = images.crop
+    self.description = f"{images.description}, {codes.name}"
+
+  def __len__(self) -> int:
+    return len(self._images)
+
+  def rows(self, indices: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """Images and labels at ascending indices."""
+    for start in range(0, len(indices), AT_ONCE):
+      pairs = [*self._images.rows(indices[start : start + AT_ONCE])]
+      shown = self._pipe.reconstruct(np.stack([image for image, _ in pairs]))
+      yield from zip(shown, (label for _, label in pairs), strict=True)
+
+
+def shown(chosen: Chosen, codes: Path) -> Chosen:
+  """The same images of a set, made of codes."""
+  return Chosen(Shown(chosen.images, codes), chosen.indices)
+
+
+def photographs_of(row: rows.Row) -> str:
+  """Which real images a row of real images is of, whatever they are made of."""
+  return row.get("real", "").partition(", codes-")[0]
 
 
 def fit(experiment: Experiment, codes: Path) -> Path:
@@ -33,19 +72,3 @@ def fit(experiment: Experiment, codes: Path) -> Path:
       few = codebook.Choices(num_images=5000, num_iterations=25)
       codebook.fit(experiment.codec, experiment.data, codes, few)
   return codes
-
-
-def shown(codes: Path, chosen: Chosen, file: Path) -> Chosen:
-  """Those images as the codes show them, written to a file.
-
-  Args:
-    codes: the release of a codebook.
-  """
-  pairs = list(chosen.images.rows(chosen.indices))
-  images = load(codes).reconstruct(np.stack([image for image, _ in pairs]))
-  labels = np.array([label for _, label in pairs])
-  file.parent.mkdir(parents=True, exist_ok=True)
-  archives.write(file, images.shape, [images], labels, overwrite=True)
-  made = Taken().choose(sets.open_set(file), None)
-  made.images.description = f"{chosen.images.description}, {codes.name}"
-  return made

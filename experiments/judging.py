@@ -101,35 +101,52 @@ def scores_of(name: str, first: str) -> tuple[str, ...]:
   return ("fid", "kid", "pr", "copies") if name == first else ("fid",)
 
 
+def real_images(
+  data: DataConfig, num_images: int, num_real: int | None = None
+) -> tuple[Chosen, Chosen]:
+  """Training and test images.
+
+  Args:
+    num_images: of a row, and of the test images unless there are fewer.
+    num_real: training images, None for all.
+
+  Raises:
+    ValueError, OSError: images are missing or too few.
+  """
+  taken, unseen = Taken(), Taken(split=data.test_split)
+  train = taken.choose(taken.open(data), num_real)
+  opened = unseen.open(data)
+  return train, unseen.choose(opened, min(num_images, len(opened)))
+
+
 def board_of(
-  data: DataConfig,
+  train: Chosen,
+  test: Chosen,
   networks: Mapping[str, seen.Eye],
   out: Path,
   num_images: int,
-  num_real: int | None = None,
+  *but: str,
 ) -> Board:
-  """Shows the real images to all networks, once for all processes of `out`.
+  """Shows real images to all networks, once for all processes of `out`.
 
   Args:
-    out: folder of the results. num_images: of a row. num_real: training images,
-      None for all.
+    out: folder of the results. num_images: of a row. but: scores left out.
 
   Raises:
-    ValueError, OSError: images are missing, too few or not those of a network.
+    ValueError, OSError: images are too few or not those of a network.
   """
-  taken = Taken()
-  train = taken.choose(taken.open(data), num_real)
-  unseen = Taken(split=data.test_split)
-  opened = unseen.open(data)
-  test = unseen.choose(opened, min(num_images, len(opened)))
+  taken, classes = Taken(), train.images.num_classes
   first = next(name for name in networks if name != "label")
   fewest = min(num_images, len(train.indices), len(test.indices))
-  named = {name: scores_of(name, first) for name in networks}
+  named = {
+    name: tuple(score for score in scores_of(name, first) if score not in but)
+    for name in networks
+  }
   of_real, of_test = [], []
   for name, eye in networks.items():
     own = named[name]
     seen.check_shape(train.images.shape, train.images.description, eye)
-    kinds.check_scores(own, eye.network, fewest, eye.options, data.num_classes)
+    kinds.check_scores(own, eye.network, fewest, eye.options, classes)
     of_real.append((eye, kinds.needs_of_real(own) | {"moments"}))
     of_test.append((eye, kinds.needs(own)))
   what = [

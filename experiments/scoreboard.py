@@ -242,9 +242,8 @@ def main(argv: Sequence[str] | None) -> None:
     print(plan(members, asked, against))
     return
   rows.make(asked.rows)
-  board = judging.board_of(
-    data, networks, asked.out, asked.num_images, asked.num_real
-  )
+  real = judging.real_images(data, asked.num_images, asked.num_real)
+  board = judging.board_of(*real, networks, asked.out, asked.num_images)
   judging.controls(board, asked.rows, asked.num_images)
   for member in members:
     measure(member, board, asked)

@@ -28,7 +28,7 @@ import functools
 import itertools
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from experiments import (
   samplers,
   studies_tables,
 )
-from experiments.claims import CODES, MASKED, STUDIES, Cell
+from experiments.claims import AS_CODES, CODES, MASKED, STUDIES, Cell
 from experiments.studies_plan import (
   Asked,
   codes_of,
@@ -96,7 +96,7 @@ def measure(
   """What a row's images, drawn for it, score."""
   labels = run.balanced_labels(asked.num_images, pipe.card.num_classes)
   how: dict[str, Any] = {"seed": key["seed"]}
-  if key["order"] not in ("own", coded.NAME):
+  if key["order"] not in ("own", AS_CODES):
     draws = pipe.draws(key["seed"], len(labels))
     order = order_of(key["order"], np.asarray(draws.order))
     how = {"draws": dataclasses.replace(draws, order=order)}
@@ -107,14 +107,13 @@ def measure(
   seconds = time.monotonic() - start
   is_shown = key["seed"] == asked.seeds[0] and key["order"] == "own"
   is_shown = is_shown and settings == pipe.settings()
-  if key["order"] == coded.NAME:
-    codes = coded.fit(experiment_of(CODES, asked), codes_of(asked))
-    images = load(codes).reconstruct(images)
   path = asked.out / "drawn" / f"{rows.digest(key)}.npz"
   path.parent.mkdir(parents=True, exist_ok=True)
   path.unlink(missing_ok=True)  # of a row that a kill cut short
   archives.write(path, images.shape, [images], labels)
   chosen = Taken().choose(sets.open_set(path), None)
+  if key["order"] == AS_CODES:
+    chosen = coded.shown(chosen, codes_of(asked))
   scores = judging.scored(board, chosen, key["cell"])
   if is_shown:
     place = asked.out / "images" / f"{key['cell']}.npz"
@@ -132,6 +131,31 @@ def measure(
   }
 
 
+class Boards:
+  """Judges of photographs, and of photographs made of codes, when asked for."""
+
+  def __init__(self, networks: dict[str, Eye], asked: Asked):
+    self._networks, self._asked = networks, asked
+    self._boards: dict[bool, judging.Board] = {}
+
+  def of(self, order: str) -> judging.Board:
+    """Those that judge a row of that order; the first call looks at images."""
+    has_codes, asked = order == AS_CODES, self._asked
+    if has_codes not in self._boards:
+      data = experiment_of(MASKED, asked).data
+      data = dataclasses.replace(data, flip=False)
+      real = judging.real_images(data, asked.num_images)
+      if has_codes:
+        codes = coded.fit(experiment_of(CODES, asked), codes_of(asked))
+        real = [coded.shown(part, codes) for part in real]
+      # Of few codes many images are near to others.
+      but = ("copies",) if has_codes else ()
+      self._boards[has_codes] = judging.board_of(
+        *real, self._networks, asked.out, asked.num_images, *but
+      )
+    return self._boards[has_codes]
+
+
 def run_studies(
   names: Sequence[str], networks: dict[str, Eye], asked: Asked
 ) -> None:
@@ -140,7 +164,7 @@ def run_studies(
   judges = judging.digests(networks.values())
   left = missing(names, asked, judges=judges)
   if left or lacks_controls(names, asked, judges):
-    _measure_all(left, networks, asked)
+    _measure_all(names, left, networks, asked)
     left = missing(names, asked, judges=judges)
   if left:
     print(f"{len(left)} rows are left, for later or another process's")
@@ -155,50 +179,49 @@ def lacks_controls(
   due = [judging.TEST, judging.NOISY]
   if any(STUDIES[name].has_codes for name in names):
     due.append(coded.TEST)
-  there = rows.read(asked.rows)
+  there = [
+    row | {"real": coded.photographs_of(row)} for row in rows.read(asked.rows)
+  ]
   return any(rows.find(there, images=name, **against) is None for name in due)
 
 
 def _measure_all(
-  left: Sequence[tuple], networks: dict[str, Eye], asked: Asked
+  names: Sequence[str],
+  left: Sequence[tuple],
+  networks: dict[str, Eye],
+  asked: Asked,
 ) -> None:
   """Adds rows until none is missing or it is late.
 
   One process looks at real images first, while others begin to train.
   """
-  data = dataclasses.replace(experiment_of(MASKED, asked).data, flip=False)
-  board = functools.cache(
-    lambda: judging.board_of(data, networks, asked.out, asked.num_images)
-  )
-  held = asked.out / "claims"
+  judges = judging.digests(networks.values())
+  held, boards = asked.out / "claims", Boards(networks, asked)
   with rows.locked(held / "controls", waits=False) as is_ours:
     if is_ours:
-      judging.controls(board(), asked.rows, asked.num_images)
+      judging.controls(boards.of(""), asked.rows, asked.num_images)
   # First what no process has begun; then all others are helped with rows.
   for helps in (False, True):
     for cell, group in itertools.groupby(left, key=lambda one: one[0]):
       is_trained = places_of(cell, asked)[1].exists()
       with rows.locked(held / cell.name, waits=False) as is_ours:
         if is_ours or (helps and is_trained):
-          _measure_cell(cell, [*group], networks, board, asked)
-  if codes_of(asked).exists():
-    key = {"num_images": len(board().test.indices), **board().known()}
-    with rows.locked(held / "controls"):
-      if rows.find(rows.read(asked.rows), images=coded.TEST, **key) is None:
-        file = asked.out / "drawn" / "test.npz"
-        part = coded.shown(codes_of(asked), board().test, file)
-        judging.add_controls(board(), asked.rows, {coded.TEST: part})
+          _measure_cell(cell, [*group], judges, boards, asked)
+  with rows.locked(held / "controls"):
+    if lacks_controls(names, asked, judges):
+      board = boards.of(AS_CODES)
+      judging.add_controls(board, asked.rows, {coded.TEST: board.test})
 
 
 def _measure_cell(
   cell: Cell,
   group: list[tuple],
-  networks: dict[str, Eye],
-  board: Callable[[], judging.Board],
+  judges: dict[str, str],
+  boards: Boards,
   asked: Asked,
 ) -> None:
   """Adds the rows of a cell that no other process has added or begun."""
-  pipe, judges = None, judging.digests(networks.values())
+  pipe = None
   for one in group:
     key = key_of(*one, asked) | {"judges": judges}
     claim = asked.out / "claims" / rows.digest(key)
@@ -208,7 +231,8 @@ def _measure_cell(
       if asked.is_late():
         return
       pipe = pipe or trained(cell, asked)
-      how = functools.partial(measure, pipe, key, one[1], board(), asked)
+      board = boards.of(key["order"])
+      how = functools.partial(measure, pipe, key, one[1], board, asked)
       rows.measured(asked.rows, key, how)
 
 

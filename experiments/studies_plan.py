@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments import coded, rows
+from experiments import rows
 from experiments.claims import CODES, STUDIES, Cell, Draw
 from marjax.cli import configs
 from marjax.experiment import Experiment
@@ -99,8 +99,6 @@ def codes_of(asked: Asked) -> Path:
 
 def settings_of(cell: Cell, draw: Draw, asked: Asked) -> Settings | None:
   """Those of a cell and draw; None where the cell cannot be drawn so."""
-  if draw.order == coded.NAME and cell.has_codes:
-    return None  # its images are made of codes
   experiment = experiment_of(cell, asked)
   length = experiment.model.backbone.num_tokens
   changes = dict(draw.changes)

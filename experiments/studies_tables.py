@@ -37,6 +37,9 @@ pixels between them."""
 WIDE = 3
 """Scores side by side in a picture of curves."""
 
+WIDEST = 8
+"""How often the least distance fits into the greatest without logarithms."""
+
 NAMED = ("cell", "order")
 """Axes of names, not of numbers."""
 
@@ -75,7 +78,7 @@ def controls(
     row
     for row in table
     if "cell" not in row
-    and row.get("real") in photographs
+    and coded.photographs_of(row) in photographs
     and (study.has_codes or row["images"] != coded.TEST)
   ]
   return of_count(real, num_images)
@@ -107,20 +110,26 @@ def of_cells(table: Table, real: Table) -> str:
   lines = [heads]
   for group in grouped(table):
     settings = [_text(value_of(group[0], key)) for key in shown]
-    values = ([row["scores"][name] for row in group] for name in names)
+    values = [_scores(group, name) for name in names]
     lines.append(
       [
         cell_of(group[0]),
         *settings,
         str(len(group)),
-        *map(markdown.spread, values),
+        *values,
         f"{group[0]['num_parameters'] / 1e6:.3g}",
       ]
     )
   for row in real:
-    values = [markdown.spread([row["scores"][name]]) for name in names]
+    values = [_scores([row], name) for name in names]
     lines.append([row["images"], *[""] * len(shown), "", *values, ""])
   return markdown.of_text(lines)
+
+
+def _scores(group: Table, name: str) -> str:
+  """Mean ± deviation of a score, "" where rows do not have it."""
+  values = [row["scores"][name] for row in group if name in row["scores"]]
+  return markdown.spread(values) if values else ""
 
 
 def _text(value: Any) -> str:
@@ -149,7 +158,11 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
     ax.set_visible(False)
   for ax, name in zip(axes, names, strict=False):
     for number, label in enumerate(series):
-      own = [r for r in table if _text(value_of(r, study.series)) == label]
+      own = [
+        row
+        for row in table
+        if name in row["scores"] and _text(value_of(row, study.series)) == label
+      ]
       style = {"capsize": 2, "ms": 3, "color": _colour(label, number)}
       style["label"] = None if study.series == study.axis else label
       places, middles, errors = _points(own, study.axis, name)
@@ -166,6 +179,10 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
         ax.set_xlabel(study.axis.replace("_", " "), fontsize=8)
         if max(places) > 20 * min(places):
           ax.set_xscale("log")
+    scores = [row["scores"][name] for row in table if name in row["scores"]]
+    is_wide = 0 < WIDEST * min(scores) < max(scores)
+    if is_wide and name.startswith(("fd", "kid")):
+      (ax.set_xscale if is_named else ax.set_yscale)("log")
     for row in real[:1]:
       style = {"color": "0.4", "linestyle": "--", "linewidth": 1}
       line = ax.axvline if is_named else ax.axhline

@@ -313,21 +313,23 @@ def test_images_of_a_loss_without_codes_are_shown_as_codes(
   board, tmp_path, monkeypatch
 ):
   flags, stubs = board
-  draws = [claims.Draw({}), claims.Draw({}, "as codes")]
+  draws = [claims.Draw({}), claims.Draw({}, claims.AS_CODES)]
   study = claims.Study("Codes or none.", [claims.MASKED, claims.CODES], draws)
   monkeypatch.setitem(claims.STUDIES, "pair", study)
   assert studies.main(["control_l2,pair", *flags]) == 0
   out = tmp_path / "out"
   table = rows.read(out / "rows.jsonl")
-  shown = [row for row in table if row.get("order") == "as codes"]
-  assert [row["cell"] for row in shown] == ["mar-0", "mar-0"]
-  test = rows.find(table, images=coded.TEST)
-  distance = [
-    row["scores"]["fd_projection"]
-    for row in (test, rows.find(table, images=judging.TEST))
-  ]
-  assert distance[0] > 2 * distance[1]
-  for row, plain in zip(shown, rows_of("mar-0", table)[:2], strict=True):
+  shown = [row for row in table if row.get("order") == claims.AS_CODES]
+  assert [row["cell"] for row in shown] == ["mar-0"] * 2 + ["mar_ce-0"] * 2
+  # Judged beside photographs made of codes, test images are as near as ever.
+  test, plain = (
+    rows.find(table, images=name) for name in (coded.TEST, judging.TEST)
+  )
+  assert test["real"].startswith(f"{plain['real']}, codes-")
+  assert test["scores"] != plain["scores"]
+  distance = [row["scores"]["fd_projection"] for row in (test, plain)]
+  assert distance[0] < 2 * distance[1]
+  for row, plain in zip(shown[:2], rows_of("mar-0", table)[:2], strict=True):
     assert row["seed"] == plain["seed"]
     assert row["scores"] != plain["scores"]
   pages = [
