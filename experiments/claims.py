@@ -50,6 +50,7 @@ class Study(NamedTuple):
     claim: a sentence. cells: trained. draws: of each of them.
     axis, series: keys of a row or its settings: what a picture's points lie
       over, and what its lines are of, which may be several, "KEY, KEY".
+    is_timed: whether points lie over the time of an image, where all have one.
   """
 
   claim: str
@@ -57,6 +58,7 @@ class Study(NamedTuple):
   draws: Sequence[Draw] = (Draw({}),)
   axis: str = "cell"
   series: str = "cell"
+  is_timed: bool = False
 
   @property
   def has_codes(self) -> bool:
@@ -211,9 +213,10 @@ STUDIES: dict[str, Study] = {
   ),
   "speed": Study(
     "More AR steps are better and slower; masked models need few.",
-    [MASKED, Cell("guided")],
+    [MASKED, Cell("ar_random"), Cell("guided")],
     _draws("num_ar_steps", 4, 8, 16, 32, 64),
     "num_ar_steps",
+    is_timed=True,
   ),
   "orders": Study(
     "Random orders are what a masked model was trained for.",

@@ -16,7 +16,9 @@
 Command   python -m experiments.studies table1,head_size --data_dir photos \
             --weights mobilenet=FILE,label=FILE --out out/studies
 Before    the same with --dry_run, which says what is missing and what it costs
-After     the same with --tables, which needs neither photographs nor weights
+After     the same with --tables, which needs neither photographs nor weights;
+          with --time, how long an image takes of what is trained, on a device
+          that nothing else uses
 Laptop    --laptop: made-up images and tiny models, a few seconds for each cell
 GPUs      the same command once for each GPU, or twice, at the same time: a cell
           is trained by the process that begins it, and then drawn by any
@@ -53,7 +55,9 @@ from experiments.studies_plan import (
   missing,
   places_of,
   plan,
+  planned,
   rows_of,
+  time_key_of,
 )
 from marjax.evaluate import archives, run, sets
 from marjax.evaluate.seen import Eye, Taken
@@ -236,13 +240,50 @@ def _measure_cell(
       rows.measured(asked.rows, key, how)
 
 
+def time_cells(names: Sequence[str], asked: Asked) -> None:
+  """Adds a row of how long images take, for each setting of trained cells."""
+  asked = asked._replace(batch_size=asked.batch_size or asked.num_images)
+  found = [
+    (cell, settings, release)
+    for cell, settings, order, seed in planned(names, asked)
+    if (order, seed) == ("own", asked.seeds[0])
+    and (release := places_of(cell, asked)[1]).exists()
+  ]
+  check(
+    bool(found),
+    f"{asked.out} has no trained model of {', '.join(names)}; expected some:"
+    " run the same command without --time first.",
+  )
+  for cell, settings, release in found:
+    key = time_key_of(cell, settings, asked)
+    how = functools.partial(seconds_of, release, settings, asked.batch_size)
+    row, _ = rows.measured(asked.rows, key, how)
+    took = 1000 * row["seconds_per_image"]
+    steps = settings.num_ar_steps
+    print(f"{cell.name}, {steps} AR steps: {took:.3g} ms an image", flush=True)
+
+
+def seconds_of(release: Path, settings: Settings, size: int) -> rows.Row:
+  """The better time of two for five batches, once they are compiled."""
+  pipe, seconds = load(release), []
+  for count in (1, 5, 5):
+    labels = np.arange(count * size) % pipe.card.num_classes
+    start = time.monotonic()
+    pipe.generate(labels, settings=settings, batch_size=size)
+    seconds.append(time.monotonic() - start)
+  return {"seconds_per_image": min(seconds[1:]) / (5 * size)}
+
+
 def write_tables(
   names: Sequence[str], asked: Asked, judges: dict[str, str]
 ) -> None:
   """Tables and pictures of rows that are there, by those judges."""
-  table = [row for row in rows.read(asked.rows) if row["judges"] == judges]
+  every = rows.read(asked.rows)
+  table = [row for row in every if row.get("judges") == judges]
   for name in names:
     own, study = rows_of(name, table, asked), STUDIES[name]
+    if study.is_timed:
+      own = studies_tables.timed(own, every)
     real = studies_tables.controls(study, own, table, asked.num_images)
     studies_tables.write(asked.out, name, study, own, real)
 
@@ -279,12 +320,15 @@ def main(argv: Sequence[str] | None) -> None:
   if args.laptop or args.data_dir:
     photographs = sets.open_set(masked)
     asked = asked._replace(photographs=photographs.description)
+  check(
+    bool(asked.photographs) or (args.dry_run and not args.weights),
+    "--data_dir is missing; expected a folder of photographs, or --laptop.",
+  )
+  if args.time:
+    time_cells(names, asked)
+    return
   networks = {}
   if args.weights or not args.dry_run:
-    check(
-      bool(asked.photographs),
-      "--data_dir is missing; expected a folder of photographs, or --laptop.",
-    )
     weights = programs.weights(args.weights)
     networks = judging.eyes(
       weights, asked.num_images, allow_few=asked.is_laptop
@@ -328,6 +372,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   add("--laptop", action="store_true", help="tiny, on made-up images")
   add("--dry_run", action="store_true", help="print the plan and its cost")
+  add("--time", action="store_true", help="only time what is trained in OUT")
   add("--tables", action="store_true", help="only make those of rows in OUT")
   return parser.parse_args(argv)
 

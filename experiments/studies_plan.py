@@ -166,6 +166,16 @@ def rows_of(
   return [row for row in own if row is not None]
 
 
+def time_key_of(cell: Cell, settings: Settings, asked: Asked) -> rows.Row:
+  """What tells the row of how long images take, of all seeds and orders."""
+  return {
+    "timed": cell.name,
+    "trained_as": recipe_of(cell, asked),
+    "settings": rows.as_row(settings),
+    "batch_size": asked.batch_size,
+  }
+
+
 def plan(left: Sequence[tuple], asked: Asked) -> str:
   """What is missing, a line for each cell, and what it costs on one H200."""
   lines, total = [], 0.0

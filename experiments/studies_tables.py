@@ -40,6 +40,9 @@ WIDE = 3
 WIDEST = 8
 """How often the least distance fits into the greatest without logarithms."""
 
+TIME = "ms_an_image"
+"""Milliseconds, of rows that were timed."""
+
 NAMED = ("cell", "order")
 """Axes of names, not of numbers."""
 
@@ -77,7 +80,7 @@ def controls(
   real = [
     row
     for row in table
-    if "cell" not in row
+    if "images" in row
     and coded.photographs_of(row) in photographs
     and (study.has_codes or row["images"] != coded.TEST)
   ]
@@ -93,6 +96,20 @@ def grouped(table: Table) -> list[list[rows.Row]]:
   return list(groups.values())
 
 
+def timed(own: Table, table: Table) -> list[rows.Row]:
+  """The rows with the milliseconds an image of that cell and setting takes."""
+  times = {
+    (row["timed"], repr(row["settings"])): 1000 * row["seconds_per_image"]
+    for row in table
+    if "timed" in row
+  }
+  keys = [(row["cell"], repr(row["settings"])) for row in own]
+  return [
+    row | {TIME: times[key]} if key in times else row
+    for row, key in zip(own, keys, strict=True)
+  ]
+
+
 def of_cells(table: Table, real: Table) -> str:
   """A line for each cell and setting, then one for each control."""
   names = names_of(table)
@@ -106,7 +123,9 @@ def of_cells(table: Table, real: Table) -> str:
       shown.append(key)
   if len({row["order"] for row in table}) > 1:
     shown.append("order")
+  has_times = any(TIME in row for row in table)
   heads = ["images", *shown, "rows", *names, "million parameters"]
+  heads += ["ms an image"] if has_times else []
   lines = [heads]
   for group in grouped(table):
     settings = [_text(value_of(group[0], key)) for key in shown]
@@ -118,11 +137,13 @@ def of_cells(table: Table, real: Table) -> str:
         str(len(group)),
         *values,
         f"{group[0]['num_parameters'] / 1e6:.3g}",
+        *([_text(group[0].get(TIME))] if has_times else []),
       ]
     )
   for row in real:
     values = [_scores([row], name) for name in names]
-    lines.append([row["images"], *[""] * len(shown), "", *values, ""])
+    ends = [""] * (len(heads) - 2 - len(shown) - len(values))
+    lines.append([row["images"], *[""] * len(shown), "", *values, *ends])
   return markdown.of_text(lines)
 
 
@@ -135,7 +156,7 @@ def _scores(group: Table, name: str) -> str:
 def _text(value: Any) -> str:
   if value is None:
     return ""
-  return f"{value:g}" if isinstance(value, float) else str(value)
+  return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def chart(study: Any, table: Table, real: Table) -> bytes:
@@ -146,6 +167,8 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
   """
   from matplotlib.figure import Figure
 
+  if study.is_timed and all(TIME in row for row in table):
+    study = study._replace(axis=TIME)
   names, is_named = names_of(table), study.axis in NAMED
   titles = shortened(_text(value_of(row, study.axis)) for row in table)
   series = dict.fromkeys(_text(value_of(row, study.series)) for row in table)

@@ -154,6 +154,8 @@ def with_studies(text: str, benchmarks: Path) -> str:
     own = studies_plan.rows_of(name, table, asked, "trained_as")
     if own:
       real = studies_tables.controls(study, own, table, asked.num_images)
+      if study.is_timed:
+        own = studies_tables.timed(own, table)
       shown = studies_tables.of_cells(own, real)
       text = markdown.between(text, shown, name)
   return text

@@ -13,8 +13,7 @@ from evaluate.test_scoreboard import UNSEEN
 
 from experiments import claims, coded, judging, rows, studies, studies_plan
 from experiments import studies_tables as tables
-from experiments import tables as all_tables
-from marjax.evaluate import archives, sets
+from marjax.evaluate import sets
 from marjax.evaluate.networks import kinds, weights
 from marjax.experiment import Experiment
 from marjax.generate.draws import Draws, draw_batch
@@ -92,18 +91,6 @@ def test_every_study_can_be_planned(name, is_laptop, tmp_path):
     assert settings == settings.for_model(experiment.model)
   at = [cell for cell, _ in itertools.groupby(planned, lambda one: one[0])]
   assert len(at) == len(set(at)), "one cell after the other"
-
-
-@pytest.mark.parametrize("name", claims.STUDIES)
-def test_a_point_of_a_picture_is_of_one_cell_and_setting(name, tmp_path):
-  asked, study = asked_of(tmp_path, is_laptop=False), claims.STUDIES[name]
-  points = {}
-  for one in studies_plan.planned([name], asked):
-    row = studies_plan.key_of(*one, asked)
-    place = [tables.value_of(row, key) for key in (study.axis, study.series)]
-    what = repr([tables.cell_of(row), row["settings"], row["order"]])
-    points.setdefault(repr(place), set()).add(what)
-  assert {len(whats) for whats in points.values()} == {1}
 
 
 def test_a_cell_belongs_to_the_process_that_begins_it(board, tmp_path):
@@ -366,6 +353,7 @@ def test_late_begins_nothing(board, capsys):
     (["orders", "--laptop", "--weights=label"], "expected one whose features"),
     (["orders", "--dry_run", "--data_dir=none"], "none, and there is nothing"),
     (["orders", "--tables", "--out=none"], "has no row of orders"),
+    (["orders", "--laptop", "--time", "--out=none"], "has no trained model of"),
   ],
 )
 def test_wrong_flags_are_one_sentence(argv, words, capsys):
@@ -373,41 +361,6 @@ def test_wrong_flags_are_one_sentence(argv, words, capsys):
   error = capsys.readouterr().err
   assert words in error
   assert error.count("\n") == 1
-
-
-def test_samples_wrap(tmp_path, monkeypatch):
-  monkeypatch.setattr(tables, "ACROSS", 2)
-  names, shapes = [], []
-  for number in range(3):
-    images = np.full((2, 8, 8, 3), 60 * number, np.uint8)
-    names.append(f"mar-{number}-0")
-    archives.write(
-      tmp_path / f"{names[-1]}.npz", images.shape, [images], np.arange(2)
-    )
-    beside = tables.samples(names, tmp_path)
-    assert beside is not None
-    assert (beside == 60 * number).any()
-    shapes.append(beside.shape)
-  one, two, three = shapes
-  assert two == (one[0], 2 * one[1], 3)
-  assert three == (2 * one[0], 2 * one[1], 3)
-  assert tables.samples(["none"], tmp_path) is None
-
-
-def test_a_page_has_the_tables_that_have_rows(tmp_path, monkeypatch):
-  asked = studies_plan.Asked(tmp_path)
-  for number, one in enumerate(studies_plan.planned(["orders"], asked)):
-    row = studies_plan.key_of(*one, asked) | {"trained_as": "with fewer steps"}
-    row |= {"scores": {"kid": 0.25 + number % 3}, "seconds": 3.0}
-    rows.append(tmp_path / "studies.jsonl", row | {"num_parameters": 10**6})
-  page = "".join(
-    f"a <!-- {name} -->\n<!-- end of {name} -->\n" for name in claims.STUDIES
-  )
-  monkeypatch.setattr(all_tables, "RESULTS", tmp_path)
-  text = all_tables.with_studies(page, tmp_path)
-  assert "| mar | raster | 3 | 1.2 ± 1.0 | 1 |" in text
-  assert text.count("| mar |") == 3
-  assert text.replace(" ", "").count("-->\n<!--") == len(claims.STUDIES) - 1
 
 
 @pytest.mark.slow
@@ -420,6 +373,10 @@ def test_a_cell_is_trained_and_drawn(tmp_path):
   assert pipe.card.step == 4
   images = pipe.generate([1, 2], settings=pipe.settings())
   assert images.shape == (2, 16, 16, 3)
+  took = studies.seconds_of(
+    studies_plan.places_of(cell, asked)[1], pipe.settings(), 4
+  )
+  assert 0 < took["seconds_per_image"] < 10
   shutil.rmtree(tmp_path / "runs")  # averaged weights are all that it takes
   again = studies.trained(cell, asked)
   jax.tree.map(np.testing.assert_array_equal, again.params, pipe.params)

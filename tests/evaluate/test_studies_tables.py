@@ -1,0 +1,110 @@
+"""Tables and pictures of the studies of the paper's claims."""
+
+import numpy as np
+import pytest
+from evaluate.test_studies import asked_of
+
+from experiments import claims, rows, studies, studies_plan
+from experiments import studies_tables as tables
+from experiments import tables as all_tables
+from marjax.evaluate import archives, sets
+
+
+@pytest.mark.parametrize("name", claims.STUDIES)
+def test_a_point_of_a_picture_is_of_one_cell_and_setting(name, tmp_path):
+  asked, study = asked_of(tmp_path, is_laptop=False), claims.STUDIES[name]
+  points = {}
+  for one in studies_plan.planned([name], asked):
+    row = studies_plan.key_of(*one, asked)
+    place = [tables.value_of(row, key) for key in (study.axis, study.series)]
+    what = repr([tables.cell_of(row), row["settings"], row["order"]])
+    points.setdefault(repr(place), set()).add(what)
+  assert {len(whats) for whats in points.values()} == {1}
+
+
+def test_samples_wrap(tmp_path, monkeypatch):
+  monkeypatch.setattr(tables, "ACROSS", 2)
+  names, shapes = [], []
+  for number in range(3):
+    images = np.full((2, 8, 8, 3), 60 * number, np.uint8)
+    names.append(f"mar-{number}-0")
+    archives.write(
+      tmp_path / f"{names[-1]}.npz", images.shape, [images], np.arange(2)
+    )
+    beside = tables.samples(names, tmp_path)
+    assert beside is not None
+    assert (beside == 60 * number).any()
+    shapes.append(beside.shape)
+  one, two, three = shapes
+  assert two == (one[0], 2 * one[1], 3)
+  assert three == (2 * one[0], 2 * one[1], 3)
+  assert tables.samples(["none"], tmp_path) is None
+
+
+def test_a_page_has_the_tables_that_have_rows(tmp_path, monkeypatch):
+  asked = studies_plan.Asked(tmp_path)
+  for number, one in enumerate(studies_plan.planned(["orders"], asked)):
+    row = studies_plan.key_of(*one, asked) | {"trained_as": "with fewer steps"}
+    row |= {"scores": {"kid": 0.25 + number % 3}, "seconds": 3.0}
+    rows.append(tmp_path / "studies.jsonl", row | {"num_parameters": 10**6})
+  page = "".join(
+    f"a <!-- {name} -->\n<!-- end of {name} -->\n" for name in claims.STUDIES
+  )
+  monkeypatch.setattr(all_tables, "RESULTS", tmp_path)
+  text = all_tables.with_studies(page, tmp_path)
+  assert "| mar | raster | 3 | 1.2 ± 1.0 | 1 |" in text
+  assert text.count("| mar |") == 3
+  assert text.replace(" ", "").count("-->\n<!--") == len(claims.STUDIES) - 1
+
+
+def test_points_lie_over_the_time_of_an_image(tmp_path, monkeypatch, capsys):
+  """Of cells that are trained, each setting once for all seeds."""
+  asked = asked_of(tmp_path)
+  photographs = sets.open_set(
+    studies_plan.experiment_of(claims.MASKED, asked).data
+  ).description
+  asked = asked._replace(photographs=photographs)
+  cells = claims.STUDIES["speed"].cells
+  trained = [cell for cell in cells if cell.variant != "guided"]
+  for cell in trained:
+    studies_plan.places_of(cell, asked)[1].mkdir(parents=True)
+  took = []
+
+  def seconds_of(release, settings, size):
+    took.append((release.name.partition("-")[0], settings.num_ar_steps, size))
+    return {"seconds_per_image": 0.25 * settings.num_ar_steps}
+
+  monkeypatch.setattr(studies, "seconds_of", seconds_of)
+  flags = ["speed", "--laptop", "--time", f"--out={tmp_path}"]
+  for _ in range(2):
+    assert studies.main([*flags, "--batch_size=40"]) == 0
+  assert took == [
+    *[("mar", steps, 40) for steps in (4, 8, 16)],
+    ("ar_random", 16, 40),
+  ]
+  assert "mar-0, 8 AR steps: 2e+03 ms an image" in capsys.readouterr().out
+
+  table = rows.read(tmp_path / "rows.jsonl")
+  own = [
+    studies_plan.key_of(*one, asked)
+    | {"scores": {"fd": 2.0 + number}, "num_parameters": 10**6}
+    for number, one in enumerate(studies_plan.planned(["speed"], asked))
+    if one[0] in trained
+  ]
+  points = tables.timed(own, table)
+  shown = [row[tables.TIME] for row in points if row["seed"] == 0]
+  assert shown == [1000, 2000, 4000, 4000]
+  lines = tables.of_cells(points, []).splitlines()
+  assert lines[0].endswith("| million parameters | ms an image |")
+  assert lines[3].endswith("| 1 | 2e+03 |")
+  seen, points_of = [], tables._points
+
+  def counted(rows_, axis, name):
+    seen.append(axis)
+    return points_of(rows_, axis, name)
+
+  monkeypatch.setattr(tables, "_points", counted)
+  for part in (points, own):  # not all of the second have a time
+    tables.chart(claims.STUDIES["speed"], part, [])
+  assert set(seen[:2]) == {tables.TIME}
+  assert set(seen[2:]) == {"num_ar_steps"}
