@@ -20,13 +20,16 @@ from collections.abc import Callable, Iterable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32, Float64, Int
 
 from marjax.latents.codes import nearest
 from marjax.schema import check
 
 CHUNK_NUMBERS = 2**24
 """Distances that are worked out at a time: 64 MiB of float32."""
+
+NEAR = 1e-6
+"""Of a sum of squares: distances below are worked out without cancellation."""
 
 Vectors = Float32[np.ndarray, "N D"]
 Centres = Float32[np.ndarray, "V D"]
@@ -48,6 +51,8 @@ def start(
     ValueError: there are fewer than V different vectors.
   """
   random = np.random.default_rng(seed)
+  exact = vectors.astype(np.float64)
+  norms = np.einsum("nd,nd->n", exact, exact)
   chosen = np.empty((count, vectors.shape[1]), np.float32)
   distances = np.full(len(vectors), np.inf)
   for i in progress(range(count)):
@@ -61,7 +66,7 @@ def start(
     last = int(np.searchsorted(sums, sums[-1]))
     place = np.searchsorted(sums, random.random() * sums[-1], side="right")
     chosen[i] = vectors[min(int(place), last)]
-    distances = np.minimum(distances, _squares(vectors, chosen[i]))
+    distances = np.minimum(distances, _squares_of(exact, norms, chosen[i]))
   return chosen
 
 
@@ -109,6 +114,23 @@ def _squares(
 ) -> Float[np.ndarray, " N"]:
   """Squared distances, float64: 0 for equal vectors and for no others."""
   return np.square(vectors.astype(np.float64) - others).sum(axis=-1)
+
+
+def _squares_of(
+  vectors: Float64[np.ndarray, "N D"],
+  norms: Float64[np.ndarray, " N"],
+  other: Float32[np.ndarray, " D"],
+) -> Float64[np.ndarray, " N"]:
+  """`_squares` to one vector, by products: a sixth of the time.
+
+  Args:
+    norms: sums of squares.
+  """
+  other = other.astype(np.float64)
+  squares = norms - 2 * np.einsum("nd,d->n", vectors, other) + other @ other
+  near = squares <= NEAR * norms
+  squares[near] = _squares(vectors[near], other)
+  return squares
 
 
 def _move(vectors, centres, ids, distances) -> None:

@@ -107,3 +107,21 @@ def test_it_is_no_worse_than_scikit_learns():
   theirs = cluster.KMeans(24, n_init=1, random_state=0).fit(vectors)
   ours = min(fitted(vectors, 24, seed)[1][-1] for seed in range(3))
   assert ours <= 1.05 * theirs.inertia_ / len(vectors)
+
+
+def test_products_choose_what_differences_choose(monkeypatch):
+  """The same centres, among vectors that are equal and all but equal, too."""
+  rng = np.random.default_rng(0)
+  some = rng.normal(3, 1, size=(200, 48)).astype(np.float32)
+  close = some + 1e-4 * rng.normal(size=some.shape).astype(np.float32)
+  vectors = np.concatenate([some, some[:50], close])
+  centres = k_means.start(vectors, 380, 7)
+  assert len(np.unique(centres, axis=0)) == 380
+  with pytest.raises(ValueError, match="are 400 different vectors"):
+    k_means.start(vectors, 401, 7)
+
+  def plain(vectors, norms, other):
+    return k_means._squares(vectors, other)
+
+  monkeypatch.setattr(k_means, "_squares_of", plain)
+  np.testing.assert_array_equal(centres, k_means.start(vectors, 380, 7))
