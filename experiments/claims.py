@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 AS_CODES = "as codes"
-"""In place of an order: in the cell's own, and then made of codes."""
+"""Stands for the cell's own order where images are then made of codes."""
 
 Changes = dict[str, Any]
 """Of settings, by name."""
@@ -134,8 +134,11 @@ STUDIES: dict[str, Study] = {
       ),
     ],
     [
-      *GUIDED,
-      *(Draw(draw.changes, AS_CODES) for draw in GUIDED),
+      *(
+        Draw(changes, order)
+        for changes, _ in GUIDED
+        for order in ("own", AS_CODES)
+      ),
     ],
     series="guidance_scale, order",
   ),

@@ -33,7 +33,7 @@ class Shown:
   """
 
   def __init__(self, images: ImageSet, codes: Path):
-    self._images, self._pipe = images, load(codes)
+    self._images, self._codes = images, codes
     self.shape, self.num_classes = images.shape, images.num_classes
     self.crop = images.crop
     self.description = f"{images.description}, {codes.name}"
@@ -42,10 +42,11 @@ class Shown:
     return len(self._images)
 
   def rows(self, indices: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-    """Images and labels at ascending indices."""
+    """Images and labels at ascending indices; the codes are read now."""
+    pipe = load(self._codes)
     for start in range(0, len(indices), AT_ONCE):
       pairs = [*self._images.rows(indices[start : start + AT_ONCE])]
-      shown = self._pipe.reconstruct(np.stack([image for image, _ in pairs]))
+      shown = pipe.reconstruct(np.stack([image for image, _ in pairs]))
       yield from zip(shown, (label for _, label in pairs), strict=True)
 
 
@@ -55,7 +56,7 @@ def shown(chosen: Chosen, codes: Path) -> Chosen:
 
 
 def photographs_of(row: rows.Row) -> str:
-  """Which real images a row of real images is of, whatever they are made of."""
+  """What the real images of a row are, whatever they are made of."""
   return row.get("real", "").partition(", codes-")[0]
 
 

@@ -6,7 +6,8 @@ whatever processes add rows to OUT. Real test images, and training images with
 noise, are scored as if they were generated: the controls.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,9 @@ NOISE = 8.0
 TEST, NOISY = "real test images", f"training images, noise of {NOISE:g}"
 SUBSET = 1000
 
+LOOKED_AT = 100
+"""Images by whose pixels sets of the same names are told apart."""
+
 
 class Judge(NamedTuple):
   """A network, the scores asked of it, and what it saw of real images."""
@@ -47,7 +51,7 @@ class Board(NamedTuple):
   test: Chosen
 
   def known(self) -> dict[str, Any]:
-    """What a row is scored by and against."""
+    """What a row is scored by and against, see `known`."""
     judges = digests(judge.eye for judge in self.judges)
     return known(self.train.images, len(self.train.indices), judges)
 
@@ -81,7 +85,11 @@ def digests(seeing: Iterable[seen.Eye]) -> dict[str, str]:
 def eyes(
   weights: Mapping[str, str], num_images: int, allow_few: bool
 ) -> dict[str, seen.Eye]:
-  """Networks by name, the first of them with all scores."""
+  """Networks by name, ready to look.
+
+  Raises:
+    ValueError, FileNotFoundError: none but `label`, or no such weights.
+  """
   check(
     bool(set(weights) - {"label"}),
     f"--weights names {', '.join(weights) or 'no network'}; expected one whose"
@@ -130,7 +138,9 @@ def board_of(
   """Shows real images to all networks, once for all processes of `out`.
 
   Args:
-    out: folder of the results. num_images: of a row. but: scores left out.
+    train, test: see `real_images`. networks: by name; the first that is not
+      `label` gives all scores. out: folder of the results; what was seen is
+      kept in OUT/seen-... num_images: of a row. but: scores left out.
 
   Raises:
     ValueError, OSError: images are too few or not those of a network.
@@ -149,12 +159,9 @@ def board_of(
     kinds.check_scores(own, eye.network, fewest, eye.options, classes)
     of_real.append((eye, kinds.needs_of_real(own) | {"moments"}))
     of_test.append((eye, kinds.needs(own)))
-  what = [
-    (chosen.images.description, chosen.images.shape, len(chosen.indices))
-    for chosen in (train, test)
-  ]
+  looks = [_look_of(chosen) for chosen in (train, test)]
   options = [(eye.options, named[name]) for name, eye in networks.items()]
-  made_of = rows.digest((what, options, digests(networks.values())))
+  made_of = rows.digest((looks, options, digests(networks.values())))
   folder = out / f"seen-{made_of}"
   with rows.locked(folder / "lock"):
     begun = Begun(folder)
@@ -162,6 +169,16 @@ def board_of(
     control = seen.look_together(test, of_test, taken, "test", True, begun)
   judges = map(Judge, networks.values(), named.values(), real, control)
   return Board(list(judges), train, test)
+
+
+def _look_of(chosen: Chosen) -> tuple:
+  """What tells images from others, by the pixels of some of them."""
+  images, indices = chosen
+  some = indices[sets.choose(len(indices), min(len(indices), LOOKED_AT))]
+  pixels = hashlib.sha256()
+  for image, _ in images.rows(some):
+    pixels.update(np.ascontiguousarray(image).data)
+  return images.description, images.shape, len(indices), pixels.hexdigest()
 
 
 def scored(board: Board, chosen: Chosen, title: str) -> dict[str, float]:
@@ -179,27 +196,35 @@ def scored(board: Board, chosen: Chosen, title: str) -> dict[str, float]:
   return numbers
 
 
-def controls(board: Board, file: Path, num_images: int) -> None:
-  """Adds the rows of real images and of those with noise, if missing."""
-  train = board.train
+def controls(train: Chosen, test: Chosen, num_images: int) -> dict[str, Chosen]:
+  """Real images that are scored like generated ones, and some with noise."""
   count = min(num_images, len(train.indices))
   some = train.indices[sets.choose(len(train.indices), count)]
-  parts = {TEST: board.test, NOISY: Chosen(Noisy(train.images), some)}
-  add_controls(board, file, parts)
+  return {TEST: test, NOISY: Chosen(Noisy(train.images), some)}
 
 
-def add_controls(board: Board, file: Path, parts: Mapping[str, Chosen]) -> None:
-  """Adds the rows of images that no member of the board drew, if missing."""
+def add_controls(
+  file: Path,
+  parts: Mapping[str, Chosen],
+  known: Mapping[str, Any],
+  board: Callable[[], Board],
+) -> None:
+  """Adds the rows of images that nobody drew, if missing.
+
+  Args:
+    parts: images by what a row calls them. known: see `Board.known`.
+    board: called if some are missing.
+  """
   for name, chosen in parts.items():
     key = {
       "images": name,
       "kind": "control",
       "source": chosen.images.description,
       "num_images": len(chosen.indices),
-      **board.known(),
+      **known,
     }
     if rows.find(rows.read(file), **key) is None:
-      add(file, key | {"scores": scored(board, chosen, name)})
+      add(file, key | {"scores": scored(board(), chosen, name)})
 
 
 def known(

@@ -18,6 +18,7 @@
    them by the first judge's features.
 
     OUT/rows.jsonl  OUT/table.md  OUT/curves.png  OUT/CHECKPOINT_CLASS.png
+    OUT/seen-...    what networks saw of real images, so that they look once
 
 Command   python -m experiments.scoreboard --checkpoints out/cifar10 \
             --controls out/cifar10_regression --out out/scoreboard \
@@ -244,7 +245,8 @@ def main(argv: Sequence[str] | None) -> None:
   rows.make(asked.rows)
   real = judging.real_images(data, asked.num_images, asked.num_real)
   board = judging.board_of(*real, networks, asked.out, asked.num_images)
-  judging.controls(board, asked.rows, asked.num_images)
+  parts = judging.controls(*real, asked.num_images)
+  judging.add_controls(asked.rows, parts, board.known(), lambda: board)
   for member in members:
     measure(member, board, asked)
   show(members, board, asked)

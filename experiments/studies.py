@@ -10,7 +10,8 @@
 3. A row is N images of a cell, of one seed, at one setting, scored by all
    judges as `experiments.scoreboard` does, in OUT/rows.jsonl. Real test images
    and training images with noise have rows as well, and test images made of
-   codes where there are cells of codes (`experiments.coded`).
+   codes where a study draws "as codes" (`experiments.coded`). What judges saw
+   of real images is kept in OUT/seen-..., for all processes.
 4. `studies_tables` makes OUT/STUDY.md, .png and _samples.png of the rows.
 
 Command   python -m experiments.studies table1,head_size --data_dir photos \
@@ -30,9 +31,9 @@ import functools
 import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -60,7 +61,7 @@ from experiments.studies_plan import (
   time_key_of,
 )
 from marjax.evaluate import archives, run, sets
-from marjax.evaluate.seen import Eye, Taken
+from marjax.evaluate.seen import Chosen, Eye, Taken
 from marjax.generate.settings import Settings
 from marjax.pipeline import Pipeline, load
 from marjax.release import loading
@@ -90,25 +91,96 @@ def order_of(name: str, own: Int[np.ndarray, "N L"]) -> Int[np.ndarray, "N L"]:
   return np.take_along_axis(own, later, axis=1)
 
 
-def measure(
-  pipe: Pipeline,
-  key: dict[str, Any],
-  settings: Settings,
-  board: judging.Board,
-  asked: Asked,
-) -> rows.Row:
-  """What a row's images, drawn for it, score."""
+class Boards:
+  """Judges of photographs, and of photographs made of codes, when asked for.
+
+  Attributes:
+    judges: digests of the networks. asked: see `Asked`.
+  """
+
+  def __init__(self, networks: dict[str, Eye], asked: Asked):
+    self.judges, self.asked = judging.digests(networks.values()), asked
+    self._networks = networks
+    self._boards: dict[bool, judging.Board] = {}
+
+  def real(self, has_codes: bool) -> tuple[Chosen, Chosen]:
+    """Training and test images; nothing is looked at, nor are codes needed."""
+    data = dataclasses.replace(
+      experiment_of(MASKED, self.asked).data, flip=False
+    )
+    train, test = judging.real_images(data, self.asked.num_images)
+    if not has_codes:
+      return train, test
+    codes = codes_of(self.asked)
+    return coded.shown(train, codes), coded.shown(test, codes)
+
+  def of(self, has_codes: bool) -> judging.Board:
+    """Judges that have looked at real images, or at those made of codes."""
+    if has_codes not in self._boards:
+      if has_codes:
+        coded.fit(experiment_of(CODES, self.asked), codes_of(self.asked))
+      # Of few codes many images are near to others.
+      but = ("copies",) if has_codes else ()
+      self._boards[has_codes] = judging.board_of(
+        *self.real(has_codes),
+        self._networks,
+        self.asked.out,
+        self.asked.num_images,
+        *but,
+      )
+    return self._boards[has_codes]
+
+  def add_controls(self, has_codes: bool) -> None:
+    """Adds the rows of real images that are missing, unless it is late."""
+    train, test = self.real(has_codes)
+    parts = judging.controls(train, test, self.asked.num_images)
+    parts = {coded.TEST: test} if has_codes else parts
+    known = judging.known(train.images, len(train.indices), self.judges)
+    if not self.asked.is_late():
+      board = functools.partial(self.of, has_codes)
+      judging.add_controls(self.asked.rows, parts, known, board)
+
+
+class Drawn(NamedTuple):
+  """Images of a cell [N, H, W, C], their labels [N], and how long it took."""
+
+  images: np.ndarray
+  labels: np.ndarray
+  seconds: float
+
+
+def draw(
+  pipe: Pipeline, asked: Asked, settings: Settings, order: str, seed: int
+) -> Drawn:
+  """The images of a row."""
   labels = run.balanced_labels(asked.num_images, pipe.card.num_classes)
-  how: dict[str, Any] = {"seed": key["seed"]}
-  if key["order"] not in ("own", AS_CODES):
-    draws = pipe.draws(key["seed"], len(labels))
-    order = order_of(key["order"], np.asarray(draws.order))
+  how: dict[str, Any] = {"seed": seed}
+  if order != "own":
+    draws = pipe.draws(seed, len(labels))
+    order = order_of(order, np.asarray(draws.order))
     how = {"draws": dataclasses.replace(draws, order=order)}
   start = time.monotonic()
   images = pipe.generate(
     labels, settings=settings, batch_size=asked.batch_size, progress=True, **how
   )
-  seconds = time.monotonic() - start
+  return Drawn(images, labels, time.monotonic() - start)
+
+
+def measure(
+  pipe: Pipeline,
+  key: dict[str, Any],
+  settings: Settings,
+  boards: Boards,
+  drawn: Callable[..., Drawn],
+) -> rows.Row:
+  """What a row's images score.
+
+  Args:
+    drawn: see `draw`, of this pipeline; may know what it drew before.
+  """
+  asked, has_codes = boards.asked, key["order"] == AS_CODES
+  order = "own" if has_codes else key["order"]
+  images, labels, seconds = drawn(settings, order, key["seed"])
   is_shown = key["seed"] == asked.seeds[0] and key["order"] == "own"
   is_shown = is_shown and settings == pipe.settings()
   path = asked.out / "drawn" / f"{rows.digest(key)}.npz"
@@ -116,9 +188,9 @@ def measure(
   path.unlink(missing_ok=True)  # of a row that a kill cut short
   archives.write(path, images.shape, [images], labels)
   chosen = Taken().choose(sets.open_set(path), None)
-  if key["order"] == AS_CODES:
+  if has_codes:
     chosen = coded.shown(chosen, codes_of(asked))
-  scores = judging.scored(board, chosen, key["cell"])
+  scores = judging.scored(boards.of(has_codes), chosen, key["cell"])
   if is_shown:
     place = asked.out / "images" / f"{key['cell']}.npz"
     place.parent.mkdir(exist_ok=True)
@@ -135,108 +207,64 @@ def measure(
   }
 
 
-class Boards:
-  """Judges of photographs, and of photographs made of codes, when asked for."""
-
-  def __init__(self, networks: dict[str, Eye], asked: Asked):
-    self._networks, self._asked = networks, asked
-    self._boards: dict[bool, judging.Board] = {}
-
-  def of(self, order: str) -> judging.Board:
-    """Those that judge a row of that order; the first call looks at images."""
-    has_codes, asked = order == AS_CODES, self._asked
-    if has_codes not in self._boards:
-      data = experiment_of(MASKED, asked).data
-      data = dataclasses.replace(data, flip=False)
-      real = judging.real_images(data, asked.num_images)
-      if has_codes:
-        codes = coded.fit(experiment_of(CODES, asked), codes_of(asked))
-        real = [coded.shown(part, codes) for part in real]
-      # Of few codes many images are near to others.
-      but = ("copies",) if has_codes else ()
-      self._boards[has_codes] = judging.board_of(
-        *real, self._networks, asked.out, asked.num_images, *but
-      )
-    return self._boards[has_codes]
-
-
 def run_studies(
   names: Sequence[str], networks: dict[str, Eye], asked: Asked
 ) -> None:
   """All rows of the studies that are missing, then their tables."""
   rows.make(asked.rows)
-  judges = judging.digests(networks.values())
-  left = missing(names, asked, judges=judges)
-  if left or lacks_controls(names, asked, judges):
-    _measure_all(names, left, networks, asked)
-    left = missing(names, asked, judges=judges)
+  boards = Boards(networks, asked)
+  left = missing(names, asked, judges=boards.judges)
+  _measure_all(names, left, boards)
+  left = missing(names, asked, judges=boards.judges)
   if left:
     print(f"{len(left)} rows are left, for later or another process's")
-  write_tables(names, asked, judges)
-
-
-def lacks_controls(
-  names: Sequence[str], asked: Asked, judges: dict[str, str]
-) -> bool:
-  """Whether real images have no rows, or none as codes where those are due."""
-  against = {"judges": judges, "real": asked.photographs}
-  due = [judging.TEST, judging.NOISY]
-  if any(STUDIES[name].has_codes for name in names):
-    due.append(coded.TEST)
-  there = [
-    row | {"real": coded.photographs_of(row)} for row in rows.read(asked.rows)
-  ]
-  return any(rows.find(there, images=name, **against) is None for name in due)
+  write_tables(names, asked, boards.judges)
 
 
 def _measure_all(
-  names: Sequence[str],
-  left: Sequence[tuple],
-  networks: dict[str, Eye],
-  asked: Asked,
+  names: Sequence[str], left: Sequence[tuple], boards: Boards
 ) -> None:
   """Adds rows until none is missing or it is late.
 
   One process looks at real images first, while others begin to train.
   """
-  judges = judging.digests(networks.values())
-  held, boards = asked.out / "claims", Boards(networks, asked)
+  asked = boards.asked
+  held = asked.out / "claims"
   with rows.locked(held / "controls", waits=False) as is_ours:
     if is_ours:
-      judging.controls(boards.of(""), asked.rows, asked.num_images)
+      boards.add_controls(has_codes=False)
   # First what no process has begun; then all others are helped with rows.
   for helps in (False, True):
     for cell, group in itertools.groupby(left, key=lambda one: one[0]):
       is_trained = places_of(cell, asked)[1].exists()
       with rows.locked(held / cell.name, waits=False) as is_ours:
         if is_ours or (helps and is_trained):
-          _measure_cell(cell, [*group], judges, boards, asked)
+          _measure_cell(cell, [*group], boards)
   with rows.locked(held / "controls"):
-    if lacks_controls(names, asked, judges):
-      board = boards.of(AS_CODES)
-      judging.add_controls(board, asked.rows, {coded.TEST: board.test})
+    boards.add_controls(has_codes=False)
+    if any(STUDIES[name].has_codes for name in names):
+      boards.add_controls(has_codes=True)
 
 
-def _measure_cell(
-  cell: Cell,
-  group: list[tuple],
-  judges: dict[str, str],
-  boards: Boards,
-  asked: Asked,
-) -> None:
+def _measure_cell(cell: Cell, group: list[tuple], boards: Boards) -> None:
   """Adds the rows of a cell that no other process has added or begun."""
-  pipe = None
+  pipe, asked = None, boards.asked
   for one in group:
-    key = key_of(*one, asked) | {"judges": judges}
+    key = key_of(*one, asked) | {"judges": boards.judges}
     claim = asked.out / "claims" / rows.digest(key)
     with rows.locked(claim, waits=False) as is_ours:
       if not is_ours or rows.find(rows.read(asked.rows), **key):
         continue
       if asked.is_late():
         return
-      pipe = pipe or trained(cell, asked)
-      board = boards.of(key["order"])
-      how = functools.partial(measure, pipe, key, one[1], board, asked)
+      if pipe is None:
+        pipe = trained(cell, asked)
+        # The same images are judged as they are, and then as codes.
+        drawn = functools.partial(draw, pipe, asked)
+        drawn = functools.lru_cache(maxsize=len(asked.seeds))(drawn)
+        if asked.is_late():
+          return
+      how = functools.partial(measure, pipe, key, one[1], boards, drawn)
       rows.measured(asked.rows, key, how)
 
 
@@ -244,10 +272,11 @@ def time_cells(names: Sequence[str], asked: Asked) -> None:
   """Adds a row of how long images take, for each setting of trained cells."""
   asked = asked._replace(batch_size=asked.batch_size or asked.num_images)
   found = [
-    (cell, settings, release)
-    for cell, settings, order, seed in planned(names, asked)
-    if (order, seed) == ("own", asked.seeds[0])
-    and (release := places_of(cell, asked)[1]).exists()
+    (cell, settings, places_of(cell, asked)[1])
+    for cell, settings in dict.fromkeys(
+      one[:2] for one in planned(names, asked)
+    )
+    if places_of(cell, asked)[1].exists()
   ]
   check(
     bool(found),
@@ -255,6 +284,8 @@ def time_cells(names: Sequence[str], asked: Asked) -> None:
     " run the same command without --time first.",
   )
   for cell, settings, release in found:
+    if asked.is_late():
+      return
     key = time_key_of(cell, settings, asked)
     how = functools.partial(seconds_of, release, settings, asked.batch_size)
     row, _ = rows.measured(asked.rows, key, how)
@@ -264,7 +295,10 @@ def time_cells(names: Sequence[str], asked: Asked) -> None:
 
 
 def seconds_of(release: Path, settings: Settings, size: int) -> rows.Row:
-  """The better time of two for five batches, once they are compiled."""
+  """How long an image takes, of five batches that are drawn twice.
+
+  The better time counts; programs are compiled before.
+  """
   pipe, seconds = load(release), []
   for count in (1, 5, 5):
     labels = np.arange(count * size) % pipe.card.num_classes
@@ -320,6 +354,10 @@ def main(argv: Sequence[str] | None) -> None:
   if args.laptop or args.data_dir:
     photographs = sets.open_set(masked)
     asked = asked._replace(photographs=photographs.description)
+  check(
+    not (args.time and args.dry_run),
+    "--time and --dry_run are given; expected one of them: leave out one.",
+  )
   check(
     bool(asked.photographs) or (args.dry_run and not args.weights),
     "--data_dir is missing; expected a folder of photographs, or --laptop.",

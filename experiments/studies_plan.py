@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments import rows
-from experiments.claims import CODES, STUDIES, Cell, Draw
+from experiments.claims import AS_CODES, CODES, STUDIES, Cell, Draw
 from marjax.cli import configs
+from marjax.evaluate import environment
 from marjax.experiment import Experiment
 from marjax.generate.settings import Settings
 from marjax.train.flops import training_flops
@@ -173,6 +174,7 @@ def time_key_of(cell: Cell, settings: Settings, asked: Asked) -> rows.Row:
     "trained_as": recipe_of(cell, asked),
     "settings": rows.as_row(settings),
     "batch_size": asked.batch_size,
+    "device": environment.device(),
   }
 
 
@@ -191,8 +193,9 @@ def plan(left: Sequence[tuple], asked: Asked) -> str:
       images = training.num_steps * training.batch_size
       flops = training_flops(experiment.model)
       minutes += images * flops / TRAINING_FLOPS / 60
-    for _, settings, _, _ in own:
+    for _, settings, order, _ in own:
       work = settings.num_ar_steps * getattr(settings.head, "num_steps", 1)
+      work *= order != AS_CODES  # drawn before
       share = asked.num_images / 10_000
       minutes += share * (ROW_SECONDS + DRAWN_SECONDS * work / 3200) / 60
     total += minutes

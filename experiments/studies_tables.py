@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import coded, markdown, rows
+from experiments import coded, judging, markdown, rows
 from experiments.claims import STUDIES
 from experiments.scoreboard_pictures import names_of, of_count
 from marjax import outputs
@@ -97,17 +97,26 @@ def grouped(table: Table) -> list[list[rows.Row]]:
 
 
 def timed(own: Table, table: Table) -> list[rows.Row]:
-  """The rows with the milliseconds an image of that cell and setting takes."""
+  """The rows with the milliseconds an image of that cell and setting takes.
+
+  Times are those of the last device and batch that were timed.
+  """
+  last = next((row for row in table[::-1] if "timed" in row), {})
   times = {
-    (row["timed"], repr(row["settings"])): 1000 * row["seconds_per_image"]
+    _timed_key(row["timed"], row): 1000 * row["seconds_per_image"]
     for row in table
     if "timed" in row
+    and all(row[same] == last[same] for same in ("device", "batch_size"))
   }
-  keys = [(row["cell"], repr(row["settings"])) for row in own]
+  keys = [_timed_key(row["cell"], row) for row in own]
   return [
     row | {TIME: times[key]} if key in times else row
     for row, key in zip(own, keys, strict=True)
   ]
+
+
+def _timed_key(cell: str, row: rows.Row) -> tuple[str, ...]:
+  return cell, row["trained_as"], repr(row["settings"])
 
 
 def of_cells(table: Table, real: Table) -> str:
@@ -206,7 +215,9 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
     is_wide = 0 < WIDEST * min(scores) < max(scores)
     if is_wide and name.startswith(("fd", "kid")):
       (ax.set_xscale if is_named else ax.set_yscale)("log")
-    for row in real[:1]:
+    for row in real:
+      if row["images"] != judging.TEST:
+        continue
       style = {"color": "0.4", "linestyle": "--", "linewidth": 1}
       line = ax.axvline if is_named else ax.axhline
       line(row["scores"][name], label=row["images"], **style)

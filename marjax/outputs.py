@@ -322,8 +322,11 @@ def _refuse_existing(path: AnyPath, overwrite: bool | None) -> None:
       f"{path} is a folder; expected the path of a file to write."
     )
   if exists and not overwrite:
-    way = "pass --overwrite (overwrite=True in Python) to replace it"
-    way = "remove that file" if overwrite is None else way
+    way = (
+      "remove that file"
+      if overwrite is None
+      else "pass --overwrite (overwrite=True in Python) to replace it"
+    )
     raise FileExistsError(
       f"{path} already exists; expected a new path: choose another, or {way}."
     )

@@ -309,12 +309,12 @@ def test_images_of_a_loss_without_codes_are_shown_as_codes(
   shown = [row for row in table if row.get("order") == claims.AS_CODES]
   assert [row["cell"] for row in shown] == ["mar-0"] * 2 + ["mar_ce-0"] * 2
   # Judged beside photographs made of codes, test images are as near as ever.
-  test, plain = (
+  test, real = (
     rows.find(table, images=name) for name in (coded.TEST, judging.TEST)
   )
-  assert test["real"].startswith(f"{plain['real']}, codes-")
-  assert test["scores"] != plain["scores"]
-  distance = [row["scores"]["fd_projection"] for row in (test, plain)]
+  assert test["real"].startswith(f"{real['real']}, codes-")
+  assert test["scores"] != real["scores"]
+  distance = [row["scores"]["fd_projection"] for row in (test, real)]
   assert distance[0] < 2 * distance[1]
   for row, plain in zip(shown[:2], rows_of("mar-0", table)[:2], strict=True):
     assert row["seed"] == plain["seed"]
@@ -325,20 +325,44 @@ def test_images_of_a_loss_without_codes_are_shown_as_codes(
   ]
   assert pages == [1, 0]
 
-  # A kill before the last control leaves one to do.
-  rest = [row for row in table if row != test]
+  # A kill leaves controls to do, whatever came after them.
+  rest = [row for row in table if row not in (test, real)]
   (out / "rows.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in rest))
   stubs.clear()
   assert studies.main(["control_l2,pair", *flags]) == 0
   assert not stubs
-  assert rows.find(rows.read(out / "rows.jsonl"), images=coded.TEST)
+  for name in (coded.TEST, judging.TEST):
+    assert rows.find(rows.read(out / "rows.jsonl"), images=name)
+  assert studies.main(["control_l2,pair", *flags]) == 0
 
 
-def test_late_begins_nothing(board, capsys):
+def test_images_are_drawn_once_for_both_judgements(
+  board, tmp_path, monkeypatch
+):
+  """And real images of another number have rows of their own."""
+  flags, stubs = board
+  draws = [claims.Draw({}), claims.Draw({}, claims.AS_CODES)]
+  study = claims.Study("Codes or none.", [claims.MASKED], draws)
+  monkeypatch.setitem(claims.STUDIES, "pair", study)
+  for count in (120, 140):
+    stubs.clear()
+    assert studies.main(["pair", *flags, f"--num_images={count}"]) == 0
+    assert [seed for _, seed, *_ in stubs["mar-0"].asked] == [0, 1]
+  table = rows.read(tmp_path / "out" / "rows.jsonl")
+  for name in (judging.TEST, judging.NOISY, coded.TEST):
+    own = [row for row in table if row.get("images") == name]
+    assert [row["num_images"] for row in own] == [120, 140]
+
+
+def test_late_begins_nothing(board, tmp_path, capsys):
   flags, stubs = board
   assert studies.main(["control_l2", *flags, "--limit_s=0"]) == 0
   assert not stubs
   assert capsys.readouterr().out.count("8 rows are left") == 1
+  assert studies.main(["table1", *flags, "--limit_s=0"]) == 0
+  out = tmp_path / "out"
+  assert not rows.read(out / "rows.jsonl")
+  assert {path.name for path in out.iterdir()} == {"rows.jsonl", "claims"}
 
 
 @pytest.mark.parametrize(
@@ -354,6 +378,7 @@ def test_late_begins_nothing(board, capsys):
     (["orders", "--dry_run", "--data_dir=none"], "none, and there is nothing"),
     (["orders", "--tables", "--out=none"], "has no row of orders"),
     (["orders", "--laptop", "--time", "--out=none"], "has no trained model of"),
+    (["orders", "--laptop", "--time", "--dry_run"], "expected one of them"),
   ],
 )
 def test_wrong_flags_are_one_sentence(argv, words, capsys):
