@@ -322,6 +322,24 @@ def write_tables(
     studies_tables.write(asked.out, name, study, own, real)
 
 
+def last_judges(names: Sequence[str], asked: Asked) -> dict[str, str]:
+  """Those of the newest row of some studies.
+
+  Raises:
+    ValueError: there is none.
+  """
+  there = rows.read(asked.rows)[::-1]
+  found = [row for name in names for row in rows_of(name, there, asked)]
+  seeds = ",".join(map(str, asked.seeds))
+  check(
+    bool(found),
+    f"{asked.rows} has no row of {', '.join(names)} with {asked.num_images}"
+    f" images and seeds {seeds}; expected what was measured: repeat its"
+    " --num_images, --seeds, --num_steps and --laptop.",
+  )
+  return min(found, key=there.index)["judges"]
+
+
 @programs.program
 def main(argv: Sequence[str] | None) -> None:
   """Flags → rows → tables and pictures; 2 when a flag is wrong."""
@@ -341,15 +359,7 @@ def main(argv: Sequence[str] | None) -> None:
   masked = experiment_of(MASKED, asked).data
   run.balanced_labels(args.num_images, masked.num_classes)
   if args.tables:
-    there = rows.read(asked.rows)[::-1]  # the newest first
-    found = [row for name in names for row in rows_of(name, there, asked)]
-    check(
-      bool(found),
-      f"{asked.rows} has no row of {', '.join(names)} with {asked.num_images}"
-      f" images and seeds {args.seeds}; expected what was measured: repeat its"
-      " --num_images, --seeds, --num_steps and --laptop.",
-    )
-    write_tables(names, asked, min(found, key=there.index)["judges"])
+    write_tables(names, asked, last_judges(names, asked))
     return
   if args.laptop or args.data_dir:
     photographs = sets.open_set(masked)
