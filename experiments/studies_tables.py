@@ -215,12 +215,11 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
     is_wide = 0 < WIDEST * min(scores) < max(scores)
     if is_wide and name.startswith(("fd", "kid")):
       (ax.set_xscale if is_named else ax.set_yscale)("log")
+    line = ax.axvline if is_named else ax.axhline
     for row in real:
-      if row["images"] != judging.TEST:
-        continue
-      style = {"color": "0.4", "linestyle": "--", "linewidth": 1}
-      line = ax.axvline if is_named else ax.axhline
-      line(row["scores"][name], label=row["images"], **style)
+      if row["images"] == judging.TEST:
+        style = {"color": "0.4", "linestyle": "--", "linewidth": 1}
+        line(row["scores"][name], label=judging.TEST, **style)
     ax.set_title(name.replace("_", " "), fontsize=9)
     ax.tick_params(labelsize=7)
   legend = {"loc": "outside upper center", "ncols": 4, "fontsize": 7}
