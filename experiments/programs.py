@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import logging
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -62,7 +63,8 @@ def numbers(flag: str, text: str, kind: type = int) -> tuple[Any, ...]:
     found = tuple(dict.fromkeys(map(kind, text.split(","))))
   except ValueError:
     found = ()
-  if not found or not all(0 <= one < float("inf") for one in found):
+  highest = 2**32 if kind is int else float("inf")
+  if not found or not all(0 <= one < highest for one in found):
     what = "whole numbers" if kind is int else "numbers"
     raise ValueError(
       f"{flag} is {text!r}; expected {what} of 0 or more, such as 1,2."
@@ -103,6 +105,10 @@ def train(experiment: Experiment, workdir: Path) -> None:
   """
   from marjax.train import loop
 
+  # Rate and time left, as `marjax train` says them.
+  logging.basicConfig(format="%(message)s")
+  logging.getLogger("marjax").setLevel(logging.INFO)
+  print(f"training {workdir}", flush=True)
   step = int(loop.train(experiment, workdir).step)
   wanted = experiment.training.num_steps
   if step < wanted:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from marjax import outputs
 from marjax.evaluate import environment
 from marjax.generate.settings import Settings
 
@@ -74,8 +75,11 @@ def make(path: Path) -> None:
     raise IsADirectoryError(
       f"{path} is a folder; expected a file of rows: choose another --out."
     )
-  with locked(path):
-    pass
+  try:
+    with locked(path):
+      pass
+  except OSError as error:
+    raise outputs.unwritable(path, error) from None
 
 
 def append(path: Path, row: Row) -> None:

@@ -29,7 +29,7 @@ Cost      N images of every setting and seed; --dry_run counts them
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +37,8 @@ from experiments import judging, programs, rows, samplers
 from experiments import scoreboard_pictures as drawn
 from marjax import outputs
 from marjax.evaluate import archives, run, sets
-from marjax.evaluate.seen import Taken
+from marjax.evaluate.seen import Eye, Taken
+from marjax.experiment import DataConfig
 from marjax.generate.settings import Settings
 from marjax.pipeline import Pipeline, load
 from marjax.schema import check
@@ -243,6 +244,22 @@ def main(argv: Sequence[str] | None) -> None:
     print(plan(members, asked, against))
     return
   rows.make(asked.rows)
+  with rows.locked(asked.out / "lock", waits=False) as is_ours:
+    check(
+      is_ours is not None,
+      f"another process makes a scoreboard in {asked.out}; expected one at a"
+      " time: wait for it, or choose another --out.",
+    )
+    _fill(members, data, networks, asked)
+
+
+def _fill(
+  members: Sequence[Member],
+  data: DataConfig,
+  networks: Mapping[str, Eye],
+  asked: Asked,
+) -> None:
+  """Adds the rows that are missing, and shows all."""
   real = judging.real_images(data, asked.num_images, asked.num_real)
   board = judging.board_of(*real, networks, asked.out, asked.num_images)
   parts = judging.controls(*real, asked.num_images)

@@ -183,6 +183,7 @@ def measure(
   images, labels, seconds = drawn(settings, order, key["seed"])
   is_shown = key["seed"] == asked.seeds[0] and key["order"] == "own"
   is_shown = is_shown and settings == pipe.settings()
+  place = studies_tables.images_of(asked.out, key)
   path = asked.out / "drawn" / f"{rows.digest(key)}.npz"
   path.parent.mkdir(parents=True, exist_ok=True)
   path.unlink(missing_ok=True)  # of a row that a kill cut short
@@ -192,13 +193,17 @@ def measure(
     chosen = coded.shown(chosen, codes_of(asked))
   scores = judging.scored(boards.of(has_codes), chosen, key["cell"])
   if is_shown:
-    place = asked.out / "images" / f"{key['cell']}.npz"
     place.parent.mkdir(exist_ok=True)
     path.replace(place)
   else:
     path.unlink()
   count = sum(leaf.size for leaf in jax.tree.leaves(pipe.params))
-  print(f"{key['cell']}: {studies_tables.sentence(scores)}", flush=True)
+  print(
+    f"{key['cell']}, {settings.num_ar_steps} AR steps, guidance"
+    f" {settings.guidance_scale:g}, order {key['order']}, seed {key['seed']}:"
+    f" {studies_tables.sentence(scores)}",
+    flush=True,
+  )
   return {
     "scores": scores,
     "seconds": seconds,
@@ -270,7 +275,8 @@ def _measure_cell(cell: Cell, group: list[tuple], boards: Boards) -> None:
 
 def time_cells(names: Sequence[str], asked: Asked) -> None:
   """Adds a row of how long images take, for each setting of trained cells."""
-  asked = asked._replace(batch_size=asked.batch_size or asked.num_images)
+  size = asked.batch_size or min(asked.num_images, 1000)
+  asked = asked._replace(batch_size=size)
   found = [
     (cell, settings, places_of(cell, asked)[1])
     for cell, settings in dict.fromkeys(
@@ -286,12 +292,13 @@ def time_cells(names: Sequence[str], asked: Asked) -> None:
   for cell, settings, release in found:
     if asked.is_late():
       return
+    steps = settings.num_ar_steps
+    print(f"timing {cell.name}, {steps} AR steps", flush=True)
     key = time_key_of(cell, settings, asked)
     how = functools.partial(seconds_of, release, settings, asked.batch_size)
     row, _ = rows.measured(asked.rows, key, how)
     took = 1000 * row["seconds_per_image"]
-    steps = settings.num_ar_steps
-    print(f"{cell.name}, {steps} AR steps: {took:.3g} ms an image", flush=True)
+    print(f"{took:.3g} ms an image, {size} at once", flush=True)
 
 
 def seconds_of(release: Path, settings: Settings, size: int) -> rows.Row:
@@ -360,7 +367,15 @@ def main(argv: Sequence[str] | None) -> None:
   run.balanced_labels(args.num_images, masked.num_classes)
   if args.tables:
     write_tables(names, asked, last_judges(names, asked))
+    left = missing(names, asked)
+    if left:
+      print(f"{len(left)} rows of these are missing")
     return
+  check(
+    not (args.laptop and args.data_dir),
+    "--laptop and --data_dir are given; expected one of them: made-up images or"
+    " photographs.",
+  )
   if args.laptop or args.data_dir:
     photographs = sets.open_set(masked)
     asked = asked._replace(photographs=photographs.description)

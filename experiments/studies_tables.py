@@ -4,7 +4,7 @@ A line, and a point, is the mean over seeds of generation and trainings of a
 cell, ± their standard deviation. Colours belong to a name, in every picture.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -39,6 +39,9 @@ WIDE = 3
 
 WIDEST = 8
 """How often the least distance fits into the greatest without logarithms."""
+
+LINES = {judging.TEST: "--", coded.TEST: ":"}
+"""Real images that a picture has a line of."""
 
 TIME = "ms_an_image"
 """Milliseconds, of rows that were timed."""
@@ -80,7 +83,7 @@ def controls(
   real = [
     row
     for row in table
-    if "images" in row
+    if row.get("kind") == "control"
     and coded.photographs_of(row) in photographs
     and (study.has_codes or row["images"] != coded.TEST)
   ]
@@ -175,6 +178,7 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
   pictures; what has several points there has them one below the other.
   """
   from matplotlib.figure import Figure
+  from matplotlib.ticker import MaxNLocator
 
   if study.is_timed and all(TIME in row for row in table):
     study = study._replace(axis=TIME)
@@ -208,6 +212,7 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
         ax.set_ylim(len(titles) - 0.5, -0.5)
       else:
         ax.errorbar(places, middles, errors, fmt="o-", **style)
+        ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.set_xlabel(study.axis.replace("_", " "), fontsize=8)
         if max(places) > 20 * min(places):
           ax.set_xscale("log")
@@ -215,11 +220,7 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
     is_wide = 0 < WIDEST * min(scores) < max(scores)
     if is_wide and name.startswith(("fd", "kid")):
       (ax.set_xscale if is_named else ax.set_yscale)("log")
-    line = ax.axvline if is_named else ax.axhline
-    for row in real:
-      if row["images"] == judging.TEST:
-        style = {"color": "0.4", "linestyle": "--", "linewidth": 1}
-        line(row["scores"][name], label=judging.TEST, **style)
+    _mark(ax.axvline if is_named else ax.axhline, real, name)
     ax.set_title(name.replace("_", " "), fontsize=9)
     ax.tick_params(labelsize=7)
   legend = {"loc": "outside upper center", "ncols": 4, "fontsize": 7}
@@ -228,6 +229,14 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
   shown = axes[0].get_legend_handles_labels()
   figure.legend(*shown, frameon=False, **legend)
   return pictures.png_of(figure)
+
+
+def _mark(line: Callable, real: Table, name: str) -> None:
+  """Lines where real images have a score, if they have it."""
+  for row in real:
+    if row["images"] in LINES and name in row["scores"]:
+      style = {"color": "0.4", "linestyle": LINES[row["images"]]}
+      line(row["scores"][name], label=row["images"], linewidth=1, **style)
 
 
 def _points(table: Table, axis: str, name: str) -> tuple[list, list, list]:
@@ -256,24 +265,33 @@ def _colour(label: str, number: int) -> str:
   return f"C{known.index(label) if label in known else number}"
 
 
-def samples(names: Iterable[str], folder: Path) -> np.ndarray | None:
-  """Cells side by side, a class in each row; None where no images are."""
-  grids = []
-  for name in names:
-    path = folder / f"{name}.npz"
-    if not path.exists():
-      continue
+def images_of(out: Path, row: rows.Row) -> Path:
+  """Where the images of a row are kept, if they are shown."""
+  told = ("trained_as", "settings", "seed", "num_images", "photographs")
+  made_of = rows.digest([row.get(name) for name in told])
+  return out / "images" / f"{row['cell']}-{made_of}.npz"
+
+
+def samples(files: Mapping[str, Path]) -> np.ndarray | None:
+  """Cells side by side, a class in each row; None where no images are.
+
+  Args:
+    files: images of cells, by their names.
+  """
+  if not files:
+    return None
+  grids, titles = [], shortened(files)
+  for name, path in files.items():
     images = sets.open_set(path)
     pairs = list(images.rows(np.arange(len(images))))
     labels = np.array([label for _, label in pairs])
     first = [
       np.flatnonzero(labels == label)[:COLUMNS] for label in np.unique(labels)
     ]
-    shown = np.stack([pairs[i][0] for i in np.concatenate(first)])
-    title = name.rpartition("-")[0]
-    grids.append(pictures.grid(shown, COLUMNS, scale=SCALE, title=title))
-  if not grids:
-    return None
+    across = min(map(len, first))
+    shown = np.stack([pairs[i][0] for one in first for i in one[:across]])
+    title = titles[name]
+    grids.append(pictures.grid(shown, across, scale=SCALE, title=title))
   height, width = (max(one.shape[i] for one in grids) + GAP for i in (0, 1))
   across = min(len(grids), ACROSS)
   down = -(-len(grids) // across)
@@ -292,10 +310,11 @@ def write(out: Path, name: str, study: Any, table: Table, real: Table) -> None:
   outputs.write(out / f"{name}.md", text.encode(), overwrite=True)
   picture = chart(study, table, real)
   outputs.write(out / f"{name}.png", picture, overwrite=True)
-  first: dict[str, str] = {}
-  for cell in study.cells:
-    first.setdefault(cell.name.rpartition("-")[0], cell.name)
-  beside = samples(first.values(), out / "images")
+  shown: dict[str, Path] = {}
+  for row in table:
+    if row["order"] == "own" and images_of(out, row).exists():
+      shown.setdefault(cell_of(row), images_of(out, row))
+  beside = samples(shown)
   if beside is not None:
     pictures.save_png(out / f"{name}_samples.png", beside, overwrite=True)
   print(text)

@@ -24,21 +24,19 @@ def test_a_point_of_a_picture_is_of_one_cell_and_setting(name, tmp_path):
 
 def test_samples_wrap(tmp_path, monkeypatch):
   monkeypatch.setattr(tables, "ACROSS", 2)
-  names, shapes = [], []
+  files, shapes = {}, []
   for number in range(3):
     images = np.full((2, 8, 8, 3), 60 * number, np.uint8)
-    names.append(f"mar-{number}-0")
-    archives.write(
-      tmp_path / f"{names[-1]}.npz", images.shape, [images], np.arange(2)
-    )
-    beside = tables.samples(names, tmp_path)
+    file = files[f"mar-{number}"] = tmp_path / f"{number}.npz"
+    archives.write(file, images.shape, [images], np.arange(2))
+    beside = tables.samples(files)
     assert beside is not None
     assert (beside == 60 * number).any()
     shapes.append(beside.shape)
   one, two, three = shapes
   assert two == (one[0], 2 * one[1], 3)
   assert three == (2 * one[0], 2 * one[1], 3)
-  assert tables.samples(["none"], tmp_path) is None
+  assert tables.samples({}) is None
 
 
 def test_a_page_has_the_tables_that_have_rows(tmp_path, monkeypatch):
@@ -82,7 +80,8 @@ def test_points_lie_over_the_time_of_an_image(tmp_path, monkeypatch, capsys):
     *[("mar", steps, 40) for steps in (4, 8, 16)],
     ("ar_random", 16, 40),
   ]
-  assert "mar-0, 8 AR steps: 2e+03 ms an image" in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert "timing mar-0, 8 AR steps\n2e+03 ms an image, 40 at once" in said
 
   table = rows.read(tmp_path / "rows.jsonl")
   own = [
