@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from experiments import judging, rows
+from experiments.claims import AS_CODES
 from marjax.evaluate.seen import Chosen
 from marjax.evaluate.sets import ImageSet
 from marjax.experiment import Experiment
 from marjax.pipeline import load
 
-TEST = f"{judging.TEST}, as codes"
+TEST = f"{judging.TEST}, {AS_CODES}"
 """What rows of them call test images."""
 
 AT_ONCE = 1000

@@ -65,9 +65,9 @@ def numbers(flag: str, text: str, kind: type = int) -> tuple[Any, ...]:
     found = ()
   highest = 2**32 if kind is int else float("inf")
   if not found or not all(0 <= one < highest for one in found):
-    what = "whole numbers" if kind is int else "numbers"
+    what = "whole numbers below 2^32" if kind is int else "numbers"
     raise ValueError(
-      f"{flag} is {text!r}; expected {what} of 0 or more, such as 1,2."
+      f"{flag} is {text!r}; expected {what}, 0 or more, such as 1,2."
     )
   return found
 

@@ -121,7 +121,7 @@ def _squares_of(
   norms: Float64[np.ndarray, " N"],
   other: Float32[np.ndarray, " D"],
 ) -> Float64[np.ndarray, " N"]:
-  """`_squares` to one vector, by products: a sixth of the time.
+  """`_squares` to one vector, by products: an eighth of the time.
 
   Args:
     norms: sums of squares.
