@@ -26,7 +26,7 @@ AT_ONCE = 1000
 """Images that are made of codes at once."""
 
 
-class Shown:
+class Shown(judging.Changed):
   """Images of another set as a codebook shows them.
 
   Args:
@@ -34,13 +34,8 @@ class Shown:
   """
 
   def __init__(self, images: ImageSet, codes: Path):
-    self._images, self._codes = images, codes
-    self.shape, self.num_classes = images.shape, images.num_classes
-    self.crop = images.crop
-    self.description = f"{images.description}, {codes.name}"
-
-  def __len__(self) -> int:
-    return len(self._images)
+    super().__init__(images, codes.name)
+    self._codes = codes
 
   def rows(self, indices: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
     """Images and labels at ascending indices; the codes are read now."""

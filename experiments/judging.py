@@ -56,17 +56,24 @@ class Board(NamedTuple):
     return known(self.train.images, len(self.train.indices), judges)
 
 
-class Noisy:
-  """Images of another set with noise that depends on their number alone."""
+class Changed:
+  """Images of another set, changed; `how` ends the description."""
 
-  def __init__(self, images: ImageSet):
+  def __init__(self, images: ImageSet, how: str):
     self._images = images
     self.shape, self.num_classes = images.shape, images.num_classes
     self.crop = images.crop
-    self.description = f"{images.description}, noise of {NOISE:g}"
+    self.description = f"{images.description}, {how}"
 
   def __len__(self) -> int:
     return len(self._images)
+
+
+class Noisy(Changed):
+  """Images of another set with noise that depends on their number alone."""
+
+  def __init__(self, images: ImageSet):
+    super().__init__(images, f"noise of {NOISE:g}")
 
   def rows(self, indices: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
     """Images and labels at ascending indices."""
