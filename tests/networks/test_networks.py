@@ -94,6 +94,32 @@ def test_a_mean_of_ones_is_one():
   assert corner == np.mean([0, 1, 4, 5])
 
 
+@pytest.mark.parametrize("padding", ["SAME", "VALID", ((1, 2), (0, 1))])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_each_channel_by_itself(stride, padding):
+  """Shifted maps, summed, are what XLA's own convolution gives."""
+  from marjax.evaluate.networks import layers
+
+  draws = np.random.default_rng(stride)
+  x = jnp.asarray(draws.normal(size=(2, 9, 8, 5)), jnp.float32)
+  layer = {
+    "kernel": draws.normal(size=(3, 3, 1, 5)).astype(np.float32),
+    "bias": draws.normal(size=5).astype(np.float32),
+  }
+  expected = jax.lax.conv_general_dilated(
+    x,
+    layer["kernel"],
+    (stride, stride),
+    padding,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=5,
+    precision="highest",
+  )
+  maps = layers.conv(layer, x, stride, padding)
+  assert maps.shape == expected.shape
+  assert np.abs(maps - expected - layer["bias"]).max() < 1e-5
+
+
 @pytest.mark.parametrize("name", kinds.NETWORKS)
 def test_products_are_whole(name):
   """Whatever a chip rounds by default."""

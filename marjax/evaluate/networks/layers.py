@@ -42,7 +42,7 @@ def conv(
   stride: int = 1,
   padding: Any = "VALID",
 ) -> Float32[Array, "B rows columns D"]:
-  """A convolution; depthwise where the kernel takes one channel of many.
+  """A convolution, depthwise where the kernel takes one of many channels.
 
   Args:
     layer: see the module's docstring. x: maps. stride: of both axes.
@@ -53,6 +53,8 @@ def conv(
     # cuBLAS is faster than cuDNN: 2 271 → 2 538 images of 256² in a second
     # through Inception, in float32 on an H200.
     return dense(kernel[0, 0], x) + layer["bias"]
+  if kernel.shape[2] == 1 and kernel.shape[3] == x.shape[-1]:
+    return _depthwise(kernel, x, stride, padding) + layer["bias"]
   convolved = lax.conv_general_dilated(
     x,
     kernel,
@@ -63,6 +65,31 @@ def conv(
     precision=HIGHEST,
   )
   return convolved + layer["bias"]
+
+
+def _depthwise(
+  kernel: Float32[Array | np.ndarray, "height width 1 C"],
+  x: Float32[Array, "B H W C"],
+  stride: int,
+  padding: Any,
+) -> Float32[Array, "B rows columns C"]:
+  """Each channel by itself: a sum of shifted maps, one for each cell.
+
+  On CPUs, where XLA has no program of its own for it, that takes an eighth of
+  the time for the whole of MobileNetV2.
+  """
+  size, strides = kernel.shape[:2], (stride, stride)
+  if isinstance(padding, str):
+    padding = lax.padtype_to_pads(x.shape[1:3], size, strides, padding)
+  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  rows, columns = (
+    (length - cells) // stride * stride + 1
+    for length, cells in zip(x.shape[1:3], size, strict=True)
+  )
+  return sum(
+    x[:, i : i + rows : stride, j : j + columns : stride] * kernel[i, j, 0]
+    for i, j in np.ndindex(size)
+  )
 
 
 def max_pool(
