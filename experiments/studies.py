@@ -9,9 +9,9 @@
    those: who takes them to another machine need not train again.
 3. A row is N images of a cell, of one seed, at one setting, scored by all
    judges as `experiments.scoreboard` does, in OUT/rows.jsonl. Real test images
-   and training images with noise have rows as well, and test images made of
-   codes where a study draws "as codes" (`experiments.coded`). What judges saw
-   of real images is kept in OUT/seen-..., for all processes.
+   and training images with noise have rows as well; where a study's images are
+   judged "as codes" (`experiments.coded`), test images made of codes. What
+   judges saw of real images is kept in OUT/seen-..., for all processes.
 4. `studies_tables` makes OUT/STUDY.md, .png and _samples.png of the rows.
 
 Command   python -m experiments.studies table1,head_size --data_dir photos \
@@ -235,8 +235,9 @@ def _measure_all(
   """
   asked = boards.asked
   held = asked.out / "claims"
+  kinds = sorted({STUDIES[name].has_codes for name in names})
   with rows.locked(held / "controls", waits=False) as is_ours:
-    if is_ours:
+    if is_ours and not kinds[0]:
       boards.add_controls(has_codes=False)
   # First what no process has begun; then all others are helped with rows.
   for helps in (False, True):
@@ -246,9 +247,8 @@ def _measure_all(
         if is_ours or (helps and is_trained):
           _measure_cell(cell, [*group], boards)
   with rows.locked(held / "controls"):
-    boards.add_controls(has_codes=False)
-    if any(STUDIES[name].has_codes for name in names):
-      boards.add_controls(has_codes=True)
+    for has_codes in kinds:
+      boards.add_controls(has_codes)
 
 
 def _measure_cell(cell: Cell, group: list[tuple], boards: Boards) -> None:

@@ -77,7 +77,7 @@ def controls(
 ) -> list[rows.Row]:
   """Rows of real images beside a study's own, see `of_count`.
 
-  They are of the same photographs; of those made of codes, if it has codes.
+  They are of the same photographs, or of those made of codes, as its own are.
   """
   photographs = {row.get("photographs") for row in own}
   real = [
@@ -85,7 +85,7 @@ def controls(
     for row in table
     if row.get("kind") == "control"
     and coded.photographs_of(row) in photographs
-    and (study.has_codes or row["images"] != coded.TEST)
+    and (row["images"] == coded.TEST) == study.has_codes
   ]
   return of_count(real, num_images)
 

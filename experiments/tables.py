@@ -143,7 +143,9 @@ def with_scoreboard(text: str, benchmarks: Path) -> str:
 def with_studies(text: str, benchmarks: Path) -> str:
   """A page's text with those tables of `experiments.studies` it has markers of.
 
-  Studies share rows, so that one which has not been run may have some.
+  Studies share rows, so that one which has not been run may have some. Rows of
+  a table have the judges that most of them have: a cell that was trained again
+  was judged by others.
   """
   del benchmarks
   table = rows.read(RESULTS / "studies.jsonl")
@@ -151,9 +153,19 @@ def with_studies(text: str, benchmarks: Path) -> str:
   for name, study in claims.STUDIES.items():
     if f"<!-- {name} -->" not in text:
       continue
-    own = studies_plan.rows_of(name, table, asked, "trained_as")
+    judged: dict[str, list] = {}
+    for row in table:
+      judged.setdefault(repr(row.get("judges")), []).append(row)
+    own, same = max(
+      (
+        (studies_plan.rows_of(name, same, asked, "trained_as"), same)
+        for same in judged.values()
+      ),
+      key=lambda pair: len(pair[0]),
+      default=([], []),
+    )
     if own:
-      real = studies_tables.controls(study, own, table, asked.num_images)
+      real = studies_tables.controls(study, own, same, asked.num_images)
       if study.is_timed:
         own = studies_tables.timed(own, table)
       shown = studies_tables.of_cells(own, real)

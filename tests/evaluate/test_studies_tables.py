@@ -41,10 +41,15 @@ def test_samples_wrap(tmp_path, monkeypatch):
 
 def test_a_page_has_the_tables_that_have_rows(tmp_path, monkeypatch):
   asked = studies_plan.Asked(tmp_path)
-  for number, one in enumerate(studies_plan.planned(["orders"], asked)):
-    row = studies_plan.key_of(*one, asked) | {"trained_as": "with fewer steps"}
-    row |= {"scores": {"kid": 0.25 + number % 3}, "seconds": 3.0}
-    rows.append(tmp_path / "studies.jsonl", row | {"num_parameters": 10**6})
+  planned = [*enumerate(studies_plan.planned(["orders"], asked))]
+  # A cell that is trained again has rows of other judges, here of one order.
+  for judges, some in (("new", planned[3:6]), ("old", planned)):
+    for number, one in some:
+      row = studies_plan.key_of(*one, asked) | {"trained_as": "fewer steps"}
+      kid = number % 3 if judges == "old" else 100
+      row |= {"scores": {"kid": 0.25 + kid}, "judges": {"any": judges}}
+      row |= {"seconds": 3.0, "num_parameters": 10**6}
+      rows.append(tmp_path / "studies.jsonl", row)
   page = "".join(
     f"a <!-- {name} -->\n<!-- end of {name} -->\n" for name in claims.STUDIES
   )
