@@ -2,6 +2,8 @@
 
 Data      50 000 images in 10 classes, and 10 000 to test against; an image
           folder FOLDER/{train,test}/CLASS/*.png, or jpg
+Or        the two parquet files in plain_text of Hugging Face's uoft-cs/cifar10,
+          with pip install marjax[parquet] and plain_text for FOLDER
 Or        --config.data.source=tfds --config.data.name=cifar10
 Tokens    64 patches of 4 × 4 raw pixels
 Command   marjax train --config configs/cifar10.py --workdir out/cifar10 \

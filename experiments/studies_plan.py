@@ -201,9 +201,12 @@ def plan(left: Sequence[tuple], asked: Asked) -> str:
       images = training.num_steps * training.batch_size
       flops = training_flops(experiment.model)
       minutes += images * flops / TRAINING_FLOPS / 60
-    for _, settings, order, _ in own:
+    drawn = set()
+    for _, settings, order, seed in own:
       work = settings.num_ar_steps * getattr(settings.head, "num_steps", 1)
-      work *= order != AS_CODES  # drawn before
+      once = settings, "own" if order == AS_CODES else order, seed
+      work *= once not in drawn
+      drawn.add(once)
       share = asked.num_images / 10_000
       minutes += share * (ROW_SECONDS + DRAWN_SECONDS * work / 3200) / 60
     total += minutes
