@@ -249,8 +249,13 @@ def _points(table: Table, axis: str, name: str) -> tuple[list, list, list]:
 
 
 def shortened(names: Iterable[str]) -> dict[str, str]:
-  """Cells' names → what they differ in, a line of words for each."""
+  """Cells' names → what they differ in, a line of words for each.
+
+  That is the variant, if no two have the same.
+  """
   parts = {name: name.split("-") for name in dict.fromkeys(names)}
+  if len({own[0] for own in parts.values()}) == len(parts):
+    return {name: own[0] for name, own in parts.items()}
   shared = set.intersection(*map(set, parts.values()))
   return {
     name: ", ".join(p for p in own if p not in shared) or own[0]

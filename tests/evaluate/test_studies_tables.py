@@ -22,6 +22,22 @@ def test_a_point_of_a_picture_is_of_one_cell_and_setting(name, tmp_path):
   assert {len(whats) for whats in points.values()} == {1}
 
 
+def test_cells_are_named_by_what_they_differ_in():
+  wide, narrow = "mar-head.width_512-a", "mar-head.width_256-a"
+  assert tables.shortened([wide, narrow, wide]) == {
+    wide: "head.width_512",
+    narrow: "head.width_256",
+  }
+  assert tables.shortened(["mar", narrow]) == {
+    "mar": "mar",
+    narrow: "head.width_256, a",
+  }
+  assert tables.shortened(["mar", "mar_ce-width_352"]) == {
+    "mar": "mar",
+    "mar_ce-width_352": "mar_ce",
+  }
+
+
 def test_samples_wrap(tmp_path, monkeypatch):
   monkeypatch.setattr(tables, "ACROSS", 2)
   files, shapes = {}, []
