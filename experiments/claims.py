@@ -61,9 +61,9 @@ class Study(NamedTuple):
   is_timed: bool = False
 
   @property
-  def has_codes(self) -> bool:
-    """Whether images are made of codes, and judged beside such."""
-    return all(draw.order == AS_CODES for draw in self.draws)
+  def is_as_codes(self) -> bool:
+    """Whether its images, all or none, are made of codes before."""
+    return self.draws[0].order == AS_CODES
 
 
 def _with(field: str, *values: Any) -> list[Cell]:
@@ -82,7 +82,7 @@ def _reverse(
 
 
 def _with_either_loss(*changes: str) -> list[Cell]:
-  """The cells of the paper's table 1 and `guided`; changes are of codes'."""
+  """Cells of the paper's table 1 and `guided`; changes: of those of codes."""
   trainings = {"ar_raster": 1, "ar_random": 2, "mar": 2, "guided": 1}
   return [
     cell

@@ -235,10 +235,10 @@ def _measure_all(
   """
   asked = boards.asked
   held = asked.out / "claims"
-  kinds = sorted({STUDIES[name].has_codes for name in names})
+  kinds = sorted({STUDIES[name].is_as_codes for name in names})
   with rows.locked(held / "controls", waits=False) as is_ours:
-    if is_ours and not kinds[0]:
-      boards.add_controls(has_codes=False)
+    if is_ours:
+      boards.add_controls(kinds[0])
   # First what no process has begun; then all others are helped with rows.
   for helps in (False, True):
     for cell, group in itertools.groupby(left, key=lambda one: one[0]):
@@ -266,7 +266,8 @@ def _measure_cell(cell: Cell, group: list[tuple], boards: Boards) -> None:
         pipe = trained(cell, asked)
         # The same images are judged as they are, and then as codes.
         drawn = functools.partial(draw, pipe, asked)
-        drawn = functools.lru_cache(maxsize=len(asked.seeds))(drawn)
+        orders = {order for _, _, order, _ in group}
+        drawn = functools.lru_cache(maxsize=len(orders))(drawn)
         if asked.is_late():
           return
       how = functools.partial(measure, pipe, key, one[1], boards, drawn)

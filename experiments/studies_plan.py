@@ -122,7 +122,10 @@ def settings_of(cell: Cell, draw: Draw, asked: Asked) -> Settings | None:
 
 
 def planned(names: Sequence[str], asked: Asked) -> list[tuple]:
-  """(cell, settings, order, seed) of the studies, each once, cell by cell."""
+  """(cell, settings, order, seed) of the studies, each once, cell by cell.
+
+  Of a cell all orders of one setting and seed follow each other.
+  """
   every = [
     (cell, settings, draw.order, seed)
     for name in names
@@ -131,9 +134,18 @@ def planned(names: Sequence[str], asked: Asked) -> list[tuple]:
     if (settings := settings_of(cell, draw, asked)) is not None
     for seed in asked.seeds
   ]
+  groups: dict[tuple, dict] = {}
+  for cell, settings, order, seed in every:
+    group = groups.setdefault((cell, settings, seed), {})
+    group[cell, settings, order, seed] = None
   cells = dict.fromkeys(one[0] for one in every)
-  unique = dict.fromkeys(every)
-  return [one for cell in cells for one in unique if one[0] == cell]
+  return [
+    one
+    for cell in cells
+    for (of, *_), group in groups.items()
+    if of == cell
+    for one in group
+  ]
 
 
 def missing(

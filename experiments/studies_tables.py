@@ -85,7 +85,7 @@ def controls(
     for row in table
     if row.get("kind") == "control"
     and coded.photographs_of(row) in photographs
-    and (row["images"] == coded.TEST) == study.has_codes
+    and (row["images"] == coded.TEST) == study.is_as_codes
   ]
   return of_count(real, num_images)
 
@@ -218,7 +218,7 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
           ax.set_xscale("log")
     scores = [row["scores"][name] for row in table if name in row["scores"]]
     is_wide = 0 < WIDEST * min(scores) < max(scores)
-    if is_wide and name.startswith(("fd", "kid")):
+    if is_wide and name.startswith(("fd", "fid", "kid")):
       (ax.set_xscale if is_named else ax.set_yscale)("log")
     _mark(ax.axvline if is_named else ax.axhline, real, name)
     ax.set_title(name.replace("_", " "), fontsize=9)

@@ -144,8 +144,8 @@ def with_studies(text: str, benchmarks: Path) -> str:
   """A page's text with those tables of `experiments.studies` it has markers of.
 
   Studies share rows, so that one which has not been run may have some. Rows of
-  a table have the judges that most of them have: a cell that was trained again
-  was judged by others.
+  a table have the judges that most of them have, or the newest of several: a
+  cell that was trained again was judged by others.
   """
   del benchmarks
   table = rows.read(RESULTS / "studies.jsonl")
@@ -155,11 +155,12 @@ def with_studies(text: str, benchmarks: Path) -> str:
       continue
     judged: dict[str, list] = {}
     for row in table:
-      judged.setdefault(repr(row.get("judges")), []).append(row)
+      judges = repr(sorted(row.get("judges", {}).items()))
+      judged.setdefault(judges, []).append(row)
     own, same = max(
       (
         (studies_plan.rows_of(name, same, asked, "trained_as"), same)
-        for same in judged.values()
+        for same in reversed(judged.values())
       ),
       key=lambda pair: len(pair[0]),
       default=([], []),

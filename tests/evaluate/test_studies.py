@@ -130,18 +130,43 @@ def test_who_is_done_draws_cells_of_others(board, tmp_path):
   assert rows.find(rows.read(out / "rows.jsonl"), **key)
 
 
-@pytest.mark.parametrize("name", ["table1", "losses"])
-def test_cells_with_either_loss_have_as_many_parameters(name, tmp_path):
+@pytest.mark.parametrize(
+  ("name", "share"), [("table1", (0.5, 0.56)), ("losses", (1, 1.03))]
+)
+def test_cells_with_either_loss_have_as_many_parameters(name, share, tmp_path):
   """In table 1, as in the paper, those of codes have no diffusion MLP."""
-  asked, counts = asked_of(tmp_path, is_laptop=False), {}
+  asked, counts = asked_of(tmp_path, is_laptop=False), {True: [], False: []}
   for cell in claims.STUDIES[name].cells:
     shapes = param_shapes(studies_plan.experiment_of(cell, asked).model)
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    is_alone = cell.has_codes and name == "table1"
-    counts.setdefault(is_alone, []).append(count)
-  assert [len(column) for column in counts.values()] in ([6, 6], [12])
+    counts[cell.has_codes].append(count)
+  assert [len(column) for column in counts.values()] == [6, 6]
   for column in counts.values():
     assert max(column) / min(column) < 1.03
+  least, most = share
+  assert least <= counts[True][0] / counts[False][0] < most
+
+
+@pytest.mark.parametrize("name", claims.STUDIES)
+def test_images_of_a_study_are_all_made_of_codes_or_none(name):
+  study = claims.STUDIES[name]
+  made = [draw.order == claims.AS_CODES for draw in study.draws]
+  assert set(made) == {study.is_as_codes}
+
+
+def test_images_that_are_drawn_for_two_rows_cost_once(tmp_path):
+  many = 10_000_000
+  asked = asked_of(tmp_path, is_laptop=False)._replace(num_images=many)
+  settings = studies_plan.settings_of(claims.MASKED, claims.Draw({}), asked)
+  one, minutes = (claims.MASKED, settings, "own", 0), []
+  coded_one = (claims.MASKED, settings, claims.AS_CODES, 0)
+  for left in ([one], [one, coded_one], [one, (*one[:3], 1)]):
+    last = studies_plan.plan(left, asked).splitlines()[-1]
+    minutes.append(int(last.split()[0]))
+  alone, as_codes, drawn_twice = minutes
+  scores = studies_plan.ROW_SECONDS * many / 10_000 / 60
+  assert abs(as_codes - alone - scores) <= 1
+  assert drawn_twice - alone > scores + 40
 
 
 def test_a_row_knows_its_recipe_and_seeds_have_their_own_order(tmp_path):
@@ -353,17 +378,30 @@ def test_images_are_drawn_once_for_both_judgements(
   """And real images of another number have rows of their own."""
   flags, stubs = board
   for name, order in (("plain", "own"), ("coded", claims.AS_CODES)):
-    draws = [claims.Draw({}, order)]
+    draws = [claims.Draw({"guidance_scale": g}, order) for g in (9.0, 3.0)]
     study = claims.Study("Codes or none.", [claims.MASKED], draws)
     monkeypatch.setitem(claims.STUDIES, name, study)
   for count in (120, 140):
     stubs.clear()
     assert studies.main(["plain,coded", *flags, f"--num_images={count}"]) == 0
-    assert [seed for _, seed, *_ in stubs["mar-0"].asked] == [0, 1]
+    assert [seed for _, seed, *_ in stubs["mar-0"].asked] == [0, 1, 0, 1]
   table = rows.read(tmp_path / "out" / "rows.jsonl")
   for name in (judging.TEST, judging.NOISY, coded.TEST):
     own = [row for row in table if row.get("images") == name]
     assert [row["num_images"] for row in own] == [120, 140]
+
+
+def test_a_study_of_codes_alone_needs_no_photographs_as_they_are(
+  board, tmp_path, monkeypatch
+):
+  flags, _ = board
+  draws = [claims.Draw({}, claims.AS_CODES)]
+  study = claims.Study("Codes.", [claims.MASKED], draws)
+  monkeypatch.setitem(claims.STUDIES, "coded", study)
+  assert studies.main(["coded", *flags]) == 0
+  table = rows.read(tmp_path / "out" / "rows.jsonl")
+  real = [row["images"] for row in table if "images" in row]
+  assert real == [coded.TEST]
 
 
 def test_late_begins_nothing(board, tmp_path, capsys):

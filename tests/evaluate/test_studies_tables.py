@@ -57,15 +57,20 @@ def test_samples_wrap(tmp_path, monkeypatch):
 
 def test_a_page_has_the_tables_that_have_rows(tmp_path, monkeypatch):
   asked = studies_plan.Asked(tmp_path)
-  planned = [*enumerate(studies_plan.planned(["orders"], asked))]
+  planned = studies_plan.planned(["orders"], asked)
+  raster = [one for one in planned if one[2] == "raster"]
   # A cell that is trained again has rows of other judges, here of one order.
-  for judges, some in (("new", planned[3:6]), ("old", planned)):
-    for number, one in some:
+  for judges, some in (("new", raster), ("old", planned)):
+    for one in some:
       row = studies_plan.key_of(*one, asked) | {"trained_as": "fewer steps"}
-      kid = number % 3 if judges == "old" else 100
+      kid = one[3] if judges == "old" else 100
       row |= {"scores": {"kid": 0.25 + kid}, "judges": {"any": judges}}
-      row |= {"seconds": 3.0, "num_parameters": 10**6}
+      row |= {"seconds": 3.0, "num_parameters": 10**6, "photographs": "all"}
       rows.append(tmp_path / "studies.jsonl", row)
+    control = {"images": f"test images, {judges}", "kind": "control"}
+    control |= {"judges": row["judges"], "num_images": asked.num_images}
+    control |= {"scores": {"kid": 0.5}, "real": "all"}
+    rows.append(tmp_path / "studies.jsonl", control)
   page = "".join(
     f"a <!-- {name} -->\n<!-- end of {name} -->\n" for name in claims.STUDIES
   )
@@ -73,6 +78,8 @@ def test_a_page_has_the_tables_that_have_rows(tmp_path, monkeypatch):
   text = all_tables.with_studies(page, tmp_path)
   assert "| mar | raster | 3 | 1.2 ± 1.0 | 1 |" in text
   assert text.count("| mar |") == 3
+  assert "test images, old" in text
+  assert "test images, new" not in text
   assert text.replace(" ", "").count("-->\n<!--") == len(claims.STUDIES) - 1
 
 
