@@ -131,6 +131,14 @@ def real_images(
   taken, unseen = Taken(), Taken(split=data.test_split)
   train = taken.choose(taken.open(data), num_real)
   opened = unseen.open(data)
+  count = min(len(train.indices), len(opened))
+  fewest = min(num_images, SUBSET)
+  check(
+    count >= fewest,
+    f"there are {len(train.indices)} training and {len(opened)} test images to"
+    f" judge by; expected {fewest} or more of each: add images, or lower"
+    f" --num_images to {count}.",
+  )
   return train, unseen.choose(opened, min(num_images, len(opened)))
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from marjax.cli import interrupts
+from marjax.cli.main import sentence
 from marjax.experiment import Experiment
 
 
@@ -73,7 +75,9 @@ def numbers(flag: str, text: str, kind: type = int) -> tuple[Any, ...]:
 
 
 def weights(text: str) -> dict[str, str]:
-  """Networks and their files, of "NETWORK=FILE,NETWORK"; "" for no file.
+  """Networks and their files, of "NETWORK=FILE,NETWORK".
+
+  The file is "" where none is named.
 
   Raises:
     ValueError: nothing is named.
@@ -82,8 +86,8 @@ def weights(text: str) -> dict[str, str]:
   named = {name: file for name, _, file in pairs}
   if not named:
     raise ValueError(
-      "--weights is missing; expected NETWORK=FILE,NETWORK=FILE: see"
-      " docs/networks.md."
+      "--weights is missing; expected NETWORK=FILE,NETWORK=FILE, or pixels,"
+      " which needs no file: see docs/networks.md."
     )
   return named
 
@@ -118,19 +122,36 @@ def train(experiment: Experiment, workdir: Path) -> None:
     )
 
 
+def check_drawing() -> None:
+  """Refuses, before long work, a machine without what draws pictures.
+
+  Raises:
+    ModuleNotFoundError: matplotlib is not installed.
+  """
+  import matplotlib  # noqa: F401
+
+
 def program(main: Callable[..., int | None]) -> Callable[..., int]:
   """`main` with an exit status: 2, and a sentence, after an error to mend.
 
-  A status of its own is passed on.
+  A status of its own is passed on; after an interrupt it is 130.
   """
 
   @functools.wraps(main)
   def run(argv=None) -> int:
+    if argv is None:  # a command of its own
+      interrupts.begin()
     try:
       return main(argv) or 0
+    except KeyboardInterrupt:
+      return interrupts.answer("what is done is kept")
     except (ValueError, OSError) as error:
-      name = main.__globals__["__spec__"].name
-      print(f"{name}: {error}", file=sys.stderr)
-      return 2
+      text = str(error)
+    except ModuleNotFoundError as error:
+      text = sentence(error)
+      if text is None:
+        raise
+    print(f"{main.__globals__['__spec__'].name}: {text}", file=sys.stderr)
+    return 2
 
   return run

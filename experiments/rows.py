@@ -9,10 +9,13 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from tqdm import tqdm
 
 from marjax import outputs
 from marjax.evaluate import environment
@@ -118,6 +121,28 @@ def measured(
   row["versions"] = environment.versions("scikit-learn")
   append(path, row)
   return row, True
+
+
+class Pace:
+  """How far all processes are that add rows to a file, as a sentence.
+
+  Args:
+    key: that such rows have. total: how many are to be added from now on.
+  """
+
+  def __init__(self, path: Path, key: str, total: int):
+    self._path, self._key, self._total = path, key, total
+    self._before, self._start = self._count(), time.monotonic()
+
+  def _count(self) -> int:
+    return sum(self._key in row for row in read(self._path))
+
+  def __str__(self) -> str:
+    done = self._count() - self._before
+    seconds = time.monotonic() - self._start
+    left = seconds / max(done, 1) * (self._total - done)
+    rest = tqdm.format_interval(max(left, 0))
+    return f"{done} of {self._total} rows, about {rest} left"
 
 
 COLUMNS = {

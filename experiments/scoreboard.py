@@ -233,6 +233,7 @@ def main(argv: Sequence[str] | None) -> None:
     args.batch_size,
   )
   run.balanced_labels(asked.num_images, members[0].pipe.card.num_classes)
+  programs.check_drawing()
   weights = programs.weights(args.weights)
   networks = judging.eyes(weights, asked.num_images, args.allow_few)
   data = run.known_data(members[0].pipe, data_dir=args.data_dir)
@@ -278,7 +279,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   add = parser.add_argument
   add("--checkpoints", required=True, help="A,B: swept")
   add("--controls", default="", help="C,D: at their own settings only")
-  add("--weights", required=True, help="NETWORK=FILE,NETWORK=FILE")
+  add("--weights", required=True, help="NETWORK=FILE,NETWORK=FILE, or pixels")
   add("--out", type=Path, required=True, help="folder of the results")
   add("--data_dir", default="", help="of real images")
   add("--num_images", type=int, default=10_000)

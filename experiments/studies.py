@@ -33,11 +33,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int
 
 from experiments import (
   coded,
@@ -48,6 +47,7 @@ from experiments import (
   studies_tables,
 )
 from experiments.claims import AS_CODES, CODES, MASKED, STUDIES, Cell
+from experiments.studies_drawn import Drawn, draw
 from experiments.studies_plan import (
   Asked,
   codes_of,
@@ -78,17 +78,6 @@ def trained(cell: Cell, asked: Asked) -> Pipeline:
     programs.train(experiment, workdir)
     loading.export(workdir, release, "bfloat16")
   return load(release)
-
-
-def order_of(name: str, own: Int[np.ndarray, "N L"]) -> Int[np.ndarray, "N L"]:
-  """Generation orders of that name; cells within a colour come as in `own`."""
-  if name == "random":
-    return own
-  if name == "raster":
-    return np.broadcast_to(np.arange(own.shape[1], dtype=own.dtype), own.shape)
-  row, column = np.divmod(own, round(own.shape[1] ** 0.5))
-  later = np.argsort((row + column) % 2, axis=1, kind="stable")
-  return np.take_along_axis(own, later, axis=1)
 
 
 class Boards:
@@ -139,31 +128,6 @@ class Boards:
     if not self.asked.is_late():
       board = functools.partial(self.of, has_codes)
       judging.add_controls(self.asked.rows, parts, known, board)
-
-
-class Drawn(NamedTuple):
-  """Images of a cell [N, H, W, C], their labels [N], and how long it took."""
-
-  images: np.ndarray
-  labels: np.ndarray
-  seconds: float
-
-
-def draw(
-  pipe: Pipeline, asked: Asked, settings: Settings, order: str, seed: int
-) -> Drawn:
-  """The images of a row."""
-  labels = run.balanced_labels(asked.num_images, pipe.card.num_classes)
-  how: dict[str, Any] = {"seed": seed}
-  if order != "own":
-    draws = pipe.draws(seed, len(labels))
-    order = order_of(order, np.asarray(draws.order))
-    how = {"draws": dataclasses.replace(draws, order=order)}
-  start = time.monotonic()
-  images = pipe.generate(
-    labels, settings=settings, batch_size=asked.batch_size, progress=True, **how
-  )
-  return Drawn(images, labels, time.monotonic() - start)
 
 
 def measure(
@@ -239,19 +203,22 @@ def _measure_all(
   with rows.locked(held / "controls", waits=False) as is_ours:
     if is_ours:
       boards.add_controls(kinds[0])
+  pace = rows.Pace(asked.rows, "cell", len(left))
   # First what no process has begun; then all others are helped with rows.
   for helps in (False, True):
     for cell, group in itertools.groupby(left, key=lambda one: one[0]):
       is_trained = places_of(cell, asked)[1].exists()
       with rows.locked(held / cell.name, waits=False) as is_ours:
         if is_ours or (helps and is_trained):
-          _measure_cell(cell, [*group], boards)
+          _measure_cell(cell, [*group], boards, pace)
   with rows.locked(held / "controls"):
     for has_codes in kinds:
       boards.add_controls(has_codes)
 
 
-def _measure_cell(cell: Cell, group: list[tuple], boards: Boards) -> None:
+def _measure_cell(
+  cell: Cell, group: list[tuple], boards: Boards, pace: rows.Pace
+) -> None:
   """Adds the rows of a cell that no other process has added or begun."""
   pipe, asked = None, boards.asked
   for one in group:
@@ -272,6 +239,7 @@ def _measure_cell(cell: Cell, group: list[tuple], boards: Boards) -> None:
           return
       how = functools.partial(measure, pipe, key, one[1], boards, drawn)
       rows.measured(asked.rows, key, how)
+      print(pace, flush=True)
 
 
 def time_cells(names: Sequence[str], asked: Asked) -> None:
@@ -380,6 +348,7 @@ def main(argv: Sequence[str] | None) -> None:
   if args.laptop or args.data_dir:
     photographs = sets.open_set(masked)
     asked = asked._replace(photographs=photographs.description)
+    judging.real_images(masked, args.num_images)
   check(
     not (args.time and args.dry_run),
     "--time and --dry_run are given; expected one of them: leave out one.",
@@ -391,6 +360,8 @@ def main(argv: Sequence[str] | None) -> None:
   if args.time:
     time_cells(names, asked)
     return
+  if not args.dry_run:
+    programs.check_drawing()
   networks = {}
   if args.weights or not args.dry_run:
     weights = programs.weights(args.weights)
@@ -410,9 +381,11 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   add = parser.add_argument
   add("studies", help=f"A,B of {', '.join(STUDIES)}")
   add(
-    "--data_dir", default="", help="of photographs: FOLDER/{train,test}/CLASS"
+    "--data_dir",
+    default="",
+    help="of photographs: FOLDER/{train,test}/CLASS, or of parquet files",
   )
-  add("--weights", default="", help="NETWORK=FILE,NETWORK=FILE")
+  add("--weights", default="", help="NETWORK=FILE,NETWORK=FILE, or pixels")
   add(
     "--out",
     type=Path,
@@ -434,7 +407,8 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     default=float("inf"),
     help="seconds, after which no row is begun",
   )
-  add("--laptop", action="store_true", help="tiny, on made-up images")
+  laptop = "all cells tiny and of one size, on made-up images"
+  add("--laptop", action="store_true", help=laptop)
   add("--dry_run", action="store_true", help="print the plan and its cost")
   add("--time", action="store_true", help="only time what is trained in OUT")
   add("--tables", action="store_true", help="only make those of rows in OUT")

@@ -20,7 +20,7 @@ from marjax.experiment import Experiment
 from marjax.generate.settings import Settings
 from marjax.train.flops import training_flops
 
-CONFIG = "configs/cifar10.py"
+CONFIG = Path(__file__).parents[1] / "configs" / "cifar10.py"
 
 TRAINING_FLOPS, DRAWN_SECONDS, ROW_SECONDS = 2.0e14, 12.0, 23.0
 """Of one H200, on the masked model: FLOPs in a second of training; seconds for

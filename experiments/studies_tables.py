@@ -4,6 +4,8 @@ A line, and a point, is the mean over seeds of generation and trainings of a
 cell, ± their standard deviation. Colours belong to a name, in every picture.
 """
 
+import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -36,6 +38,12 @@ pixels between them."""
 
 WIDE = 3
 """Scores side by side in a picture of curves."""
+
+FOLDERS = re.compile(r"^([a-z_]+\.)+(?=[a-z])")
+"""What of a changed field is not its own name."""
+
+LONGEST = 40
+"""Letters in a line of what stands beside a picture of curves."""
 
 WIDEST = 8
 """How often the least distance fits into the greatest without logarithms."""
@@ -178,16 +186,19 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
   pictures; what has several points there has them one below the other.
   """
   from matplotlib.figure import Figure
-  from matplotlib.ticker import MaxNLocator
+  from matplotlib.ticker import MaxNLocator, NullFormatter
 
   if study.is_timed and all(TIME in row for row in table):
     study = study._replace(axis=TIME)
   names, is_named = names_of(table), study.axis in NAMED
   titles = shortened(_text(value_of(row, study.axis)) for row in table)
+  shown = [textwrap.fill(title, LONGEST) for title in titles.values()]
   series = dict.fromkeys(_text(value_of(row, study.series)) for row in table)
   down = -(-len(names) // WIDE)
   points = len(titles) * (1 if study.series == study.axis else len(series))
-  height = 0.8 + (0.1 * (points + len(titles)) if is_named else 1.4)
+  most = max(title.count("\n") for title in shown) + 1
+  lines = max(points + len(titles), (1.2 * most + 0.5) * len(shown))
+  height = 0.8 + (0.1 * lines if is_named else 1.4)
   figure = Figure((7.4, down * height + 0.4), layout="constrained", dpi=120)
   axes = figure.subplots(down, WIDE, squeeze=False, sharey=is_named).ravel()
   for ax in axes[len(names) :]:
@@ -208,7 +219,7 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
           lower = 0.7 * ((number + 0.5) / len(series) - 0.5)
           places = [place + lower for place in places]
         ax.errorbar(middles, places, xerr=errors, fmt="o", **style)
-        ax.set_yticks(range(len(titles)), [*titles.values()])
+        ax.set_yticks(range(len(titles)), shown)
         ax.set_ylim(len(titles) - 0.5, -0.5)
       else:
         ax.errorbar(places, middles, errors, fmt="o-", **style)
@@ -220,14 +231,16 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
     is_wide = 0 < WIDEST * min(scores) < max(scores)
     if is_wide and name.startswith(("fd", "fid", "kid")):
       (ax.set_xscale if is_named else ax.set_yscale)("log")
+      values = ax.xaxis if is_named else ax.yaxis
+      values.set_minor_formatter(NullFormatter())
     _mark(ax.axvline if is_named else ax.axhline, real, name)
     ax.set_title(name.replace("_", " "), fontsize=9)
     ax.tick_params(labelsize=7)
   legend = {"loc": "outside upper center", "ncols": 4, "fontsize": 7}
   if study.series != "cell":
     legend |= {"title": study.series.replace("_", " "), "title_fontsize": 7}
-  shown = axes[0].get_legend_handles_labels()
-  figure.legend(*shown, frameon=False, **legend)
+  labels = axes[0].get_legend_handles_labels()
+  figure.legend(*labels, frameon=False, **legend)
   return pictures.png_of(figure)
 
 
@@ -253,7 +266,10 @@ def shortened(names: Iterable[str]) -> dict[str, str]:
 
   That is the variant, if no two have the same.
   """
-  parts = {name: name.split("-") for name in dict.fromkeys(names)}
+  parts = {
+    name: [FOLDERS.sub("", part) for part in name.split("-")]
+    for name in dict.fromkeys(names)
+  }
   if len({own[0] for own in parts.values()}) == len(parts):
     return {name: own[0] for name, own in parts.items()}
   shared = set.intersection(*map(set, parts.values()))
@@ -311,7 +327,7 @@ def write(out: Path, name: str, study: Any, table: Table, real: Table) -> None:
   """Writes OUT/NAME.md, .png and _samples.png of the study's rows, if any."""
   if not table:
     return
-  text = f"{study.claim}\n\n{of_cells(table, real)}"
+  text = f"Claim: {study.claim}\n\n{of_cells(table, real)}"
   outputs.write(out / f"{name}.md", text.encode(), overwrite=True)
   picture = chart(study, table, real)
   outputs.write(out / f"{name}.png", picture, overwrite=True)

@@ -108,8 +108,7 @@ def test_samplers_measure_only_what_is_missing(
   monkeypatch.setattr(samplers, "measure", measure)
   out = tmp_path / "samplers.jsonl"
   flags = ["--checkpoint", "work", "--out", str(out)]
-  with pytest.raises(KeyboardInterrupt):
-    samplers.main(flags)
+  assert samplers.main(flags) == 130
   assert len(rows.read(out)) == 5
   measured[:] = measured[:0]
   monkeypatch.setattr(
@@ -229,3 +228,31 @@ def test_a_run_that_was_stopped_is_not_scored(tmp_path, monkeypatch):
     else:
       with pytest.raises(SystemExit, match=f"at step {step} of {wanted}; the"):
         programs.train(experiment, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["matplotlib", "of_ours"])
+def test_what_is_to_be_installed_is_said(name, monkeypatch, capsys):
+  def main(argv):
+    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+  spec = types.SimpleNamespace(name="experiments.some")
+  monkeypatch.setitem(main.__globals__, "__spec__", spec)
+  if name == "of_ours":  # a defect, whose traceback is needed
+    with pytest.raises(ModuleNotFoundError):
+      programs.program(main)([])
+    return
+  assert programs.program(main)([]) == 2
+  error = capsys.readouterr().err
+  assert error.startswith("experiments.some: matplotlib is not installed; ")
+  assert 'pip install "marjax[demo]"' in error
+
+
+def test_the_pace_is_that_of_all_processes(tmp_path, monkeypatch):
+  path, now = tmp_path / "rows.jsonl", [0.0]
+  monkeypatch.setattr(rows.time, "monotonic", lambda: now[0])
+  rows.append(path, {"cell": "before"})
+  pace = rows.Pace(path, "cell", 4)
+  for row in ({"cell": "ours"}, {"control": 1}, {"cell": "another's"}):
+    rows.append(path, row)
+  now[0] = 600.0
+  assert str(pace) == "2 of 4 rows, about 10:00 left"

@@ -11,7 +11,15 @@ import pytest
 from evaluate.networks import Projection
 from evaluate.test_scoreboard import UNSEEN
 
-from experiments import claims, coded, judging, rows, studies, studies_plan
+from experiments import (
+  claims,
+  coded,
+  judging,
+  rows,
+  studies,
+  studies_drawn,
+  studies_plan,
+)
 from experiments import studies_tables as tables
 from marjax.evaluate import sets
 from marjax.evaluate.networks import kinds, weights
@@ -205,11 +213,11 @@ def test_no_cell_is_large_on_a_laptop(tmp_path):
 
 def test_a_checkerboard_comes_colour_by_colour():
   own = np.array([[3, 0, 2, 1], [0, 1, 2, 3]])
-  board = studies.order_of("checkerboard", own)
+  board = studies_drawn.order_of("checkerboard", own)
   np.testing.assert_array_equal(board, [[3, 0, 2, 1], [0, 3, 1, 2]])
-  raster = studies.order_of("raster", own)
+  raster = studies_drawn.order_of("raster", own)
   np.testing.assert_array_equal(raster, [[0, 1, 2, 3]] * 2)
-  np.testing.assert_array_equal(studies.order_of("random", own), own)
+  np.testing.assert_array_equal(studies_drawn.order_of("random", own), own)
 
 
 def test_rows_are_shared_and_measured_once(
@@ -402,6 +410,18 @@ def test_a_study_of_codes_alone_needs_no_photographs_as_they_are(
   table = rows.read(tmp_path / "out" / "rows.jsonl")
   real = [row["images"] for row in table if "images" in row]
   assert real == [coded.TEST]
+
+
+def test_too_few_real_images_are_refused_before_any_work(
+  board, tmp_path, monkeypatch, capsys
+):
+  flags, stubs = board
+  monkeypatch.setattr(judging, "SUBSET", 10**6)
+  for more in ([], ["--dry_run"]):
+    assert studies.main(["orders", *flags, "--num_images=90000", *more]) == 2
+    assert "expected 90000 or more of each: add" in capsys.readouterr().err
+  assert not stubs
+  assert not (tmp_path / "out" / "rows.jsonl").exists()
 
 
 def test_late_begins_nothing(board, tmp_path, capsys):

@@ -25,12 +25,12 @@ def test_a_point_of_a_picture_is_of_one_cell_and_setting(name, tmp_path):
 def test_cells_are_named_by_what_they_differ_in():
   wide, narrow = "mar-head.width_512-a", "mar-head.width_256-a"
   assert tables.shortened([wide, narrow, wide]) == {
-    wide: "head.width_512",
-    narrow: "head.width_256",
+    wide: "width_512",
+    narrow: "width_256",
   }
   assert tables.shortened(["mar", narrow]) == {
     "mar": "mar",
-    narrow: "head.width_256, a",
+    narrow: "width_256, a",
   }
   assert tables.shortened(["mar", "mar_ce-width_352"]) == {
     "mar": "mar",
