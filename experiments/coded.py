@@ -67,5 +67,6 @@ def fit(experiment: Experiment, codes: Path) -> Path:
     if not codes.exists():
       # Of all 50 000 images it would take longer than a training.
       few = codebook.Choices(num_images=5000, num_iterations=25)
+      print(f"fitting {codes}", flush=True)
       codebook.fit(experiment.codec, experiment.data, codes, few)
   return codes

@@ -251,8 +251,12 @@ def known(
   return {"num_real": count, "real": real, "judges": judges}
 
 
-def add(file: Path, row: dict[str, Any]) -> None:
-  """Appends a row of images with its scores, and prints it."""
+def add(file: Path, row: dict[str, Any], title: str = "") -> None:
+  """Appends a row of images with its scores, and prints it.
+
+  Args:
+    title: what is printed before the scores, "" for what images the row has.
+  """
   own = {"device": environment.device(), "versions": environment.versions()}
   rows.append(file, row | own)
   numbers = ", ".join(
@@ -260,4 +264,4 @@ def add(file: Path, row: dict[str, Any]) -> None:
     for name, value in row["scores"].items()
     if not name.endswith("_deviation")
   )
-  print(f"{row['images']}: {numbers}", flush=True)
+  print(f"{title or row['images']}: {numbers}", flush=True)

@@ -41,12 +41,12 @@ def scoring_parser(
 
 
 def chosen(what: str, asked: str, known: Iterable[str]) -> list[str]:
-  """The names in "A,B".
+  """The names in "A,B", each once.
 
   Raises:
     ValueError: one is not known.
   """
-  names = asked.split(",")
+  names = list(dict.fromkeys(asked.split(",")))
   for name in names:
     if name not in known:
       raise ValueError(
@@ -112,6 +112,7 @@ def train(experiment: Experiment, workdir: Path) -> None:
   # Rate and time left, as `marjax train` says them.
   logging.basicConfig(format="%(message)s")
   logging.getLogger("marjax").setLevel(logging.INFO)
+  logging.getLogger("marjax.train.loop.parameters").setLevel(logging.WARNING)
   print(f"training {workdir}", flush=True)
   step = int(loop.train(experiment, workdir).step)
   wanted = experiment.training.num_steps

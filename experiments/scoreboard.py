@@ -140,9 +140,12 @@ def measure(member: Member, board: judging.Board, asked: Asked) -> None:
         continue
       path = images_of(member, settings, seed, asked)
       chosen = Taken().choose(sets.open_set(path), None)
-      title = f"{member.name}, seed {seed}"
+      title = (
+        f"{member.name}, guidance {settings.guidance_scale:g}, temperature"
+        f" {settings.temperature:g}, seed {seed}"
+      )
       scores = judging.scored(board, chosen, title)
-      judging.add(asked.rows, key | {"scores": scores})
+      judging.add(asked.rows, key | {"scores": scores}, title)
       if not _is_shown(member, settings, seed, asked):
         path.unlink()
 

@@ -202,7 +202,10 @@ def restore_or_init(
   `digest`: of the codec's weights, "" where it has none. `first`: gives the
   state of a new run.
   """
-  log.info("%s", parameter_table(program.abstract_state.params))
+  # Who trains many models may set this one to be silent.
+  log.getChild("parameters").info(
+    "%s", parameter_table(program.abstract_state.params)
+  )
   if checkpoints.latest_step() is None:
     with ticking("making the first state"):
       return first(), 0

@@ -104,6 +104,8 @@ def test_a_row_for_each_setting_seed_and_control(
 
   monkeypatch.setattr(judging, "NOISE", 0.5)
   assert scoreboard.main(board) == 0
+  told = capsys.readouterr().out
+  assert told.count("\nown, guidance 2, temperature 1.1, seed 1: ") == 1
   out = tmp_path / "out"
   table = rows.read(out / "rows.jsonl")
   assert [row["images"] for row in table] == [
