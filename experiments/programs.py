@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterable
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from marjax.cli import interrupts
-from marjax.cli.main import sentence
 from marjax.experiment import Experiment
 
 
@@ -129,7 +129,7 @@ def check_drawing() -> None:
   Raises:
     ModuleNotFoundError: matplotlib is not installed.
   """
-  import matplotlib  # noqa: F401
+  importlib.import_module("matplotlib")
 
 
 def program(main: Callable[..., int | None]) -> Callable[..., int]:
@@ -149,6 +149,8 @@ def program(main: Callable[..., int | None]) -> Callable[..., int]:
     except (ValueError, OSError) as error:
       text = str(error)
     except ModuleNotFoundError as error:
+      from marjax.cli.main import sentence  # imports all that verbs need
+
       text = sentence(error)
       if text is None:
         raise

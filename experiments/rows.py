@@ -7,6 +7,7 @@ Several processes may append to one file.
 
 import contextlib
 import dataclasses
+import datetime
 import fcntl
 import json
 import time
@@ -14,8 +15,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
-
-from tqdm import tqdm
 
 from marjax import outputs
 from marjax.evaluate import environment
@@ -141,7 +140,7 @@ class Pace:
     done = self._count() - self._before
     seconds = time.monotonic() - self._start
     left = seconds / max(done, 1) * (self._total - done)
-    rest = tqdm.format_interval(max(left, 0))
+    rest = datetime.timedelta(seconds=round(max(left, 0)))
     return f"{done} of {self._total} rows, about {rest} left"
 
 

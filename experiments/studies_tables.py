@@ -196,9 +196,7 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
   series = dict.fromkeys(_text(value_of(row, study.series)) for row in table)
   down = -(-len(names) // WIDE)
   points = len(titles) * (1 if study.series == study.axis else len(series))
-  most = max(title.count("\n") for title in shown) + 1
-  lines = max(points + len(titles), (1.2 * most + 0.5) * len(shown))
-  height = 0.8 + (0.1 * lines if is_named else 1.4)
+  height = 0.8 + (_height(shown, points) if is_named else 1.4)
   figure = Figure((7.4, down * height + 0.4), layout="constrained", dpi=120)
   axes = figure.subplots(down, WIDE, squeeze=False, sharey=is_named).ravel()
   for ax in axes[len(names) :]:
@@ -231,8 +229,7 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
     is_wide = 0 < WIDEST * min(scores) < max(scores)
     if is_wide and name.startswith(("fd", "fid", "kid")):
       (ax.set_xscale if is_named else ax.set_yscale)("log")
-      values = ax.xaxis if is_named else ax.yaxis
-      values.set_minor_formatter(NullFormatter())
+      (ax.xaxis if is_named else ax.yaxis).set_minor_formatter(NullFormatter())
     _mark(ax.axvline if is_named else ax.axhline, real, name)
     ax.set_title(name.replace("_", " "), fontsize=9)
     ax.tick_params(labelsize=7)
@@ -242,6 +239,12 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
   labels = axes[0].get_legend_handles_labels()
   figure.legend(*labels, frameon=False, **legend)
   return pictures.png_of(figure)
+
+
+def _height(titles: Sequence[str], points: int) -> float:
+  """Inches for names one below the other, and for that many points."""
+  most = max(title.count("\n") for title in titles) + 1
+  return 0.1 * max(points + len(titles), (1.2 * most + 0.5) * len(titles))
 
 
 def _mark(line: Callable, real: Table, name: str) -> None:

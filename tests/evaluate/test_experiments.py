@@ -255,7 +255,7 @@ def test_the_pace_is_that_of_all_processes(tmp_path, monkeypatch):
   for row in ({"cell": "ours"}, {"control": 1}, {"cell": "another's"}):
     rows.append(path, row)
   now[0] = 600.0
-  assert str(pace) == "2 of 4 rows, about 10:00 left"
+  assert str(pace) == "2 of 4 rows, about 0:10:00 left"
 
 
 def test_what_is_chosen_twice_is_chosen():
