@@ -135,7 +135,7 @@ def check_drawing() -> None:
 def program(main: Callable[..., int | None]) -> Callable[..., int]:
   """`main` with an exit status: 2, and a sentence, after an error to mend.
 
-  A status of its own is passed on; after an interrupt it is 130.
+  A status of its own is passed on; a command's is 130 after an interrupt.
   """
 
   @functools.wraps(main)
@@ -145,6 +145,8 @@ def program(main: Callable[..., int | None]) -> Callable[..., int]:
     try:
       return main(argv) or 0
     except KeyboardInterrupt:
+      if argv is not None:  # whoever called it is to know
+        raise
       return interrupts.answer("what is done is kept")
     except (ValueError, OSError) as error:
       text = str(error)

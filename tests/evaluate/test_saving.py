@@ -198,7 +198,10 @@ def peak(out, count):
 
 def test_memory_is_flat_in_the_number_of_images(tmp_path):
   peak(tmp_path / "first.npz", 16)
-  few, many = (peak(tmp_path / f"{n}.npz", n) for n in (64, 640))
+  # Threads of other tests may allocate meanwhile, but not each time.
+  few, many = (
+    min(peak(tmp_path / f"{n}-{i}.npz", n) for i in range(3)) for n in (64, 640)
+  )
   assert many < few + 2**18
 
 
