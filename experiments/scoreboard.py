@@ -236,7 +236,6 @@ def main(argv: Sequence[str] | None) -> None:
     args.batch_size,
   )
   run.balanced_labels(asked.num_images, members[0].pipe.card.num_classes)
-  programs.check_drawing()
   weights = programs.weights(args.weights)
   networks = judging.eyes(weights, asked.num_images, args.allow_few)
   data = run.known_data(members[0].pipe, data_dir=args.data_dir)
@@ -247,6 +246,7 @@ def main(argv: Sequence[str] | None) -> None:
     against = judging.known(train, asked.num_real, judges)
     print(plan(members, asked, against))
     return
+  programs.check_drawing()
   rows.make(asked.rows)
   with rows.locked(asked.out / "lock", waits=False) as is_ours:
     check(

@@ -17,6 +17,7 @@ from experiments import (
   samplers,
   tables,
 )
+from marjax.cli import interrupts
 from marjax.evaluate import environment
 from marjax.parallel.mesh import make_mesh
 from marjax.pipeline import Pipeline
@@ -261,3 +262,22 @@ def test_the_pace_is_that_of_all_processes(tmp_path, monkeypatch):
 
 def test_what_is_chosen_twice_is_chosen():
   assert programs.chosen("study", "b,a,b", "abc") == ["b", "a"]
+
+
+def test_a_command_that_is_interrupted_says_so(monkeypatch, capsys):
+  """And ends at once after the second; a caller from Python hears of it."""
+
+  def main(argv):
+    raise KeyboardInterrupt
+
+  listening = []
+  monkeypatch.setattr(interrupts, "begin", lambda: listening.append(True))
+  monkeypatch.setattr(interrupts, "_said", threading.Event())
+  program = programs.program(main)
+  with pytest.raises(KeyboardInterrupt):
+    program([])
+  assert not listening
+  assert program() == interrupts.CODE == 130
+  assert listening
+  error = capsys.readouterr().err
+  assert error == "marjax: interrupted: what is done is kept.\n"

@@ -196,12 +196,19 @@ def peak(out, count):
   return most
 
 
+PEAKS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_saving import peak
+for count in (16, 64, 640):
+  print(peak(f"{sys.argv[2]}/{count}.npz", count))
+"""
+
+
 def test_memory_is_flat_in_the_number_of_images(tmp_path):
-  peak(tmp_path / "first.npz", 16)
-  # Threads of other tests may allocate meanwhile, but not each time.
-  few, many = (
-    min(peak(tmp_path / f"{n}-{i}.npz", n) for i in range(3)) for n in (64, 640)
-  )
+  """In a process of its own, for all threads of one are traced."""
+  told = run_alone(PEAKS, tmp_path, stdout=subprocess.PIPE).communicate()[0]
+  _, few, many = map(int, told.split())
   assert many < few + 2**18
 
 
@@ -219,13 +226,19 @@ with Writer(sys.argv[2], SAVING["png"]) as writer:
 """
 
 
+def run_alone(program, out, **how):
+  """A process that runs a program which imports from here."""
+  folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+  path = os.pathsep.join([str(Path(__file__).parents[2]), *folders])
+  command = [sys.executable, "-c", program, folders[0], str(out)]
+  env = {**os.environ, "PYTHONPATH": path}
+  return subprocess.Popen(command, env=env, **how)
+
+
 def test_a_process_is_killed(tmp_path):
   """kill -9, in the middle of a shard."""
   out = tmp_path / "set"
-  folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-  path = os.pathsep.join([str(Path(__file__).parents[2]), *folders])
-  command = [sys.executable, "-c", PROGRAM, folders[0], str(out)]
-  process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
+  process = run_alone(PROGRAM, out)
   whole = out / "images-00000-of-00004.json"
   deadline = time.monotonic() + 60
   while not whole.exists() and time.monotonic() < deadline:

@@ -11,14 +11,7 @@ import pytest
 from evaluate.networks import Projection
 from evaluate.test_scoreboard import UNSEEN
 
-from experiments import (
-  claims,
-  coded,
-  judging,
-  rows,
-  studies,
-  studies_plan,
-)
+from experiments import claims, coded, judging, rows, studies, studies_plan
 from experiments import studies_tables as tables
 from marjax.evaluate import sets
 from marjax.evaluate.networks import kinds, weights
