@@ -110,14 +110,7 @@ def images_of(
 ) -> Path:
   """A file of N generated images with their labels, made unless it is there."""
   key = key_of(member, settings, seed, asked)
-  path = (
-    asked.out
-    / "images"
-    / (
-      f"{member.name}_{settings.guidance_scale:g}_{settings.temperature:g}"
-      f"_{seed}_{asked.num_images}_{key['parameters']:08x}.npz"
-    )
-  )
+  path = asked.out / "images" / f"{member.name}-{rows.digest(key)}.npz"
   if not path.exists():
     pipe = member.pipe
     count, classes = asked.num_images, pipe.card.num_classes

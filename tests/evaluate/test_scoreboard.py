@@ -140,6 +140,19 @@ def test_a_row_for_each_setting_seed_and_control(
   assert len(kept) == 2
 
 
+def test_images_of_other_settings_are_not_taken_for_these(
+  board, tmp_path, monkeypatch
+):
+  board = ["--checkpoints=runs/own", *board[2:], "--seeds=0", "--guidance=1"]
+  assert scoreboard.main(board) == 0
+  own = Stub("own").settings({"num_ar_steps": 3})
+  monkeypatch.setattr(Stub, "settings", lambda _, by=(): own.changed(dict(by)))
+  Stub.calls.clear()
+  assert scoreboard.main(board) == 0
+  assert own in {settings for _, settings, _ in Stub.calls}
+  assert len([*(tmp_path / "out" / "images").iterdir()]) == 2
+
+
 def test_a_temperature_that_changes_nothing_has_no_rows(
   board, capsys, monkeypatch
 ):
