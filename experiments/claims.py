@@ -4,7 +4,8 @@ A study is a sentence, cells, which are trained, and the settings and orders
 that they are drawn with. Studies share cells.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 AS_CODES = "as codes"
@@ -51,6 +52,7 @@ class Study(NamedTuple):
     axis, series: keys of a row or its settings: what a picture's points lie
       over, and what its lines are of, which may be several, "KEY, KEY".
     is_timed: whether points lie over the time of an image, where all have one.
+    over: scores, by those that a picture draws over them, not over the axis.
   """
 
   claim: str
@@ -59,6 +61,7 @@ class Study(NamedTuple):
   axis: str = "cell"
   series: str = "cell"
   is_timed: bool = False
+  over: Mapping[str, str] = MappingProxyType({})
 
   @property
   def is_as_codes(self) -> bool:
@@ -214,6 +217,7 @@ STUDIES: dict[str, Study] = {
     ],
     "temperature",
     "guidance_scale",
+    over={"recall": "precision"},
   ),
   "speed": Study(
     "More AR steps are better and slower; masked models need few.",

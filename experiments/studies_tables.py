@@ -183,10 +183,11 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
   """A PNG: each score over the study's axis, real images as a dashed line.
 
   Cells and orders have names, which stand at the left, once for each line of
-  pictures; what has several points there has them one below the other.
+  pictures; what has several points there has them one below the other. Scores
+  that a study draws over others have the ends of the axis written beside them.
   """
   from matplotlib.figure import Figure
-  from matplotlib.ticker import MaxNLocator, NullFormatter
+  from matplotlib.ticker import NullFormatter
 
   if study.is_timed and all(TIME in row for row in table):
     study = study._replace(axis=TIME)
@@ -210,27 +211,22 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
       ]
       style = {"capsize": 2, "ms": 3, "color": _colour(label, number)}
       style["label"] = None if study.series == study.axis else label
-      places, middles, errors = _points(own, study.axis, name)
       if is_named:
-        places = [[*titles].index(_text(place)) for place in places]
-        if study.series != study.axis:
-          lower = 0.7 * ((number + 0.5) / len(series) - 0.5)
-          places = [place + lower for place in places]
-        ax.errorbar(middles, places, xerr=errors, fmt="o", **style)
+        lower = 0.7 * ((number + 0.5) / len(series) - 0.5)
+        lower *= study.series != study.axis
+        _points_of_names(ax, own, study, name, [*titles], lower, style)
         ax.set_yticks(range(len(titles)), shown)
         ax.set_ylim(len(titles) - 0.5, -0.5)
       else:
-        ax.errorbar(places, middles, errors, fmt="o-", **style)
-        ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.set_xlabel(study.axis.replace("_", " "), fontsize=8)
-        if max(places) > 20 * min(places):
-          ax.set_xscale("log")
+        _line(ax, own, study, name, style)
     scores = [row["scores"][name] for row in table if name in row["scores"]]
     is_wide = 0 < WIDEST * min(scores) < max(scores)
     if is_wide and name.startswith(("fd", "fid", "kid")):
       (ax.set_xscale if is_named else ax.set_yscale)("log")
       (ax.xaxis if is_named else ax.yaxis).set_minor_formatter(NullFormatter())
     _mark(ax.axvline if is_named else ax.axhline, real, name)
+    if name in study.over:
+      _mark(ax.axvline, real, study.over[name])
     ax.set_title(name.replace("_", " "), fontsize=9)
     ax.tick_params(labelsize=7)
   legend = {"loc": "outside upper center", "ncols": 4, "fontsize": 7}
@@ -239,6 +235,45 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
   labels = axes[0].get_legend_handles_labels()
   figure.legend(*labels, frameon=False, **legend)
   return pictures.png_of(figure)
+
+
+def _points_of_names(
+  ax: Any,
+  table: Table,
+  study: Any,
+  name: str,
+  titles: Sequence[str],
+  lower: float,
+  style: Mapping[str, Any],
+) -> None:
+  """A score's points, each beside the name it belongs to, or lower."""
+  places, middles, errors = _points(table, study.axis, name)
+  places = [titles.index(_text(place)) + lower for place in places]
+  ax.errorbar(middles, places, xerr=errors, fmt="o", **style)
+
+
+def _line(
+  ax: Any, table: Table, study: Any, name: str, style: Mapping[str, Any]
+) -> None:
+  """A score's points over the axis, or over another score, as a line."""
+  from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+  axis, widths = study.over.get(name, study.axis), None
+  places, middles, errors = _points(table, study.axis, name)
+  if axis != study.axis:
+    ends = places
+    _, places, widths = _points(table, study.axis, axis)
+    for end in (0, -1):
+      ax.annotate(_text(ends[end]), (places[end], middles[end]), size=6)
+  ax.errorbar(places, middles, errors, widths, fmt="o-", **style)
+  ax.set_xlabel(axis.replace("_", " "), fontsize=8)
+  if max(places) > 20 * min(places):
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator())
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+  elif ax.get_xscale() == "linear":  # no other line has made it another
+    ax.xaxis.set_major_locator(MaxNLocator(5))
 
 
 def _height(titles: Sequence[str], points: int) -> float:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from evaluate.test_studies import asked_of
 
-from experiments import claims, rows, studies, studies_plan
+from experiments import claims, judging, rows, studies, studies_plan
 from experiments import studies_tables as tables
 from experiments import tables as all_tables
 from marjax.evaluate import archives, sets
@@ -135,3 +135,35 @@ def test_points_lie_over_the_time_of_an_image(tmp_path, monkeypatch, capsys):
     tables.chart(claims.STUDIES["speed"], part, [])
   assert set(seen[:2]) == {tables.TIME}
   assert set(seen[2:]) == {"num_ar_steps"}
+
+
+@pytest.mark.parametrize("name", ["temperature", "diffusion_steps"])
+def test_a_line_lies_over_numbers_or_another_score(name, tmp_path, monkeypatch):
+  asked = asked_of(tmp_path, is_laptop=False)
+  table = []
+  for number, one in enumerate(studies_plan.planned([name], asked)):
+    scores = {"recall": number / 100, "precision": 1 - number / 100}
+    table.append(studies_plan.key_of(*one, asked) | {"scores": scores})
+  control = {"images": judging.TEST, "scores": {"recall": 2, "precision": 3}}
+  monkeypatch.setattr(tables.pictures, "png_of", lambda figure: figure)
+  study = claims.STUDIES[name]
+  figure = tables.chart(study, table, [control])
+  figure.draw_without_rendering()
+  axes = {ax.get_title(): ax for ax in figure.axes if ax.get_title()}
+  assert {*axes} == {"recall", "precision"}
+  axis = study.axis.replace("_", " ")
+  assert axes["precision"].get_xlabel() == axis
+  if name == "diffusion_steps":
+    assert axes["recall"].get_xlabel() == axis
+    ticks = [label.get_text() for label in axes["recall"].get_xticklabels()]
+    assert {"10", "100", "1000"} < {*ticks}
+    return
+  recall = axes["recall"]
+  assert recall.get_xlabel() == "precision"
+  across, up = recall.lines[0].get_data()  # of the first guidance
+  np.testing.assert_allclose(np.add(across, up).astype(float), 1)
+  assert len(across) == len(claims.TEMPERATURES)
+  assert [text.get_text() for text in recall.texts][:2] == ["0.9", "1.05"]
+  places = [line.get_xdata() for line in recall.lines[-2:]]
+  assert [0, 1] in map(list, places)  # real recall, across
+  assert [3, 3] in map(list, places)  # real precision, upright
