@@ -50,6 +50,7 @@ from experiments.claims import AS_CODES, CODES, MASKED, STUDIES, Cell
 from experiments.studies_drawn import Drawn, draw
 from experiments.studies_plan import (
   Asked,
+  alike,
   codes_of,
   experiment_of,
   key_of,
@@ -57,7 +58,6 @@ from experiments.studies_plan import (
   places_of,
   plan,
   planned,
-  rows_of,
   time_key_of,
 )
 from marjax.evaluate import archives, run, sets
@@ -285,35 +285,41 @@ def seconds_of(release: Path, settings: Settings, size: int) -> rows.Row:
 
 
 def write_tables(
-  names: Sequence[str], asked: Asked, judges: dict[str, str]
-) -> None:
-  """Tables and pictures of rows that are there, by those judges."""
-  every = rows.read(asked.rows)
-  table = [row for row in every if row.get("judges") == judges]
+  names: Sequence[str], asked: Asked, judges: dict[str, str] | None = None
+) -> int:
+  """Tables and pictures of rows that are there; how many studies have some.
+
+  Args:
+    judges: that rows have; None for those of most rows of a study.
+  """
+  every, count = rows.read(asked.rows), 0
+  table = [row for row in every if judges in (None, row.get("judges"))]
   for name in names:
-    own, study = rows_of(name, table, asked), STUDIES[name]
+    (own, same), study = alike(name, table, asked), STUDIES[name]
     if study.is_timed:
       own = studies_tables.timed(own, every)
-    real = studies_tables.controls(study, own, table, asked.num_images)
+    real = studies_tables.controls(study, own, same, asked.num_images)
     studies_tables.write(asked.out, name, study, own, real)
+    count += bool(own)
+  return count
 
 
-def last_judges(names: Sequence[str], asked: Asked) -> dict[str, str]:
-  """Those of the newest row of some studies.
+def show(names: Sequence[str], asked: Asked) -> None:
+  """Tables and pictures of what is there, and how much is not.
 
   Raises:
-    ValueError: there is none.
+    ValueError: nothing is.
   """
-  there = rows.read(asked.rows)[::-1]
-  found = [row for name in names for row in rows_of(name, there, asked)]
-  seeds = ",".join(map(str, asked.seeds))
+  count, seeds = write_tables(names, asked), ",".join(map(str, asked.seeds))
   check(
-    bool(found),
+    count > 0,
     f"{asked.rows} has no row of {', '.join(names)} with {asked.num_images}"
     f" images and seeds {seeds}; expected what was measured: repeat its"
     " --num_images, --seeds, --num_steps and --laptop.",
   )
-  return min(found, key=there.index)["judges"]
+  left = missing(names, asked)
+  if left:
+    print(f"{len(left)} rows of these are missing")
 
 
 @programs.program
@@ -335,10 +341,7 @@ def main(argv: Sequence[str] | None) -> None:
   masked = experiment_of(MASKED, asked).data
   run.balanced_labels(args.num_images, masked.num_classes)
   if args.tables:
-    write_tables(names, asked, last_judges(names, asked))
-    left = missing(names, asked)
-    if left:
-      print(f"{len(left)} rows of these are missing")
+    show(names, asked)
     return
   check(
     not (args.laptop and args.data_dir),

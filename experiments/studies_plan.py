@@ -187,6 +187,23 @@ def rows_of(
   return [row for row in own if row is not None]
 
 
+def alike(
+  name: str, table: Sequence[rows.Row], asked: Asked, *but: str
+) -> tuple[list[rows.Row], list[rows.Row]]:
+  """A study's rows, see `rows_of`, and all rows, of the same judges.
+
+  They are those that most of its rows have, or the newest of several: a cell
+  that was trained again was judged by others.
+  """
+  judged: dict[str, list[rows.Row]] = {}
+  for row in table:
+    judges = repr(sorted(row.get("judges", {}).items()))
+    judged.setdefault(judges, []).append(row)
+  every = reversed(judged.values())
+  found = [(rows_of(name, same, asked, *but), same) for same in every]
+  return max(found, key=lambda pair: len(pair[0]), default=([], []))
+
+
 def time_key_of(cell: Cell, settings: Settings, asked: Asked) -> rows.Row:
   """What tells the row of how long images take, of all seeds and orders."""
   return {

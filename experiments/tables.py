@@ -132,20 +132,19 @@ def with_precision(text: str, benchmarks: Path) -> str:
 
 
 def with_scoreboard(text: str, benchmarks: Path) -> str:
-  """A page's text with the table of `experiments.scoreboard`, likewise."""
+  """A page's text with both tables of `experiments.scoreboard`, likewise."""
   del benchmarks
-  table = scoreboard_pictures.of_settings(
-    rows.read(RESULTS / "scoreboard.jsonl")
-  )
-  return markdown.between(text, table, "scoreboard")
+  for name in ("scoreboard", "photos64"):
+    own = rows.read(RESULTS / f"{name}.jsonl")
+    table = scoreboard_pictures.of_settings(own)
+    text = markdown.between(text, table, name)
+  return text
 
 
 def with_studies(text: str, benchmarks: Path) -> str:
   """A page's text with those tables of `experiments.studies` it has markers of.
 
-  Studies share rows, so that one which has not been run may have some. Rows of
-  a table have the judges that most of them have, or the newest of several: a
-  cell that was trained again was judged by others.
+  Studies share rows, so that one which has not been run may have some.
   """
   del benchmarks
   table = rows.read(RESULTS / "studies.jsonl")
@@ -153,18 +152,7 @@ def with_studies(text: str, benchmarks: Path) -> str:
   for name, study in claims.STUDIES.items():
     if f"<!-- {name} -->" not in text:
       continue
-    judged: dict[str, list] = {}
-    for row in table:
-      judges = repr(sorted(row.get("judges", {}).items()))
-      judged.setdefault(judges, []).append(row)
-    own, same = max(
-      (
-        (studies_plan.rows_of(name, same, asked, "trained_as"), same)
-        for same in reversed(judged.values())
-      ),
-      key=lambda pair: len(pair[0]),
-      default=([], []),
-    )
+    own, same = studies_plan.alike(name, table, asked, "trained_as")
     if own:
       real = studies_tables.controls(study, own, same, asked.num_images)
       if study.is_timed:
