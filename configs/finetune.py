@@ -19,7 +19,7 @@ Variants  :lora      rank 16 beside attention and head, classes and norms
 
 from ml_collections import ConfigDict
 
-from configs import imagenet
+from configs import cells, imagenet
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -37,12 +37,12 @@ def get_config(variant: str = "") -> ConfigDict:
     "checkpoint_every": 1000,
     "sample_every": 1000,
   }
-  if variant == "lora":
+  name, is_laptop = cells.parts(variant, ("lora",), "configs/finetune.py")
+  if name == "lora":
     config.training.lora = {"rank": 16}
     config.training.factors = (("*class_embedding*", 1.0), ("*norm*", 1.0))
-    variant = ""
-  if variant == "laptop":
+  if is_laptop:
     config.training.init_from = ""
     # What it shrinks is counted in epochs.
     config.training.update(total_epochs=0.0, warmup_epochs=0.0)
-  return imagenet.variant_of(config, variant)
+  return imagenet.variant_of(config, "laptop" if is_laptop else "")

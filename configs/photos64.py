@@ -25,8 +25,11 @@ def get_config(variant: str = "") -> ConfigDict:
   """The run above, or a variant of it."""
   config = cifar10.get_config(variant)
   config.name = config.name.replace("cifar10", "photos64")
+  if "autoencoder" in config.data:
+    config.data.autoencoder = "out/photos64_codes"
   if config.data.source == "synthetic":
     return config
+  name = config.name.removeprefix("photos64").removeprefix("_")
   backbone = config.model.backbone
   with config.unlocked():
     config.data.update(data_dir="photos64", test_split="val")
@@ -36,9 +39,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.training.num_steps = 10_000
     backbone.update(num_tokens=256)
     backbone.condition.num_classes = NUM_CLASSES
-    if "autoencoder" in config.data:
-      config.data.autoencoder = "out/photos64_codes"
     # Where a cell is to draw one token a step it still does; others need fewer.
-    is_whole = config.sampling.num_ar_steps == 64 and variant in cells.NAMES
+    is_whole = config.sampling.num_ar_steps == 64 and name in cells.NAMES
     config.sampling.num_ar_steps = 256 if is_whole else 64
   return config

@@ -41,7 +41,7 @@ class Shown(judging.Changed):
     """Images and labels at ascending indices; the codes are read now."""
     pipe = load(self._codes)
     for start in range(0, len(indices), AT_ONCE):
-      pairs = [*self._images.rows(indices[start : start + AT_ONCE])]
+      pairs = [*self.source.rows(indices[start : start + AT_ONCE])]
       shown = pipe.reconstruct(np.stack([image for image, _ in pairs]))
       yield from zip(shown, (label for _, label in pairs), strict=True)
 

@@ -6,7 +6,6 @@ whatever processes add rows to OUT. Real test images, and training images with
 noise, are scored as if they were generated: the controls.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,9 +28,6 @@ NOISE = 8.0
 
 TEST, NOISY = "real test images", f"training images, noise of {NOISE:g}"
 SUBSET = 1000
-
-LOOKED_AT = 100
-"""Images by whose pixels sets of the same names are told apart."""
 
 
 class Judge(NamedTuple):
@@ -60,13 +56,20 @@ class Changed:
   """Images of another set, changed; `how` ends the description."""
 
   def __init__(self, images: ImageSet, how: str):
-    self._images = images
+    self.source, self.how = images, how
     self.shape, self.num_classes = images.shape, images.num_classes
     self.crop = images.crop
     self.description = f"{images.description}, {how}"
 
   def __len__(self) -> int:
-    return len(self._images)
+    return len(self.source)
+
+
+def identity(images: ImageSet) -> str:
+  """That of a set, or of the set that was changed, and how it was."""
+  if isinstance(images, Changed):
+    return f"{identity(images.source)}, {images.how}"
+  return sets.identity(images)
 
 
 class Noisy(Changed):
@@ -77,7 +80,7 @@ class Noisy(Changed):
 
   def rows(self, indices: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
     """Images and labels at ascending indices."""
-    pairs = zip(indices.tolist(), self._images.rows(indices), strict=True)
+    pairs = zip(indices.tolist(), self.source.rows(indices), strict=True)
     for index, (image, label) in pairs:
       noise = np.random.default_rng(index).normal(0, NOISE, image.shape)
       noisy = np.rint(np.clip(image + noise, 0, 255)).astype(np.uint8)
@@ -174,7 +177,9 @@ def board_of(
     kinds.check_scores(own, eye.network, fewest, eye.options, classes)
     of_real.append((eye, kinds.needs_of_real(own) | {"moments"}))
     of_test.append((eye, kinds.needs(own)))
-  looks = [_look_of(chosen) for chosen in (train, test)]
+  looks = [
+    (sets.identity(one.images), len(one.indices)) for one in (train, test)
+  ]
   options = [(eye.options, named[name]) for name, eye in networks.items()]
   made_of = rows.digest((looks, options, digests(networks.values())))
   folder = out / f"seen-{made_of}"
@@ -184,16 +189,6 @@ def board_of(
     control = seen.look_together(test, of_test, taken, "test", True, begun)
   judges = map(Judge, networks.values(), named.values(), real, control)
   return Board(list(judges), train, test)
-
-
-def _look_of(chosen: Chosen) -> tuple:
-  """What tells images from others, by the pixels of some of them."""
-  images, indices = chosen
-  some = indices[sets.choose(len(indices), min(len(indices), LOOKED_AT))]
-  pixels = hashlib.sha256()
-  for image, _ in images.rows(some):
-    pixels.update(np.ascontiguousarray(image).data)
-  return images.description, images.shape, len(indices), pixels.hexdigest()
 
 
 def scored(board: Board, chosen: Chosen, title: str) -> dict[str, float]:
@@ -234,7 +229,7 @@ def add_controls(
     key = {
       "images": name,
       "kind": "control",
-      "source": chosen.images.description,
+      "source": identity(chosen.images),
       "num_images": len(chosen.indices),
       **known,
     }
@@ -247,8 +242,7 @@ def known(
 ) -> dict[str, Any]:
   """What a row is scored by and against."""
   count = len(train) if num_real is None else num_real
-  real = train.description
-  return {"num_real": count, "real": real, "judges": judges}
+  return {"num_real": count, "real": identity(train), "judges": judges}
 
 
 def add(file: Path, row: dict[str, Any], title: str = "") -> None:

@@ -78,6 +78,25 @@ class Member(NamedTuple):
   is_control: bool
 
 
+def data_of(members: Sequence[Member], data_dir: str) -> DataConfig:
+  """The photographs that all checkpoints are judged by, those of the first.
+
+  Raises:
+    ValueError: a checkpoint draws images of another size or other classes.
+  """
+  each = [run.known_data(member.pipe, data_dir=data_dir) for member in members]
+  for member, data in zip(members, each, strict=True):
+    for field in ("image_size", "channels", "num_classes"):
+      own, first = getattr(data, field), getattr(each[0], field)
+      check(
+        own == first,
+        f"{member.name} has {field} {own}, and {members[0].name} {first};"
+        " expected checkpoints of the same photographs: make a scoreboard of"
+        " each.",
+      )
+  return dataclasses.replace(each[0], flip=False)
+
+
 def settings_of(member: Member, asked: Asked) -> list[Settings]:
   """A checkpoint's own settings, and those of both sweeps, each once."""
   own = member.pipe.settings()
@@ -172,10 +191,13 @@ def plan(
 
 def show(members: Sequence[Member], board: judging.Board, asked: Asked) -> None:
   """Writes the table, the curves and the samples; prints the table."""
+  made_of = {m.name: samplers.fingerprint(m.pipe.params) for m in members}
   table = [
     row
     for row in rows.read(asked.rows)
     if all(row.get(name) == value for name, value in board.known().items())
+    and made_of.get(row["images"], row.get("parameters"))
+    == row.get("parameters")
   ]
   real = drawn.of_count(
     [row for row in table if row["kind"] == "control"], asked.num_images
@@ -231,8 +253,9 @@ def main(argv: Sequence[str] | None) -> None:
   run.balanced_labels(asked.num_images, members[0].pipe.card.num_classes)
   weights = programs.weights(args.weights)
   networks = judging.eyes(weights, asked.num_images, args.allow_few)
-  data = run.known_data(members[0].pipe, data_dir=args.data_dir)
-  data = dataclasses.replace(data, flip=False)
+  data = data_of(members, args.data_dir)
+  for member in members:
+    settings_of(member, asked)  # what it cannot be drawn with is refused now
   if args.dry_run:
     train = sets.open_set(data)
     judges = judging.digests(networks.values())

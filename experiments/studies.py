@@ -131,6 +131,7 @@ class Boards:
 
 
 def measure(
+  cell: Cell,
   pipe: Pipeline,
   key: dict[str, Any],
   settings: Settings,
@@ -146,7 +147,7 @@ def measure(
   order = "own" if has_codes else key["order"]
   images, labels, seconds = drawn(settings, order, key["seed"])
   is_shown = key["seed"] == asked.seeds[0] and key["order"] == "own"
-  is_shown = is_shown and settings == pipe.settings()
+  is_shown = is_shown and settings == experiment_of(cell, asked).sampling
   place = studies_tables.images_of(asked.out, key)
   path = asked.out / "drawn" / f"{rows.digest(key)}.npz"
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -237,7 +238,7 @@ def _measure_cell(
         drawn = functools.lru_cache(maxsize=len(orders))(drawn)
         if asked.is_late():
           return
-      how = functools.partial(measure, pipe, key, one[1], boards, drawn)
+      how = functools.partial(measure, cell, pipe, key, one[1], boards, drawn)
       rows.measured(asked.rows, key, how)
       print(pace, flush=True)
 
@@ -349,8 +350,8 @@ def main(argv: Sequence[str] | None) -> None:
     " photographs.",
   )
   if args.laptop or args.data_dir:
-    photographs = sets.open_set(masked)
-    asked = asked._replace(photographs=photographs.description)
+    photographs = sets.identity(sets.open_set(masked))
+    asked = asked._replace(photographs=photographs)
     judging.real_images(masked, args.num_images)
   check(
     not (args.time and args.dry_run),

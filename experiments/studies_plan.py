@@ -8,6 +8,7 @@ folders whose names say of which recipe and photographs they are.
 import dataclasses
 import functools
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -193,15 +194,29 @@ def alike(
   """A study's rows, see `rows_of`, and all rows, of the same judges.
 
   They are those that most of its rows have, or the newest of several: a cell
-  that was trained again was judged by others.
+  that was trained again was judged by others. If "trained_as" may be any, so
+  is the recipe of each cell.
   """
   judged: dict[str, list[rows.Row]] = {}
   for row in table:
     judges = repr(sorted(row.get("judges", {}).items()))
     judged.setdefault(judges, []).append(row)
-  every = reversed(judged.values())
-  found = [(rows_of(name, same, asked, *but), same) for same in every]
+  found = []
+  for same in reversed(judged.values()):
+    own = _of_one_recipe(same) if "trained_as" in but else same
+    found.append((rows_of(name, own, asked, *but), same))
   return max(found, key=lambda pair: len(pair[0]), default=([], []))
+
+
+def _of_one_recipe(table: Sequence[rows.Row]) -> list[rows.Row]:
+  """Of each cell the rows of the recipe that has most, newest of several."""
+  made = Counter((r["cell"], r["trained_as"]) for r in table if "cell" in r)
+  recipes = dict(sorted(made, key=lambda pair: made[pair]))
+  return [
+    row
+    for row in table
+    if recipes.get(row.get("cell")) == row.get("trained_as")
+  ]
 
 
 def time_key_of(cell: Cell, settings: Settings, asked: Asked) -> rows.Row:

@@ -16,6 +16,7 @@
    a few batches, whatever the number of images.
 """
 
+import hashlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,9 @@ from marjax.experiment import DataConfig
 from marjax.schema import check
 
 MOST_CLASSES = 2**31 - 1
+
+LOOKED_AT = 100
+"""Images by whose pixels sets of the same names are told apart."""
 
 
 class Batch(NamedTuple):
@@ -159,6 +163,21 @@ def others(
   is_left[chosen] = False
   left = np.flatnonzero(is_left)
   return left[choose(len(left), count, seed)]
+
+
+def identity(images: ImageSet) -> str:
+  """Its description, and a hash of its size and of the pixels of some images.
+
+  Files of the same names with other pixels have another.
+
+  Raises:
+    ValueError: an image cannot be read; it is named.
+  """
+  some = choose(len(images), min(len(images), LOOKED_AT))
+  pixels = hashlib.sha256(repr(images.shape).encode())
+  for image, _ in images.rows(some):
+    pixels.update(np.ascontiguousarray(image).data)
+  return f"{images.description}, pixels {pixels.hexdigest()[:8]}"
 
 
 def batches(

@@ -231,17 +231,23 @@ def _open_real(
 
 def _about_real(real: Real) -> dict[str, Any]:
   """What decides the numbers of the real side."""
+  about, chosen, control = dict(real.about), real.chosen, real.control
   if real.known is not None:
-    beside = {"images": len(real.chosen.indices)} if real.chosen else {}
-    return real.about | beside
-  if real.chosen is None:
+    if chosen:
+      about["images"] = len(chosen.indices)
+      about["images_source"] = sets.identity(chosen.images)
+    return about
+  if chosen is None:
     return {}
-  return {
-    "source": real.chosen.images.description,
-    "crop": real.chosen.images.crop,
-    "count": len(real.chosen.indices),
-    "unseen": len(real.control.indices) if real.control else 0,
+  about = {
+    "source": sets.identity(chosen.images),
+    "crop": chosen.images.crop,
+    "count": len(chosen.indices),
+    "unseen": len(control.indices) if control else 0,
   }
+  if control:
+    about["unseen_source"] = sets.identity(control.images)
+  return about
 
 
 def _about(run: Run) -> dict[str, Any]:

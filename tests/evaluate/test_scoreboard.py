@@ -1,5 +1,6 @@
 """The scoreboard: rows, controls, pictures, and what it never does twice."""
 
+import dataclasses
 import json
 import types
 from typing import ClassVar
@@ -151,6 +152,52 @@ def test_images_of_other_settings_are_not_taken_for_these(
   assert scoreboard.main(board) == 0
   assert own in {settings for _, settings, _ in Stub.calls}
   assert len([*(tmp_path / "out" / "images").iterdir()]) == 2
+
+
+def test_a_checkpoint_of_other_photographs_is_refused(
+  board, capsys, monkeypatch
+):
+  def data(pipe, data_dir):
+    del data_dir
+    size = 16 if pipe.card.name == "own" else 32
+    return dataclasses.replace(EXPERIMENT.data, image_size=size)
+
+  monkeypatch.setattr(scoreboard.run, "known_data", data)
+  assert scoreboard.main(board) == 2
+  said = capsys.readouterr().err
+  assert "mean has image_size 32, and own 16; expected checkpoints of" in said
+  assert not Stub.calls
+
+
+def test_settings_that_a_later_checkpoint_lacks_are_refused_first(
+  board, capsys, monkeypatch
+):
+  def settings(pipe, by=()):
+    sampler = "ddim" if pipe.card.name == "late" else "ancestral"
+    own = EXPERIMENT.sampling.changed({"head": {"sampler": sampler}})
+    return own.changed(dict(by))
+
+  monkeypatch.setattr(Stub, "settings", settings)
+  assert scoreboard.main(["--checkpoints=runs/own,runs/late", *board[2:]]) == 2
+  assert "temperature is 1.1; expected 1, because" in capsys.readouterr().err
+  assert not Stub.calls
+
+
+def test_a_table_is_of_a_checkpoint_as_it_is(board, tmp_path, monkeypatch):
+  board = ["--checkpoints=runs/own", *board[2:], "--guidance=1,2"]
+  assert scoreboard.main(board) == 0
+  table = (tmp_path / "out" / "table.md").read_text()
+  make = Stub.__init__
+
+  def trained_again(self, path):
+    make(self, path)
+    self.params = self.params + 1
+
+  monkeypatch.setattr(Stub, "__init__", trained_again)
+  assert scoreboard.main(board) == 0
+  assert (tmp_path / "out" / "table.md").read_text() == table
+  there = rows.read(tmp_path / "out" / "rows.jsonl")
+  assert len({row.get("parameters") for row in there}) == 3
 
 
 def test_a_temperature_that_changes_nothing_has_no_rows(

@@ -144,6 +144,17 @@ def peak(path, count):
   return most
 
 
+def test_sets_of_one_name_are_told_apart_by_pixels_and_size(images, tmp_path):
+  first, other = write_folder(tmp_path / "a" / "set", images), 255 - images
+  second = write_folder(tmp_path / "b" / "set", other)
+  opened = [sets.open_set(path) for path in (first, first, second)]
+  assert len({one.description for one in opened}) == 1
+  same, again, changed = map(sets.identity, opened)
+  assert same == again != changed
+  crops = [sets.open_set(first, image_size=side) for side in (5, 4)]
+  assert len({sets.identity(one) for one in crops}) == 2
+
+
 def test_memory_is_flat_in_the_number_of_images(tmp_path):
   images = np.zeros((2000, 32, 32, 3), np.uint8)
   np.savez_compressed(tmp_path / "many.npz", images)

@@ -110,7 +110,7 @@ def test_who_is_done_draws_cells_of_others(board, tmp_path):
   out = tmp_path / "out"
   asked = asked_of(out)
   data = studies_plan.experiment_of(claims.MASKED, asked).data
-  asked = asked._replace(photographs=sets.open_set(data).description)
+  asked = asked._replace(photographs=sets.identity(sets.open_set(data)))
   cell, *how = studies_plan.planned(["orders"], asked)[3]
   studies_plan.places_of(cell, asked)[1].mkdir(parents=True)
   file = next(f for f in flags if "projection=" in f).split("=", 2)[2]

@@ -83,12 +83,34 @@ def test_a_page_has_the_tables_that_have_rows(tmp_path, monkeypatch):
   assert text.replace(" ", "").count("-->\n<!--") == len(claims.STUDIES) - 1
 
 
+def test_a_table_is_of_one_recipe_of_each_cell(tmp_path):
+  asked = studies_plan.Asked(tmp_path)
+  planned = studies_plan.planned(["orders"], asked)
+  table = []
+  for recipe, some in (
+    ("new", planned[:2]),
+    ("old", planned),
+    ("few", planned),
+  ):
+    for one in some:
+      made = {"trained_as": recipe, "judges": {}}
+      table.append(studies_plan.key_of(*one, asked) | made)
+  table = table[:-1]
+  own, same = studies_plan.alike("orders", table, asked, "trained_as")
+  assert {row["trained_as"] for row in own} == {"old"}
+  assert len(own) == len(planned)
+  assert same == table
+  # What is measured now has the recipe of now, however few rows that are.
+  now = studies_plan.key_of(*planned[0], asked) | {"judges": {}}
+  own, _ = studies_plan.alike("orders", [*table, now], asked)
+  assert own == [now]
+
+
 def test_points_lie_over_the_time_of_an_image(tmp_path, monkeypatch, capsys):
   """Of cells that are trained, each setting once for all seeds."""
   asked = asked_of(tmp_path)
-  photographs = sets.open_set(
-    studies_plan.experiment_of(claims.MASKED, asked).data
-  ).description
+  data = studies_plan.experiment_of(claims.MASKED, asked).data
+  photographs = sets.identity(sets.open_set(data))
   asked = asked._replace(photographs=photographs)
   cells = claims.STUDIES["speed"].cells
   trained = [cell for cell in cells if cell.variant != "guided"]

@@ -11,7 +11,7 @@ import marjax
 from marjax.cli import interrupts
 from marjax.cli.main import main
 from marjax.data import batches
-from marjax.evaluate import sets, stream, sweep
+from marjax.evaluate import archives, sets, stream, sweep
 from marjax.evaluate.scores import frechet, pixels
 from marjax.evaluate.scores.gathered import Gatherer
 from marjax.experiment import DataConfig
@@ -116,6 +116,23 @@ def test_a_run_that_is_stopped_goes_on_with_the_same_bits(
   assert files(out) == files(straight)
   for name in ("report.json", "samples.png", "curves.png"):
     assert (out / name).read_bytes() == (straight / name).read_bytes(), name
+
+
+def test_other_real_images_of_that_name_do_not_go_on(
+  place, tmp_path, stopping, capsys
+):
+  out, other = tmp_path / "out", tmp_path / "real.npz"
+  opened = sets.open_set(place / "real.npz")
+  pairs = list(opened.rows(np.arange(len(opened))))
+  changed = np.stack([255 - image for image, _ in pairs])
+  labels = np.array([label for _, label in pairs])
+  archives.write(other, changed.shape, [changed], labels)
+  stopping(1)
+  assert run(place, out) == 130
+  capsys.readouterr()
+  assert run(place, out, against=other) == 2
+  said = capsys.readouterr().err.splitlines()[-1]
+  assert f"real.source was {sets.identity(opened)!r} there" in said
 
 
 def test_other_settings_do_not_go_on(place, tmp_path, stopping, capsys):

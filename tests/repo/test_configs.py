@@ -82,7 +82,7 @@ def num_parameters(experiment) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
-@pytest.mark.parametrize("name", ["digits", "table1", "cifar10"])
+@pytest.mark.parametrize("name", ["digits", "table1", "cifar10", "photos64"])
 def test_neighbours_in_table_1_differ_in_their_tokens_alone(name):
   left = cells(name, *CELLS)
   right = cells(name, *(f"{cell}_ce" for cell in CELLS))
@@ -106,7 +106,7 @@ def test_neighbours_in_table_1_differ_in_their_tokens_alone(name):
     )
 
 
-@pytest.mark.parametrize("name", ["digits", "table1", "cifar10"])
+@pytest.mark.parametrize("name", ["digits", "table1", "cifar10", "photos64"])
 def test_one_training_is_both_cells_of_the_masked_model(name):
   for end in ("", "_ce"):
     one, several = cells(name, f"mar_one{end}", f"mar{end}").values()
@@ -116,6 +116,18 @@ def test_one_training_is_both_cells_of_the_masked_model(name):
     assert one == dataclasses.replace(
       several, sampling=one.sampling, name=one.name
     )
+
+
+@pytest.mark.parametrize("end", ["", "_ce", "_ce,laptop", ","])
+def test_larger_photographs_have_steps_and_codes_of_their_own(end):
+  every = cells("photos64", *(cell + end for cell in CELLS))
+  for name, one in every.items():
+    assert one.name.startswith("photos64")
+    codes = "out/photos64_codes" if "_ce" in end else ""
+    assert one.data.autoencoder == codes
+    if "laptop" not in end:
+      draws_one = not name.startswith(("mar", "guided")) or "one" in name
+      assert one.sampling.num_ar_steps == (256 if draws_one else 64)
 
 
 def test_cells_of_the_digits_are_of_one_size():
