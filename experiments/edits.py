@@ -276,7 +276,9 @@ def main(argv: Sequence[str] | None) -> None:
   parser = programs.parser(__spec__, __doc__)
   add = parser.add_argument
   add("--checkpoint", type=Path, required=True, help="a work directory")
-  add("--num_seeds", type=int, default=3, help="default: %(default)s")
+  add(
+    "--num_seeds", type=programs.count, default=3, help="default: %(default)s"
+  )
   add("--out", type=Path, default=RESULTS, help="default: %(default)s")
   add("--picture", type=Path, help="to write, such as docs/images/edits.png")
   args = parser.parse_args(argv)

@@ -7,11 +7,13 @@ The font has one PNG for each glyph, 136 × 128 pixels. Flags are ligatures of
 two letters; what else is taken is told by the names of characters.
 """
 
-import argparse
 import pathlib
+import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+from experiments import programs
 
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 LETTER_A = 0x1F1E6  # regional indicators, of which two make a flag
@@ -42,6 +44,11 @@ def pictures(path: str) -> Iterator[tuple[str, str, bytes]]:
   """(class, name, PNG) of every picture of the font."""
   from fontTools.ttLib import TTFont
 
+  if not pathlib.Path(path).exists():
+    raise FileNotFoundError(
+      f"{path} does not exist; expected the font: apt-get install"
+      " fonts-noto-color-emoji, or say where it is with --font."
+    )
   font = TTFont(path)
   bitmaps, glyphs = font["CBDT"].strikeData[0], font.getBestCmap()
   letters = {glyphs[LETTER_A + i]: chr(ord("a") + i) for i in range(26)}
@@ -58,12 +65,13 @@ def pictures(path: str) -> Iterator[tuple[str, str, bytes]]:
       yield kind, f"{code:x}", bitmaps[glyph].imageData
 
 
-def main() -> None:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Writes them, and says how many there are."""
-  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+  parser = programs.parser(__spec__, __doc__)
   parser.add_argument("out", type=pathlib.Path)
   parser.add_argument("--font", default=FONT)
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   counts = Counter()
   for kind, name, png in pictures(args.font):
     (args.out / kind).mkdir(parents=True, exist_ok=True)
@@ -73,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  sys.exit(main())

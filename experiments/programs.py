@@ -7,15 +7,22 @@ import logging
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from marjax.cli import interrupts
 from marjax.experiment import Experiment
 
 
+class _Parser(argparse.ArgumentParser):
+  """One whose errors end as all others do, see `program`."""
+
+  def error(self, message: str) -> NoReturn:
+    raise ValueError(f"{message} ({self.prog} --help says more)")
+
+
 def parser(spec, doc: str) -> argparse.ArgumentParser:
   """One for flags; arguments are the module's own `__spec__` and `__doc__`."""
-  return argparse.ArgumentParser(
+  return _Parser(
     prog=f"python -m {spec.name}", description=doc.partition("\n")[0]
   )
 
@@ -31,12 +38,12 @@ def scoring_parser(
   flags = parser(spec, doc)
   what = "a work directory" if of == "checkpoint" else "folder of runs"
   flags.add_argument(f"--{of}", type=Path, required=True, help=what)
-  flags.add_argument("--num_images", type=int, default=1000)
+  flags.add_argument("--num_images", type=count, default=1000)
   flags.add_argument(
     "--out", type=Path, default=out, help="default: %(default)s"
   )
   if of == "runs":
-    flags.add_argument("--num_runs", type=int, default=3)
+    flags.add_argument("--num_runs", type=count, default=3)
   return flags
 
 
@@ -92,12 +99,17 @@ def weights(text: str) -> dict[str, str]:
   return named
 
 
-def check_counts(args: argparse.Namespace, *flags: str) -> None:
-  """Refuses counts below 1; those that are None are the default."""
-  for flag in flags:
-    count = getattr(args, flag)
-    if count is not None and count < 1:
-      raise ValueError(f"--{flag} is {count}; expected 1 or more.")
+def count(text: str) -> int:
+  """The type of a flag that is a number of something.
+
+  Raises:
+    argparse.ArgumentTypeError: it is below 1, or no whole number.
+  """
+  if not text.isdecimal() or int(text) < 1:
+    raise argparse.ArgumentTypeError(
+      f"it is {text!r}; expected a whole number, 1 or more."
+    )
+  return int(text)
 
 
 def train(experiment: Experiment, workdir: Path) -> None:

@@ -35,14 +35,17 @@ def read(path: Path) -> list[Row]:
   rows = []
   for number, line in enumerate(lines, start=1):
     try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError as error:
+      row = json.loads(line)
+    except json.JSONDecodeError:
+      row = None
       if number == len(lines):
         break
+    if not isinstance(row, dict):
       raise ValueError(
         f"{path}:{number} is no JSON object; expected one on every line:"
         " correct or remove it."
-      ) from error
+      )
+    rows.append(row)
   return rows
 
 

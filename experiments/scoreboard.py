@@ -239,7 +239,6 @@ def main(argv: Sequence[str] | None) -> None:
     f"the checkpoints are {', '.join(names) or 'none'}; expected one or more,"
     " in folders of different names.",
   )
-  programs.check_counts(args, "num_images", "num_real", "batch_size")
   asked = Asked(
     args.num_images,
     programs.numbers("--seeds", args.seeds),
@@ -301,10 +300,10 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   add("--weights", required=True, help="NETWORK=FILE,NETWORK=FILE, or pixels")
   add("--out", type=Path, required=True, help="folder of the results")
   add("--data_dir", default="", help="of real images")
-  add("--num_images", type=int, default=10_000)
-  add("--num_real", type=int, help="training images (default: all)")
+  add("--num_images", type=programs.count, default=10_000)
+  add("--num_real", type=programs.count, help="training images (default: all)")
   add("--seeds", default="0,1,2")
-  add("--batch_size", type=int, help="images that are drawn at once")
+  add("--batch_size", type=programs.count, help="images that are drawn at once")
   add("--guidance", default=several(GUIDANCE))
   add(
     "--temperature",

@@ -328,7 +328,6 @@ def main(argv: Sequence[str] | None) -> None:
   """Flags → rows → tables and pictures; 2 when a flag is wrong."""
   args = _flags(argv)
   names = programs.chosen("study", args.studies, STUDIES)
-  programs.check_counts(args, "num_images", "batch_size", "num_steps")
   asked = Asked(
     args.out,
     args.data_dir,
@@ -398,13 +397,15 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   add(
     "--num_images",
-    type=int,
+    type=programs.count,
     default=10_000,
     help="of a row (default: %(default)s)",
   )
   add("--seeds", default="0,1,2", help="of generation (default: %(default)s)")
-  add("--batch_size", type=int, help="images that are drawn at once")
-  add("--num_steps", type=int, help="of a training, not the config's")
+  add("--batch_size", type=programs.count, help="images that are drawn at once")
+  add(
+    "--num_steps", type=programs.count, help="of a training, not the config's"
+  )
   add(
     "--limit_s",
     type=float,

@@ -212,11 +212,17 @@ def over_seeds(table: Sequence[rows.Row]) -> list[rows.Row]:
   ]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+@programs.program
+def main(argv: Sequence[str] | None) -> None:
   """Prints the tables, and writes them if asked."""
   parser = programs.parser(__spec__, __doc__)
   parser.add_argument("--write", action="store_true", help="write them too")
   args = parser.parse_args(argv)
+  for page in PAGES:
+    if args.write and not page.exists():
+      raise FileNotFoundError(
+        f"there is no {page} here; expected the root of a checkout."
+      )
   text = tables(RESULTS, BENCHMARKS)
   print(text, end="")
   if args.write:

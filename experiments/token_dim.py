@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None) -> None:
   """Measures what is missing and prints the table."""
   parser = programs.parser(__spec__, __doc__)
   parser.add_argument("--out", type=Path, default=RESULTS)
-  parser.add_argument("--num_steps", type=int, default=NUM_STEPS)
+  parser.add_argument("--num_steps", type=programs.count, default=NUM_STEPS)
   chosen = parser.parse_args(argv)
   for kind, dim, width in CASES:
     case = {"head": kind, "token_dim": dim, "width": width}

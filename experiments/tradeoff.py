@@ -174,7 +174,10 @@ def main(argv: Sequence[str] | None) -> None:
   """Flags → rows; 2 when something about the checkpoint is wrong."""
   parser = programs.scoring_parser(__spec__, __doc__, RESULTS)
   parser.add_argument(
-    "--seeds", type=int, default=10, help="fresh seeds (default: %(default)s)"
+    "--seeds",
+    type=programs.count,
+    default=10,
+    help="fresh seeds (default: %(default)s)",
   )
   parser.add_argument(
     "--time_only", action="store_true", help="only measure seconds"

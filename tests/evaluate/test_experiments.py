@@ -1,6 +1,7 @@
 """Experiments resume, skip what they have, and print what was measured."""
 
 import json
+import sys
 import threading
 import types
 
@@ -9,12 +10,14 @@ import pytest
 
 from benchmarks import sizes
 from experiments import (
+  emoji,
   heads,
   heads_tables,
   markdown,
   programs,
   rows,
   samplers,
+  table1,
   tables,
 )
 from marjax.cli import interrupts
@@ -281,3 +284,36 @@ def test_a_command_that_is_interrupted_says_so(monkeypatch, capsys):
   assert listening
   error = capsys.readouterr().err
   assert error == "marjax: interrupted: what is done is kept.\n"
+
+
+@pytest.mark.parametrize("flag", ["--num_runs", "--num_images"])
+def test_counts_below_1_are_refused_before_the_work(flag, capsys):
+  for module in (table1, heads):
+    assert module.main(["--runs=none", flag, "0"]) == 2
+    said = capsys.readouterr().err
+    assert f"{flag}: it is '0'; expected a whole number, 1 or more." in said
+    assert said.count("\n") == 1
+
+
+def test_a_line_that_is_no_row_is_named(tmp_path):
+  file = tmp_path / "rows.jsonl"
+  file.write_text('{"a": 1}\n[3]\n')
+  with pytest.raises(ValueError, match=":2 is no JSON object"):
+    rows.read(file)
+
+
+def test_tables_are_written_in_a_checkout_alone(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  assert tables.main(["--write"]) == 2
+  assert "there is no README.md here; expected" in capsys.readouterr().err
+  assert not [*tmp_path.iterdir()]
+
+
+def test_a_font_that_is_not_there_is_named(tmp_path, monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, "fontTools", types.ModuleType("fontTools"))
+  part = types.ModuleType("fontTools.ttLib")
+  part.TTFont = None
+  monkeypatch.setitem(sys.modules, "fontTools.ttLib", part)
+  font = str(tmp_path / "none.ttf")
+  assert emoji.main([str(tmp_path / "out"), "--font", font]) == 2
+  assert f"{font} does not exist; expected the font" in capsys.readouterr().err

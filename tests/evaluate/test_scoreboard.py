@@ -275,7 +275,11 @@ def test_what_is_wrong_is_one_sentence(board, tmp_path, capsys):
   refused("such as mobilenet=FILE", "--weights", "label")
   refused("--seeds is 'x'; expected whole numbers", "--seeds", "x")
   refused("--guidance is '1,nan'; expected numbers", "--guidance", "1,nan")
-  refused("--num_images is -100; expected 1", "--num_images", "-100")
+  refused(
+    "--num_images: it is '-100'; expected a whole number, 1",
+    "--num_images",
+    "-100",
+  )
   (tmp_path / "file").write_text("")
   for place in ("file", "file/of/none"):
     place = str(tmp_path / place)
