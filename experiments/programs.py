@@ -107,7 +107,7 @@ def count(text: str) -> int:
   """
   if not text.isdecimal() or int(text) < 1:
     raise argparse.ArgumentTypeError(
-      f"it is {text!r}; expected a whole number, 1 or more."
+      f"it is {text!r}; expected a whole number, 1 or more"
     )
   return int(text)
 

@@ -126,24 +126,21 @@ def measured(
 
 
 class Pace:
-  """How far all processes are that add rows to a file, as a sentence.
+  """How far all processes are that add some rows, as a sentence.
 
   Args:
-    key: that such rows have. total: how many are to be added from now on.
+    left: says how many are missing now.
   """
 
-  def __init__(self, path: Path, key: str, total: int):
-    self._path, self._key, self._total = path, key, total
-    self._before, self._start = self._count(), time.monotonic()
-
-  def _count(self) -> int:
-    return sum(self._key in row for row in read(self._path))
+  def __init__(self, left: Callable[[], int]):
+    self._left, self._total = left, left()
+    self._start = time.monotonic()
 
   def __str__(self) -> str:
-    done = self._count() - self._before
-    seconds = time.monotonic() - self._start
-    left = seconds / max(done, 1) * (self._total - done)
-    rest = datetime.timedelta(seconds=round(max(left, 0)))
+    left = self._left()
+    done = self._total - left
+    seconds = (time.monotonic() - self._start) / max(done, 1) * left
+    rest = datetime.timedelta(seconds=round(seconds))
     return f"{done} of {self._total} rows, about {rest} left"
 
 

@@ -183,31 +183,28 @@ def run_studies(
   """All rows of the studies that are missing, then their tables."""
   rows.make(asked.rows)
   boards = Boards(networks, asked)
-  left = missing(names, asked, judges=boards.judges)
-  _measure_all(names, left, boards)
+  _measure_all(names, boards)
   left = missing(names, asked, judges=boards.judges)
   if left:
     print(f"{len(left)} rows are left, for later or another process's")
   write_tables(names, asked, boards.judges)
 
 
-def _measure_all(
-  names: Sequence[str], left: Sequence[tuple], boards: Boards
-) -> None:
+def _measure_all(names: Sequence[str], boards: Boards) -> None:
   """Adds rows until none is missing or it is late.
 
   One process looks at real images first, while others begin to train.
   """
-  asked = boards.asked
-  held = asked.out / "claims"
+  asked, held = boards.asked, boards.asked.out / "claims"
+  left = functools.partial(missing, names, asked, judges=boards.judges)
   kinds = sorted({STUDIES[name].is_as_codes for name in names})
   with rows.locked(held / "controls", waits=False) as is_ours:
     if is_ours:
       boards.add_controls(kinds[0])
-  pace = rows.Pace(asked.rows, "cell", len(left))
+  pace, todo = rows.Pace(lambda: len(left())), left()
   # First what no process has begun; then all others are helped with rows.
   for helps in (False, True):
-    for cell, group in itertools.groupby(left, key=lambda one: one[0]):
+    for cell, group in itertools.groupby(todo, key=lambda one: one[0]):
       is_trained = places_of(cell, asked)[1].exists()
       with rows.locked(held / cell.name, waits=False) as is_ours:
         if is_ours or (helps and is_trained):

@@ -252,14 +252,12 @@ def test_what_is_to_be_installed_is_said(name, monkeypatch, capsys):
   assert 'pip install "marjax[demo]"' in error
 
 
-def test_the_pace_is_that_of_all_processes(tmp_path, monkeypatch):
-  path, now = tmp_path / "rows.jsonl", [0.0]
+def test_the_pace_is_that_of_all_processes(monkeypatch):
+  now, left = [0.0], [4]
   monkeypatch.setattr(rows.time, "monotonic", lambda: now[0])
-  rows.append(path, {"cell": "before"})
-  pace = rows.Pace(path, "cell", 4)
-  for row in ({"cell": "ours"}, {"control": 1}, {"cell": "another's"}):
-    rows.append(path, row)
-  now[0] = 600.0
+  pace = rows.Pace(lambda: left[0])
+  assert str(pace) == "0 of 4 rows, about 0:00:00 left"
+  now[0], left[0] = 600.0, 2
   assert str(pace) == "2 of 4 rows, about 0:10:00 left"
 
 
@@ -291,7 +289,7 @@ def test_counts_below_1_are_refused_before_the_work(flag, capsys):
   for module in (table1, heads):
     assert module.main(["--runs=none", flag, "0"]) == 2
     said = capsys.readouterr().err
-    assert f"{flag}: it is '0'; expected a whole number, 1 or more." in said
+    assert f"{flag}: it is '0'; expected a whole number, 1 or more" in said
     assert said.count("\n") == 1
 
 

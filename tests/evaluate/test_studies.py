@@ -390,7 +390,10 @@ def test_late_begins_nothing(board, tmp_path, capsys):
     (["orders", "--laptop"], "--weights is missing"),
     (["orders", "--laptop", "--seeds=a"], "--seeds is 'a'; expected whole num"),
     (["orders", "--laptop", "--seeds=-1"], "expected whole numbers below"),
-    (["orders", "--laptop", "--num_images=-3"], "--num_images is -3; expected"),
+    (
+      ["orders", "--laptop", "--num_images=-3"],
+      "--num_images: it is '-3'; expected",
+    ),
     (["orders", "--laptop", "--weights=label"], "expected one whose features"),
     (["orders", "--dry_run", "--data_dir=none"], "none, and there is nothing"),
     (["orders", "--tables", "--out=none"], "has no row of orders"),
