@@ -179,13 +179,27 @@ def key_of(cell, settings: Settings, order: str, seed: int, asked: Asked):
 def rows_of(
   name: str, table: Sequence[rows.Row], asked: Asked, *but: str
 ) -> list[rows.Row]:
-  """A study's rows, as planned; those keys may have any value."""
+  """A study's rows, as planned; those keys may have any value.
+
+  Of each cell they are of one training: that of most rows, or the newest of
+  several.
+  """
   keys = [key_of(*one, asked) for one in planned([name], asked)]
   for key in keys:
     for free in but:
       del key[free]
-  own = [rows.find(list(table), **key) for key in keys]
-  return [row for row in own if row is not None]
+  found = [[row for row in table if key.items() <= row.items()] for key in keys]
+  made = Counter(_training_of(row) for same in found for row in same)
+  of_cell = {one[0]: one for one in sorted(made, key=made.__getitem__)}
+  kept = [
+    [row for row in same if of_cell[row["cell"]] == _training_of(row)]
+    for same in found
+  ]
+  return [same[0] for same in kept if same]
+
+
+def _training_of(row: rows.Row) -> tuple[str, str, int | None]:
+  return row["cell"], row["trained_as"], row.get("parameters")
 
 
 def alike(
@@ -194,29 +208,15 @@ def alike(
   """A study's rows, see `rows_of`, and all rows, of the same judges.
 
   They are those that most of its rows have, or the newest of several: a cell
-  that was trained again was judged by others. If "trained_as" may be any, so
-  is the recipe of each cell.
+  that was trained again was judged by others.
   """
   judged: dict[str, list[rows.Row]] = {}
   for row in table:
     judges = repr(sorted(row.get("judges", {}).items()))
     judged.setdefault(judges, []).append(row)
-  found = []
-  for same in reversed(judged.values()):
-    own = _of_one_recipe(same) if "trained_as" in but else same
-    found.append((rows_of(name, own, asked, *but), same))
+  every = reversed(judged.values())
+  found = [(rows_of(name, same, asked, *but), same) for same in every]
   return max(found, key=lambda pair: len(pair[0]), default=([], []))
-
-
-def _of_one_recipe(table: Sequence[rows.Row]) -> list[rows.Row]:
-  """Of each cell the rows of the recipe that has most, newest of several."""
-  made = Counter((r["cell"], r["trained_as"]) for r in table if "cell" in r)
-  recipes = dict(sorted(made, key=lambda pair: made[pair]))
-  return [
-    row
-    for row in table
-    if recipes.get(row.get("cell")) == row.get("trained_as")
-  ]
 
 
 def time_key_of(cell: Cell, settings: Settings, asked: Asked) -> rows.Row:

@@ -83,7 +83,7 @@ def test_a_page_has_the_tables_that_have_rows(tmp_path, monkeypatch):
   assert text.replace(" ", "").count("-->\n<!--") == len(claims.STUDIES) - 1
 
 
-def test_a_table_is_of_one_recipe_of_each_cell(tmp_path):
+def test_a_table_is_of_one_training_of_each_cell(tmp_path):
   asked = studies_plan.Asked(tmp_path)
   planned = studies_plan.planned(["orders"], asked)
   table = []
@@ -104,6 +104,14 @@ def test_a_table_is_of_one_recipe_of_each_cell(tmp_path):
   now = studies_plan.key_of(*planned[0], asked) | {"judges": {}}
   own, _ = studies_plan.alike("orders", [*table, now], asked)
   assert own == [now]
+  # A cell that was trained twice, of which the second has more rows.
+  twice = [now | {"parameters": 1}]
+  twice += [
+    studies_plan.key_of(*one, asked) | {"judges": {}, "parameters": 2}
+    for one in planned[:2]
+  ]
+  own, _ = studies_plan.alike("orders", twice, asked)
+  assert [row["parameters"] for row in own] == [2, 2]
 
 
 def test_points_lie_over_the_time_of_an_image(tmp_path, monkeypatch, capsys):
