@@ -6,9 +6,11 @@ Tokens    256 patches of 4 × 4 raw pixels
 Command   marjax train --config configs/photos64.py --workdir out/photos64 \
             --config.data.data_dir=FOLDER --config.data.num_classes=N \
             --config.model.backbone.condition.num_classes=N
-Cost      5.1 million images, 256 epochs of 20 000; not run yet
-Expected  not measured yet; the paper shows pictures, and no score, of its
-          experiment on pixels
+Cost      :flow of 40 classes, 256 epochs: 12 minutes of one H200
+Expected  :flow, 2 000 images at guidance 14: loss 0.154, KID 0.066,
+          fd_mobilenet 74.7 and label accuracy 0.832, where 2 000 real test
+          images have 0.000, 32.3 and 0.699. The paper has an FID of 2.93, of
+          all of ImageNet; see docs/scoreboard.md
 Variants  :laptop      a few seconds, on made-up images
           :regression  :flow, and the cells of the paper's table 1, as of
           configs/cifar10.py

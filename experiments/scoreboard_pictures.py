@@ -15,7 +15,7 @@ from marjax.evaluate.seen import Chosen, Taken
 from marjax.evaluate.sets import ImageSet
 from marjax.requests import pictures
 
-SWEPT = ("guidance_scale", "temperature")
+SWEPT, STEPS = ("guidance_scale", "temperature"), "num_ar_steps"
 HIDDEN = ("_deviation", "_low", "_high", "_unsplit")
 SIDE, SCALE, GAP = 10, 2, 12
 """Samples of a class across and down, pixels for each, and between grids."""
@@ -52,20 +52,24 @@ def by_settings(table: Table) -> list[list[rows.Row]]:
 def of_settings(table: Table) -> str:
   """A line for each control and each setting, mean ± deviation over seeds.
 
-  Those of a checkpoint stand in the order of what was swept.
+  Those of a checkpoint stand in the order of what was swept; AR steps are shown
+  where it was drawn with several numbers of them.
   """
-  names = names_of(table)
-  heads = ["images", "guidance", "temperature", "seeds", *names]
-  lines = [heads]
+  names, shown = names_of(table), [*SWEPT]
+  steps = {(row["images"], row.get("settings", {}).get(STEPS)) for row in table}
+  if len(steps) > len({images for images, _ in steps}):
+    shown.append(STEPS)
+  heads = [name.removesuffix("_scale").replace("_", " ") for name in shown]
+  lines = [["images", *heads, "seeds", *names]]
   every = list(dict.fromkeys(row["images"] for row in table))
 
   def place(group: list[rows.Row]) -> tuple:
     settings = group[0].get("settings", {})
-    return every.index(group[0]["images"]), *map(settings.get, SWEPT)
+    return every.index(group[0]["images"]), *map(settings.get, shown)
 
   for group in sorted(by_settings(table), key=place):
     settings = group[0].get("settings", {})
-    about = [f"{settings[n]:g}" if n in settings else "" for n in SWEPT]
+    about = [f"{settings[n]:g}" if n in settings else "" for n in shown]
     values = ([row["scores"][n] for row in group] for n in names)
     lines.append(
       [

@@ -263,8 +263,10 @@ def _line(
   if axis != study.axis:
     ends = places
     _, places, widths = _points(table, study.axis, axis)
-    for end in (0, -1):
-      ax.annotate(_text(ends[end]), (places[end], middles[end]), size=6)
+    beside = {"xytext": (2, 4), "textcoords": "offset points", "size": 7}
+    for end in () if ax.texts else (0, -1):  # lines may lie near each other
+      where = places[end], middles[end]
+      ax.annotate(_text(ends[end]), where, **beside)
   ax.errorbar(places, middles, errors, widths, fmt="o-", **style)
   ax.set_xlabel(axis.replace("_", " "), fontsize=8)
   if max(places) > 20 * min(places):

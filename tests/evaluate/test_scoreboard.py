@@ -313,6 +313,21 @@ def test_another_training_or_judge_is_no_seed():
   assert [len(group) for group in groups] == [1, 1, 1, 2]
 
 
+def test_ar_steps_are_told_where_a_checkpoint_has_several():
+  own = {"guidance_scale": 2.0, "temperature": 1.0}
+  table = [{"images": "real test images", "scores": {"fd": 1.0}}]
+  for images, steps in (("a", 4), ("b", 8), ("b", 8)):
+    settings = own | {"num_ar_steps": steps}
+    row = {"images": images, "settings": settings, "scores": {"fd": 2.0}}
+    table.append(row)
+  assert "num ar steps" not in drawn.of_settings(table)
+  table.append(table[1] | {"settings": own | {"num_ar_steps": 16}})
+  lines = drawn.of_settings(table).splitlines()
+  assert lines[0].startswith("| images | guidance | temperature | num ar steps")
+  assert lines[2].startswith("| real test images |  |  |  | 1 |")
+  assert [line.split(" | ")[3] for line in lines[3:]] == ["4", "16", "8"]
+
+
 def test_a_deviation_has_two_digits():
   assert markdown.spread([1.0, 3.0]) == "2.0 ± 1.4"
   assert markdown.spread([791.0, 792.0]) == "791.50 ± 0.71"
