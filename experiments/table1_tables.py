@@ -52,6 +52,8 @@ def of_cells() -> str:
   final = [row for row in rows.read(RESULTS) if row["seed"] in SEEDS]
   for name in names():
     own = [row for row in final if row["cell"] == name]
+    # With other runs another guidance may have been chosen since.
+    own = [row for row in own if row["settings"] == own[-1]["settings"]]
     lines += [line(name, own)] if own else []
   return markdown.of_text(lines)
 
