@@ -142,11 +142,10 @@ def compare(old: Sequence[dict], new: Sequence[dict]) -> dict:
 
 def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
   """Flags → a line per comparison; 1 for a regression, 2 after an error."""
-  args = _flags(argv)
-  limit = args.fail_over or LIMIT
   previous = signal.signal(signal.SIGTERM, _interrupt)
   try:
-    programs.check_counts(args, "rounds")
+    args = _flags(argv)
+    limit = args.fail_over or LIMIT
     with tempfile.TemporaryDirectory(prefix="marjax-against-") as name:
       folder = Path(name)
       with worktree(root, args.commit, folder) as old:
@@ -214,7 +213,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     "--tasks", default="train,generate", help="train,generate"
   )
   parser.add_argument(
-    "--rounds", type=int, default=3, help="processes of each tree"
+    "--rounds", type=programs.count, default=3, help="processes of each tree"
   )
   parser.add_argument(
     "--fail_over",

@@ -125,7 +125,6 @@ def difference(task: str, result: np.ndarray, reference: np.ndarray) -> dict:
 def main(argv: Sequence[str] | None) -> None:
   """Flags → measurements → appended lines; 2 after an error to mend."""
   args = _flags(argv)
-  programs.check_counts(args, "batch_size", "repeats")
   tasks = programs.chosen("task", args.tasks, PARTS)
   dtypes = programs.chosen("dtype", args.dtypes, VARIANTS)
   variants = [variant for dtype in dtypes for variant in VARIANTS[dtype]]
@@ -154,8 +153,12 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "--dtypes", default="float32,bfloat16", help="float32,bfloat16"
   )
-  parser.add_argument("--batch_size", type=int, default=64, help="images")
-  parser.add_argument("--repeats", type=int, default=5, help="timed rounds")
+  parser.add_argument(
+    "--batch_size", type=programs.count, default=64, help="images"
+  )
+  parser.add_argument(
+    "--repeats", type=programs.count, default=5, help="timed rounds"
+  )
   flags.add_out(parser, "codec")
   return parser.parse_args(argv)
 

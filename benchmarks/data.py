@@ -161,7 +161,6 @@ def read(
 def main(argv: Sequence[str] | None) -> None:
   """Flags → measurements → appended lines; 2 after an error to mend."""
   args = _flags(argv)
-  programs.check_counts(args, "num_images", "batch_size", "repeats")
   tasks = programs.chosen("task", args.tasks, TASKS)
   rows.make(args.out)
   for row in measure(tasks, args.num_images, args.batch_size, args.repeats):
@@ -216,11 +215,18 @@ def _row(
 def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = programs.parser(__spec__, __doc__)
   parser.add_argument("--tasks", default=",".join(TASKS), help=",".join(TASKS))
-  parser.add_argument("--num_images", type=int, default=8192, help="of a round")
   parser.add_argument(
-    "--batch_size", type=int, default=256, help="images read at a time"
+    "--num_images", type=programs.count, default=8192, help="of a round"
   )
-  parser.add_argument("--repeats", type=int, default=5, help="timed rounds")
+  parser.add_argument(
+    "--batch_size",
+    type=programs.count,
+    default=256,
+    help="images read at a time",
+  )
+  parser.add_argument(
+    "--repeats", type=programs.count, default=5, help="timed rounds"
+  )
   flags.add_out(parser, "data")
   return parser.parse_args(argv)
 

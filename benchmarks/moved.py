@@ -229,9 +229,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument(
     "--train", type=int, help="be one process of the run in FOLDER, and train"
   )
-  args = parser.parse_args(argv)
-  folder = args.folder.absolute()
   try:
+    args = parser.parse_args(argv)
+    folder = args.folder.absolute()
     if args.train:
       train(folder, args.train, args.model)
       return 0

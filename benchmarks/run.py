@@ -67,7 +67,6 @@ def use_cache(folder: Path) -> str:
 def main(argv: Sequence[str] | None) -> None:
   """Flags → measurements → appended lines; 2 after an error to mend."""
   args = _flags(argv)
-  programs.check_counts(args, "repeats")
   if args.split and args.head == "categorical":
     raise ValueError(
       "--split is given with --head categorical; expected a head of floats:"
@@ -163,7 +162,9 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     choices=sizes.HEADS,
     help="what draws a token; categorical with big sizes (default: diffusion)",
   )
-  parser.add_argument("--repeats", type=int, default=5, help="timed rounds")
+  parser.add_argument(
+    "--repeats", type=programs.count, default=5, help="timed rounds"
+  )
   parser.add_argument("--num_ar_steps", type=int)
   parser.add_argument(
     "--num_diffusion_steps", type=int, help="evaluations of the head a token"

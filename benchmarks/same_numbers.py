@@ -309,7 +309,6 @@ def _counts(args: argparse.Namespace) -> list[int]:
   Raises:
     ValueError: a wrong flag.
   """
-  programs.check_counts(args, "num_steps", "num_images", "batch_size")
   counts = devices_of(args.devices, jax.device_count())
   if max(counts) == 1:
     raise ValueError(
@@ -327,10 +326,13 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "--model", default="small", choices=list(MODELS), help="tiny for CPUs"
   )
-  parser.add_argument("--num_steps", type=int, default=50)
-  parser.add_argument("--num_images", type=int, default=16)
+  parser.add_argument("--num_steps", type=programs.count, default=50)
+  parser.add_argument("--num_images", type=programs.count, default=16)
   parser.add_argument(
-    "--batch_size", type=int, default=32, help="of a step, on all devices"
+    "--batch_size",
+    type=programs.count,
+    default=32,
+    help="of a step, on all devices",
   )
   parser.add_argument("--tolerance", type=float, default=TOLERANCE)
   parser.add_argument("--out", type=Path, help="JSON lines to append to")

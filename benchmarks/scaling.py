@@ -257,7 +257,6 @@ def _asked(args: argparse.Namespace) -> list[Question]:
   Raises:
     ValueError: a wrong flag.
   """
-  programs.check_counts(args, "repeats", "together")
   devices = devices_of(args.devices, jax.device_count())
   found = [
     one
@@ -300,10 +299,12 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     choices=("none", "save_matmuls", "full"),
     help="what the backward pass recomputes (default: the size's own)",
   )
-  parser.add_argument("--repeats", type=int, default=3, help="timed rounds")
+  parser.add_argument(
+    "--repeats", type=programs.count, default=3, help="timed rounds"
+  )
   parser.add_argument(
     "--together",
-    type=int,
+    type=programs.count,
     default=4,
     help="programs compiled at the same time (default: %(default)s)",
   )

@@ -41,6 +41,11 @@ def get_config(variant: str = "") -> ConfigDict:
   if name == "lora":
     config.training.lora = {"rank": 16}
     config.training.factors = (("*class_embedding*", 1.0), ("*norm*", 1.0))
+  if is_laptop and name:
+    raise ValueError(
+      "config finetune has no variant 'lora,laptop', for adapters need a model"
+      " to start from; expected lora or laptop."
+    )
   if is_laptop:
     config.training.init_from = ""
     # What it shrinks is counted in epochs.

@@ -65,10 +65,10 @@ class Changed:
     return len(self.source)
 
 
-def identity(images: ImageSet) -> str:
+def source_of(images: ImageSet) -> str:
   """That of a set, or of the set that was changed, and how it was."""
   if isinstance(images, Changed):
-    return f"{identity(images.source)}, {images.how}"
+    return f"{source_of(images.source)}, {images.how}"
   return sets.identity(images)
 
 
@@ -229,7 +229,7 @@ def add_controls(
     key = {
       "images": name,
       "kind": "control",
-      "source": identity(chosen.images),
+      "source": source_of(chosen.images),
       "num_images": len(chosen.indices),
       **known,
     }
@@ -242,7 +242,7 @@ def known(
 ) -> dict[str, Any]:
   """What a row is scored by and against."""
   count = len(train) if num_real is None else num_real
-  return {"num_real": count, "real": identity(train), "judges": judges}
+  return {"num_real": count, "real": source_of(train), "judges": judges}
 
 
 def add(file: Path, row: dict[str, Any], title: str = "") -> None:

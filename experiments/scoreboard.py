@@ -82,19 +82,21 @@ def data_of(members: Sequence[Member], data_dir: str) -> DataConfig:
   """The photographs that all checkpoints are judged by, those of the first.
 
   Raises:
-    ValueError: a checkpoint draws images of another size or other classes.
+    ValueError: another was trained on images of another size or number of
+      classes.
   """
-  each = [run.known_data(member.pipe, data_dir=data_dir) for member in members]
-  for member, data in zip(members, each, strict=True):
+  data = run.known_data(members[0].pipe, data_dir=data_dir)
+  for member in members[1:]:
     for field in ("image_size", "channels", "num_classes"):
-      own, first = getattr(data, field), getattr(each[0], field)
+      first = getattr(data, field)
+      own = getattr(member.pipe.card.data, field, first)  # or it is not said
       check(
         own == first,
         f"{member.name} has {field} {own}, and {members[0].name} {first};"
-        " expected checkpoints of the same photographs: make a scoreboard of"
+        " expected checkpoints of the same kind of images: make a scoreboard of"
         " each.",
       )
-  return dataclasses.replace(each[0], flip=False)
+  return dataclasses.replace(data, flip=False)
 
 
 def settings_of(member: Member, asked: Asked) -> list[Settings]:
@@ -144,10 +146,10 @@ def images_of(
 
 def measure(member: Member, board: judging.Board, asked: Asked) -> None:
   """Adds the rows of a checkpoint that are missing."""
+  known = board.known()
   for settings in settings_of(member, asked):
     for seed in asked.seeds:
-      key = key_of(member, settings, seed, asked)
-      key |= board.known()
+      key = key_of(member, settings, seed, asked) | known
       if rows.find(rows.read(asked.rows), **key) is not None:
         continue
       path = images_of(member, settings, seed, asked)
@@ -191,11 +193,12 @@ def plan(
 
 def show(members: Sequence[Member], board: judging.Board, asked: Asked) -> None:
   """Writes the table, the curves and the samples; prints the table."""
+  known = board.known().items()
   made_of = {m.name: samplers.fingerprint(m.pipe.params) for m in members}
   table = [
     row
     for row in rows.read(asked.rows)
-    if all(row.get(name) == value for name, value in board.known().items())
+    if known <= row.items()
     and made_of.get(row["images"], row.get("parameters"))
     == row.get("parameters")
   ]

@@ -188,18 +188,18 @@ def rows_of(
   for key in keys:
     for free in but:
       del key[free]
-  found = [[row for row in table if key.items() <= row.items()] for key in keys]
-  made = Counter(_training_of(row) for same in found for row in same)
-  of_cell = {one[0]: one for one in sorted(made, key=made.__getitem__)}
-  kept = [
-    [row for row in same if of_cell[row["cell"]] == _training_of(row)]
-    for same in found
+  own = [
+    row for row in table if any(key.items() <= row.items() for key in keys)
   ]
-  return [same[0] for same in kept if same]
-
-
-def _training_of(row: rows.Row) -> tuple[str, str, int | None]:
-  return row["cell"], row["trained_as"], row.get("parameters")
+  made = [
+    (row["cell"], row["trained_as"], row.get("parameters")) for row in own
+  ]
+  counts, newest = Counter(made), {one: n for n, one in enumerate(made)}
+  order = sorted(counts, key=lambda one: (counts[one], newest[one]))
+  kept = {one[0]: one for one in order}.values()
+  own = [row for row, one in zip(own, made, strict=True) if one in kept]
+  each = [rows.find(own, **key) for key in keys]
+  return [row for row in each if row is not None]
 
 
 def alike(
@@ -214,8 +214,8 @@ def alike(
   for row in table:
     judges = repr(sorted(row.get("judges", {}).items()))
     judged.setdefault(judges, []).append(row)
-  every = reversed(judged.values())
-  found = [(rows_of(name, same, asked, *but), same) for same in every]
+  newest = sorted(judged.values(), key=lambda same: table.index(same[-1]))
+  found = [(rows_of(name, same, asked, *but), same) for same in newest[::-1]]
   return max(found, key=lambda pair: len(pair[0]), default=([], []))
 
 

@@ -269,7 +269,7 @@ def _line(
       ax.annotate(_text(ends[end]), where, **beside)
   ax.errorbar(places, middles, errors, widths, fmt="o-", **style)
   ax.set_xlabel(axis.replace("_", " "), fontsize=8)
-  if max(places) > 20 * min(places):
+  if axis == study.axis and max(places) > 20 * min(places):
     ax.set_xscale("log")
     ax.xaxis.set_major_locator(LogLocator())
     ax.xaxis.set_major_formatter("{x:g}")

@@ -52,7 +52,7 @@ class Archive:
   """The images of one .npz file.
 
   Attributes:
-    path: of it. shape: (H, W, C) of each image.
+    path: of it. shape: (H, W, C) of each image. crc: of all of them.
     labels: int32 [N], or None.
 
   Raises:
@@ -75,6 +75,7 @@ class Archive:
       )
       self._member = f"{member}.npy"
       self._count, *shape = self._check(archive)
+      self.crc = archive.getinfo(self._member).CRC
       self.shape = tuple(shape)
       self.labels = self._read_labels(archive, f"{labels}.npy")
 

@@ -105,7 +105,7 @@ class ArchiveImages:
 
   def __init__(self, path: Path):
     self._archive = archives.Archive(path)
-    self.shape = self._archive.shape
+    self.shape, self.crc = self._archive.shape, self._archive.crc
     labels = self._archive.labels
     self.num_classes = 0 if labels is None else int(labels.max()) + 1
     self.description = f"npz {outputs.shown(path.name)}: {len(self)} images"

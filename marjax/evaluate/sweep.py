@@ -245,7 +245,7 @@ def _about_real(real: Real) -> dict[str, Any]:
     "count": len(chosen.indices),
     "unseen": len(control.indices) if control else 0,
   }
-  if control:
+  if control and control.images is not chosen.images:
     about["unseen_source"] = sets.identity(control.images)
   return about
 

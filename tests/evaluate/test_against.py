@@ -131,8 +131,12 @@ def test_interrupting_removes_the_other_tree(root, monkeypatch):
 def test_what_cannot_be_compared_is_one_sentence(root, capsys):
   assert against.main(["no-such-thing"], root) == 2
   assert "there is no commit 'no-such-thing'" in capsys.readouterr().err
+  assert compare(root, "--bogus") == 2
+  assert "unrecognized arguments: --bogus" in capsys.readouterr().err
   assert compare(root, "--rounds", "0") == 2
-  assert "--rounds is 0; expected 1 or more" in capsys.readouterr().err
+  assert (
+    "--rounds: it is '0'; expected a whole number, 1" in capsys.readouterr().err
+  )
   (root / "benchmarks" / "run.py").write_text("raise SystemExit('no flag')")
   assert compare(root) == 2
   assert "failed (no flag); expected a commit" in capsys.readouterr().err

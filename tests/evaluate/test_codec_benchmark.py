@@ -102,6 +102,6 @@ def test_wrong_flags_are_one_sentence(tmp_path, capsys):
   said = capsys.readouterr().err
   assert "no task 'sleep'; expected some of decode, encode." in said
   assert "no dtype 'float16'; expected some of float32, bfloat16." in said
-  assert "--repeats is 0; expected 1 or more." in said
-  assert "--batch_size is -1; expected 1 or more." in said
+  assert "--repeats: it is '0'; expected a whole number, 1" in said
+  assert "--batch_size: it is '-1'; expected a whole number, 1" in said
   assert not (tmp_path / "codec.jsonl").exists()

@@ -61,5 +61,5 @@ def test_wrong_flags_are_one_sentence(tmp_path, capsys):
   assert data.main([*out, "--repeats", "0"]) == 2
   said = capsys.readouterr().err
   assert "no task 'sleep'; expected some of crop, write, read." in said
-  assert "--repeats is 0; expected 1 or more." in said
+  assert "--repeats: it is '0'; expected a whole number, 1" in said
   assert not (tmp_path / "data.jsonl").exists()

@@ -116,7 +116,10 @@ def test_rounding_is_none(perturbed):
   [
     (["--devices", "1"], "expected several"),
     (["--devices", "two"], "expected numbers from 1 to 8"),
-    (["--num_steps", "0"], "--num_steps is 0; expected 1 or more"),
+    (
+      ["--num_steps", "0"],
+      "--num_steps: it is '0'; expected a whole number, 1",
+    ),
   ],
 )
 def test_wrong_flags_are_one_sentence(flags, message, capsys):

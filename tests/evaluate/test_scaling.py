@@ -139,8 +139,8 @@ def test_what_does_not_fit_is_said_and_the_rest_goes_on(
     (["--rows", "generate_large_dp_strong"], "generate_SIZE_MESH_weak"),
     (["--rows", "train_large_dp"], "no row 'train_large_dp'"),
     (["--devices", "1,9"], "--devices is '1,9'; expected numbers from 1 to 8"),
-    (["--repeats", "0"], "--repeats is 0; expected 1 or more"),
-    (["--together", "0"], "--together is 0; expected 1 or more"),
+    (["--repeats", "0"], "--repeats: it is '0'; expected a whole number, 1"),
+    (["--together", "0"], "--together: it is '0'; expected a whole number, 1"),
   ],
 )
 def test_wrong_flags_are_one_sentence(flags, message, tmp_path, capsys):

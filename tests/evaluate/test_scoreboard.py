@@ -157,16 +157,26 @@ def test_images_of_other_settings_are_not_taken_for_these(
 def test_a_checkpoint_of_other_photographs_is_refused(
   board, capsys, monkeypatch
 ):
-  def data(pipe, data_dir):
-    del data_dir
-    size = 16 if pipe.card.name == "own" else 32
-    return dataclasses.replace(EXPERIMENT.data, image_size=size)
+  make = Stub.__init__
 
-  monkeypatch.setattr(scoreboard.run, "known_data", data)
+  def of_others(self, path):
+    make(self, path)
+    if self.card.name == "mean":
+      self.card.data = dataclasses.replace(EXPERIMENT.data, image_size=32)
+
+  monkeypatch.setattr(Stub, "__init__", of_others)
   assert scoreboard.main(board) == 2
   said = capsys.readouterr().err
   assert "mean has image_size 32, and own 16; expected checkpoints of" in said
   assert not Stub.calls
+
+
+def test_rows_of_other_pixels_are_others(board, capsys, monkeypatch):
+  board = ["--checkpoints=runs/own", *board[2:], "--seeds=0"]
+  assert scoreboard.main(board) == 0
+  monkeypatch.setattr(judging.sets, "identity", lambda images: "other pixels")
+  assert scoreboard.main([*board, "--dry_run"]) == 0
+  assert "own: 3 of 3 rows missing" in capsys.readouterr().out
 
 
 def test_settings_that_a_later_checkpoint_lacks_are_refused_first(

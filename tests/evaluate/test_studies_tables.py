@@ -112,6 +112,17 @@ def test_a_table_is_of_one_training_of_each_cell(tmp_path):
   ]
   own, _ = studies_plan.alike("orders", twice, asked)
   assert [row["parameters"] for row in own] == [2, 2]
+  # Of as many rows of each, those that were added last.
+  twice = [
+    studies_plan.key_of(*planned[n], asked) | {"judges": {}, "parameters": made}
+    for n, made in ((1, 1), (2, 1), (0, 2), (1, 2))
+  ]
+  own, _ = studies_plan.alike("orders", twice, asked)
+  assert [row["parameters"] for row in own] == [2, 2]
+  by = [row | {"judges": {"any": row["parameters"]}} for row in twice]
+  for order in (by, by[2:] + by[:2]):
+    own, _ = studies_plan.alike("orders", order, asked)
+    assert own[0]["judges"] == order[-1]["judges"]
 
 
 def test_points_lie_over_the_time_of_an_image(tmp_path, monkeypatch, capsys):

@@ -118,16 +118,23 @@ def test_one_training_is_both_cells_of_the_masked_model(name):
     )
 
 
-@pytest.mark.parametrize("end", ["", "_ce", "_ce,laptop", ","])
+@pytest.mark.parametrize("end", ["", ",", "_ce", "_ce,laptop"])
 def test_larger_photographs_have_steps_and_codes_of_their_own(end):
-  every = cells("photos64", *(cell + end for cell in CELLS))
-  for name, one in every.items():
+  names = [cell + end for cell in CELLS]
+  if "_ce" not in end:
+    names += [kind + end for kind in ("", "flow", "regression")]
+  for name, one in cells("photos64", *names).items():
     assert one.name.startswith("photos64")
     codes = "out/photos64_codes" if "_ce" in end else ""
     assert one.data.autoencoder == codes
     if "laptop" not in end:
-      draws_one = not name.startswith(("mar", "guided")) or "one" in name
+      draws_one = name.startswith(("ar_", "mar_one"))
       assert one.sampling.num_ar_steps == (256 if draws_one else 64)
+
+
+def test_adapters_have_no_tiny_run():
+  with pytest.raises(ValueError, match="need a model to start from; expected"):
+    configs.load(f"{ROOT}/configs/finetune.py:lora,laptop")
 
 
 def test_cells_of_the_digits_are_of_one_size():
