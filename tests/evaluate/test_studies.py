@@ -104,6 +104,18 @@ def test_a_cell_belongs_to_the_process_that_begins_it(board, tmp_path):
   assert set(stubs) == {"regression-0", "mar-0"}
 
 
+def test_samples_are_of_the_settings_of_now(board, tmp_path, monkeypatch):
+  """Also of a release that says how it was drawn before."""
+  flags, _ = board
+
+  def before(self):
+    return self.experiment.sampling.changed({"guidance_scale": 1.5})
+
+  monkeypatch.setattr(Stub, "settings", before)
+  assert studies.main(["mask_ratio", *flags]) == 0
+  assert len([*(tmp_path / "out" / "images").iterdir()]) == 2
+
+
 def test_who_is_done_draws_cells_of_others(board, tmp_path):
   """One process holds a trained cell, and draws one of its rows."""
   flags, stubs = board

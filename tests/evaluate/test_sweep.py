@@ -6,14 +6,16 @@ import threading
 import numpy as np
 import pytest
 from evaluate import stub
+from PIL import Image
 
 import marjax
 from marjax.cli import interrupts
 from marjax.cli.main import main
 from marjax.data import batches
-from marjax.evaluate import archives, sets, stream, sweep
+from marjax.evaluate import archives, reference, sets, stream, sweep
 from marjax.evaluate.scores import frechet, pixels
-from marjax.evaluate.scores.gathered import Gatherer
+from marjax.evaluate.scores.gathered import Gathered, Gatherer
+from marjax.evaluate.seen import Taken
 from marjax.experiment import DataConfig
 
 FLAGS = ["--scores", "fid,is,pr", "--network", "projection", "--seed", "3"]
@@ -133,6 +135,25 @@ def test_other_real_images_of_that_name_do_not_go_on(
   assert run(place, out, against=other) == 2
   said = capsys.readouterr().err.splitlines()[-1]
   assert f"real.source was {sets.identity(opened)!r} there" in said
+
+
+def test_real_and_unseen_images_are_told_by_their_pixels(place, tmp_path):
+  opened = sets.open_set(place / "real.npz")
+  folders = [tmp_path / str(number) / "set" for number in range(2)]
+  for shade, folder in enumerate(folders):
+    folder.mkdir(parents=True)
+    for name in "ab":
+      Image.new("L", (8, 8), shade).save(folder / f"{name}.png")
+  whole = [Taken().choose(one, None) for one in map(sets.open_set, folders)]
+  chosen = Taken().choose(opened, None)
+  for known in (None, Gathered("any", None)):
+    told = [
+      sweep._about_real(reference.Real({}, known, *sides))
+      for one in whole
+      for sides in ((one, chosen), (chosen, one))
+    ]
+    # Of statistics that are known the unseen images are not used.
+    assert len({repr(about) for about in told}) == (4 if known is None else 3)
 
 
 def test_other_settings_do_not_go_on(place, tmp_path, stopping, capsys):
