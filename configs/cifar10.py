@@ -44,6 +44,7 @@ from ml_collections import ConfigDict
 from configs import cells
 
 CODES = 1024
+KNOWN = ("regression", "flow", *cells.NAMES)
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -77,8 +78,7 @@ def get_config(variant: str = "") -> ConfigDict:
   config.sampling.head = {"kind": "diffusion", "num_steps": 25, "start": 980}
   config.sampling.head.update(spacing="quadratic", sampler="dpm-solver++")
   config.lock()
-  known = ("regression", "flow", *cells.NAMES)
-  name, is_laptop = cells.parts(variant, known, "configs/cifar10.py")
+  name, is_laptop = cells.parts(variant, KNOWN, "configs/cifar10.py")
   with config.unlocked():
     if name:
       config.name = f"cifar10_{name}"

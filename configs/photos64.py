@@ -1,7 +1,7 @@
 """Photographs of 64² in 4 × 4 patches, as in the paper's experiment on pixels.
 
 Data      an image folder, FOLDER/{train,val}/CLASS/*.jpg; Tiny-ImageNet has 200
-          classes of 500, and 40 of them are what the mean below is of
+          classes of 500, and codec.mean is that of 40 of them
 Tokens    256 patches of 4 × 4 raw pixels
 Command   marjax train --config configs/photos64.py:flow \
             --workdir out/photos64 --config.data.data_dir=FOLDER \
@@ -26,13 +26,13 @@ NUM_CLASSES = 40
 
 def get_config(variant: str = "") -> ConfigDict:
   """The run above, or a variant of it."""
+  name, _ = cells.parts(variant, cifar10.KNOWN, "configs/photos64.py")
   config = cifar10.get_config(variant)
   config.name = config.name.replace("cifar10", "photos64")
   if "autoencoder" in config.data:
     config.data.autoencoder = "out/photos64_codes"
   if config.data.source == "synthetic":
     return config
-  name = config.name.removeprefix("photos64").removeprefix("_")
   backbone = config.model.backbone
   with config.unlocked():
     config.data.update(data_dir="photos64", test_split="val")

@@ -186,7 +186,7 @@ def run_studies(
   _measure_all(names, boards)
   left = missing(names, asked, judges=boards.judges)
   if left:
-    print(f"{len(left)} rows are left, for later or another process's")
+    print(f"{len(left)} rows are left, for later or for another process")
   write_tables(names, asked, boards.judges)
 
 

@@ -321,13 +321,18 @@ def told(things: Iterable[T], total: int, verb: str) -> Iterator[T]:
 
 
 def keep(
-  batches: Batches, workdir: AnyPath, accept: str, is_new: bool
+  batches: Batches,
+  workdir: AnyPath,
+  accept: str,
+  is_new: bool,
+  num_classes: int = 0,
 ) -> Contents:
   """What is read: said, compared with the run's record, and written there.
 
   Args:
     batches: of the training split. workdir: of the run.
     accept: a changed fingerprint to go on with. is_new: nothing was trained.
+    num_classes: of the model.
 
   Raises:
     ValueError: the data has changed, differs between processes, or holds an
@@ -339,6 +344,9 @@ def keep(
     contents = of_source(batches.source)
   hosts.agree({"the data's fingerprint": contents.fingerprint})
   logger.info("%s", contents)
+  if 0 < (named := len(contents.classes)) < num_classes:
+    rest = num_classes - named
+    logger.info("  %d of data.num_classes=%d have no images", rest, num_classes)
   for why in contents.unreadable.values():
     raise ValueError(why)
   path = workdir / DATA

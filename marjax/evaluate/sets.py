@@ -166,10 +166,11 @@ def others(
 
 
 def identity(images: ImageSet) -> str:
-  """Its description, and a hash of its size and of the pixels of some images.
+  """Its description, and a hash of its size and of the pixels of 100 images.
 
-  Files of the same names with other pixels have another. An .npz is not read,
-  for it has a checksum of all images.
+  So a set that was made anew under the same names has another, and one of which
+  a few images were changed may not. An .npz has a checksum of all its images,
+  which is taken instead.
 
   Raises:
     ValueError: an image cannot be read; it is named.

@@ -105,7 +105,8 @@ def train(
     is_new = checkpoints.latest_step() is None
     names = contents.chosen(workdir, data, is_new)
     batches = Batches(data, data.train_split, size, rows=rows, names=names)
-    read = contents.keep(batches, workdir, data.accept, is_new)
+    how = data.accept, is_new, data.num_classes
+    read = contents.keep(batches, workdir, *how)
     num_steps = training.steps(batches.num_examples)
     codec = autoencoder.of_run(
       experiment.codec,

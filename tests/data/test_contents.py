@@ -261,6 +261,7 @@ def test_a_run_keeps_its_class_names_and_its_data(root, tmp_path, caplog):
   caplog.set_level("INFO", logger="marjax.data")
   loop.train(experiment, tmp_path / "run")
   assert "classes: 0 cat (6), 1 dog (3)" in caplog.text
+  assert "1 of data.num_classes=3 have no images" in caplog.text
   pipe = marjax.load(tmp_path / "run")
   # Entry i names class i; the third class of the model has no images.
   assert pipe.card.class_names == ("cat", "dog", "")

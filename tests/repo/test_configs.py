@@ -132,6 +132,11 @@ def test_larger_photographs_have_steps_and_codes_of_their_own(end):
       assert one.sampling.num_ar_steps == (256 if draws_one else 64)
 
 
+def test_a_wrong_variant_is_of_the_config_that_was_asked():
+  with pytest.raises(ValueError, match=r"photos64\.py has no variant 'flov'"):
+    configs.load(f"{ROOT}/configs/photos64.py:flov")
+
+
 def test_adapters_have_no_tiny_run():
   with pytest.raises(ValueError, match="need a model to start from; expected"):
     configs.load(f"{ROOT}/configs/finetune.py:lora,laptop")
