@@ -285,9 +285,12 @@ def test_a_command_that_is_interrupted_says_so(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("flag", ["--num_runs", "--num_images"])
-def test_counts_below_1_are_refused_before_the_work(flag, capsys):
+def test_counts_below_1_are_refused_before_the_work(
+  flag, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.setattr(programs, "train", None)  # it would take minutes
   for module in (table1, heads):
-    assert module.main(["--runs=none", flag, "0"]) == 2
+    assert module.main([f"--runs={tmp_path}", flag, "0"]) == 2
     said = capsys.readouterr().err
     assert f"{flag}: it is '0'; expected a whole number, 1 or more" in said
     assert said.count("\n") == 1
