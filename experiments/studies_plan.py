@@ -194,8 +194,8 @@ def rows_of(
   made = [
     (row["cell"], row["trained_as"], row.get("parameters")) for row in own
   ]
-  counts, newest = Counter(made), {one: n for n, one in enumerate(made)}
-  order = sorted(counts, key=lambda one: (counts[one], newest[one]))
+  counts = Counter(made)  # in the order in which they were begun
+  order = sorted(counts, key=counts.__getitem__)
   kept = {one[0]: one for one in order}.values()
   own = [row for row, one in zip(own, made, strict=True) if one in kept]
   each = [rows.find(own, **key) for key in keys]
