@@ -38,11 +38,11 @@ ROOT = Path(__file__).parents[1]
 LIMIT = 1.1
 
 PASSED_ON = {
-  "batch_size": int,
+  "batch_size": programs.count,
   "dtype": str,
-  "repeats": int,
-  "num_ar_steps": int,
-  "num_diffusion_steps": int,
+  "repeats": programs.count,
+  "num_ar_steps": programs.count,
+  "num_diffusion_steps": programs.count,
   "guidance_scale": float,
 }
 """Flags of `benchmarks.run` that both trees are called with."""

@@ -156,9 +156,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "--batch_size", type=programs.count, default=64, help="images"
   )
-  parser.add_argument(
-    "--repeats", type=programs.count, default=5, help="timed rounds"
-  )
+  flags.add_repeats(parser)
   flags.add_out(parser, "codec")
   return parser.parse_args(argv)
 

@@ -224,9 +224,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     default=256,
     help="images read at a time",
   )
-  parser.add_argument(
-    "--repeats", type=programs.count, default=5, help="timed rounds"
-  )
+  flags.add_repeats(parser)
   flags.add_out(parser, "data")
   return parser.parse_args(argv)
 

@@ -4,6 +4,7 @@ import argparse
 import datetime
 from pathlib import Path
 
+from experiments import programs
 from marjax.evaluate import environment
 
 
@@ -14,6 +15,13 @@ def add_out(parser: argparse.ArgumentParser, name: str) -> None:
     type=Path,
     default=Path(f"benchmarks/results/{name}.jsonl"),
     help="JSON lines, appended to (default: %(default)s)",
+  )
+
+
+def add_repeats(parser: argparse.ArgumentParser, default: int = 5) -> None:
+  """Declares --repeats, of what is timed."""
+  parser.add_argument(
+    "--repeats", type=programs.count, default=default, help="timed rounds"
   )
 
 

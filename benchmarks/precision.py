@@ -231,12 +231,16 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument("--sizes", default="digits", help="A,B of sizes.py")
   parser.add_argument("--checkpoint", help="a trained model instead")
   parser.add_argument("--starts", default="999,950", help="timesteps")
-  parser.add_argument("--batch_size", type=int, default=64, help="images")
-  parser.add_argument("--fit", type=int, default=500, help="steps of the head")
-  parser.add_argument("--num_ar_steps", type=int)
-  parser.add_argument("--num_diffusion_steps", type=int, default=100)
   parser.add_argument(
-    "--num_buckets", type=int, default=2, help="few compile faster"
+    "--batch_size", type=programs.count, default=64, help="images"
+  )
+  parser.add_argument(
+    "--fit", type=programs.count, default=500, help="steps of the head"
+  )
+  parser.add_argument("--num_ar_steps", type=programs.count)
+  parser.add_argument("--num_diffusion_steps", type=programs.count, default=100)
+  parser.add_argument(
+    "--num_buckets", type=programs.count, default=2, help="few compile faster"
   )
   flags.add_out(parser, "precision")
   return parser.parse_args(argv)

@@ -141,7 +141,9 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument(
     "--tasks", default="train,generate", help="train,generate"
   )
-  parser.add_argument("--batch_size", type=int, help="images per call")
+  parser.add_argument(
+    "--batch_size", type=programs.count, help="images per call"
+  )
   parser.add_argument(
     "--dtype", default="float32", choices=("float32", "bfloat16")
   )
@@ -162,12 +164,12 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     choices=sizes.HEADS,
     help="what draws a token; categorical with big sizes (default: diffusion)",
   )
+  flags.add_repeats(parser)
+  parser.add_argument("--num_ar_steps", type=programs.count)
   parser.add_argument(
-    "--repeats", type=programs.count, default=5, help="timed rounds"
-  )
-  parser.add_argument("--num_ar_steps", type=int)
-  parser.add_argument(
-    "--num_diffusion_steps", type=int, help="evaluations of the head a token"
+    "--num_diffusion_steps",
+    type=programs.count,
+    help="evaluations of the head a token",
   )
   parser.add_argument("--guidance_scale", type=float)
   parser.add_argument(

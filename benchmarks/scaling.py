@@ -299,9 +299,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     choices=("none", "save_matmuls", "full"),
     help="what the backward pass recomputes (default: the size's own)",
   )
-  parser.add_argument(
-    "--repeats", type=programs.count, default=3, help="timed rounds"
-  )
+  flags.add_repeats(parser, default=3)
   parser.add_argument(
     "--together",
     type=programs.count,

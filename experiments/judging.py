@@ -66,7 +66,7 @@ class Changed:
 
 
 def source_of(images: ImageSet) -> str:
-  """That of a set, or of the set that was changed, and how it was."""
+  """What tells a set, or the set that was changed and how, from others."""
   if isinstance(images, Changed):
     return f"{source_of(images.source)}, {images.how}"
   return sets.identity(images)

@@ -194,6 +194,7 @@ def plan(
 def show(members: Sequence[Member], board: judging.Board, asked: Asked) -> None:
   """Writes the table, the curves and the samples; prints the table."""
   known = board.known().items()
+  # Of a checkpoint that was trained again only what it is now is shown.
   made_of = {m.name: samplers.fingerprint(m.pipe.params) for m in members}
   table = [
     row

@@ -299,6 +299,14 @@ def write_tables(
     real = studies_tables.controls(study, own, same, asked.num_images)
     studies_tables.write(asked.out, name, study, own, real)
     count += bool(own)
+    if own:
+      left = missing([name], asked, judges=own[0]["judges"])
+      others = len(planned([name], asked)) - len(left) - len(own)
+      if others:
+        print(
+          f"{name}: not shown, of other trainings of their cells, are {others}"
+          f" rows; remove them from {asked.rows} to measure them again"
+        )
   return count
 
 

@@ -105,8 +105,9 @@ def train(
     is_new = checkpoints.latest_step() is None
     names = contents.chosen(workdir, data, is_new)
     batches = Batches(data, data.train_split, size, rows=rows, names=names)
-    how = data.accept, is_new, data.num_classes
-    read = contents.keep(batches, workdir, *how)
+    read = contents.keep(
+      batches, workdir, data.accept, is_new, data.num_classes
+    )
     num_steps = training.steps(batches.num_examples)
     codec = autoencoder.of_run(
       experiment.codec,

@@ -1,5 +1,7 @@
 """Tables and pictures of the studies of the paper's claims."""
 
+import json
+
 import numpy as np
 import pytest
 from evaluate.test_studies import asked_of
@@ -123,6 +125,26 @@ def test_a_table_is_of_one_training_of_each_cell(tmp_path):
   for order in (by, by[2:] + by[:2]):
     own, _ = studies_plan.alike("orders", order, asked)
     assert own[0]["judges"] == order[-1]["judges"]
+
+
+def test_rows_of_another_training_are_told(tmp_path, capsys):
+  asked = asked_of(tmp_path, seeds=(0, 1, 2))
+  for one in studies_plan.planned(["mask_ratio"], asked):
+    row = studies_plan.key_of(*one, asked)
+    row |= {"scores": {"fd": 1.0}, "judges": {}, "num_parameters": 10**6}
+    row["parameters"] = 1 if row["seed"] else 2
+    rows.append(asked.rows, row)
+  assert studies.write_tables(["mask_ratio"], asked) == 1
+  there = rows.read(asked.rows)
+  told = "mask_ratio: not shown, of other trainings of their cells, are"
+  others = sum(row["parameters"] == 2 for row in there)
+  assert 0 < others < len(there) / 2
+  assert f"{told} {others} rows" in capsys.readouterr().out
+  asked.rows.write_text(
+    "".join(json.dumps(row | {"parameters": 1}) + "\n" for row in there)
+  )
+  assert studies.write_tables(["mask_ratio"], asked) == 1
+  assert told not in capsys.readouterr().out
 
 
 def test_points_lie_over_the_time_of_an_image(tmp_path, monkeypatch, capsys):
