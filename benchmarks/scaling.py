@@ -308,7 +308,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   parser.add_argument(
     "--limit_s",
-    type=float,
+    type=programs.seconds,
     default=float("inf"),
     help="seconds after which no row is begun",
   )

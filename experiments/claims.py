@@ -185,8 +185,9 @@ STUDIES: dict[str, Study] = {
   "head_size": Study(
     "A wider head is better, and 1024 is enough; depth matters less.",
     [
+      *_with("model.head.width", 256),
       MASKED,  # 512, 6
-      *_with("model.head.width", 256, 1024, 1536),
+      *_with("model.head.width", 1024, 1536),
       *_with("model.head.depth", 3, 12),
     ],
   ),

@@ -112,6 +112,23 @@ def count(text: str) -> int:
   return int(text)
 
 
+def seconds(text: str) -> float:
+  """The type of a flag that is a time.
+
+  Raises:
+    argparse.ArgumentTypeError: it is below 0, or no number.
+  """
+  try:
+    found = float(text)
+  except ValueError:
+    found = -1.0
+  if not found >= 0:
+    raise argparse.ArgumentTypeError(
+      f"it is {text!r}; expected seconds, 0 or more"
+    )
+  return found
+
+
 def train(experiment: Experiment, workdir: Path) -> None:
   """Trains a run of `training.num_steps` as far as it is not.
 

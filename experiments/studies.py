@@ -413,7 +413,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   add(
     "--limit_s",
-    type=float,
+    type=programs.seconds,
     default=float("inf"),
     help="seconds, after which no row is begun",
   )

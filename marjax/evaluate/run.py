@@ -131,6 +131,7 @@ def evaluate(
     FileExistsError: a file exists and `overwrite` is false.
     FileNotFoundError, ValueError: see `marjax.load`; a bad num_images; or a
       model or real images that cannot be scored.
+    KeyboardInterrupt: Ctrl-C, with a sentence on what is kept.
   """
   checkpoint, out = outputs.path_of(checkpoint), outputs.path_of(out)
   paths = _free_paths(checkpoint, out, overwrite)
@@ -141,7 +142,12 @@ def evaluate(
   _check_names(pipe, data)
   real = load_real(data)
   start = time.perf_counter()
-  images, *shown = _generate(pipe, labels, seed, settings)
+  try:
+    images, *shown = _generate(pipe, labels, seed, settings)
+  except KeyboardInterrupt:
+    raise KeyboardInterrupt(
+      "no image is kept; the same command begins again"
+    ) from None
   seconds = time.perf_counter() - start
   with _kept(paths.pop("images"), overwrite, images=images, labels=labels):
     report = {
@@ -174,6 +180,11 @@ def _kept(path: AnyPath, overwrite: bool, **arrays) -> Iterator[None]:
   outputs.write(path, content.getvalue(), overwrite)
   try:
     yield
+  except KeyboardInterrupt:
+    raise KeyboardInterrupt(
+      f"the images were generated, and are in {path}; evaluate again with"
+      " --overwrite"
+    ) from None
   except Exception as error:
     raise ValueError(
       f"the images were generated, and are in {path}, but scoring or drawing"

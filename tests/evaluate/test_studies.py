@@ -406,6 +406,7 @@ def test_late_begins_nothing(board, tmp_path, capsys):
       ["orders", "--laptop", "--num_images=-3"],
       "--num_images: it is '-3'; expected",
     ),
+    (["orders", "--laptop", "--limit_s=-3"], "expected seconds, 0 or more"),
     (["orders", "--laptop", "--weights=label"], "expected one whose features"),
     (["orders", "--dry_run", "--data_dir=none"], "none, and there is nothing"),
     (["orders", "--tables", "--out=none"], "has no row of orders"),
