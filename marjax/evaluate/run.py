@@ -142,12 +142,7 @@ def evaluate(
   _check_names(pipe, data)
   real = load_real(data)
   start = time.perf_counter()
-  try:
-    images, *shown = _generate(pipe, labels, seed, settings)
-  except KeyboardInterrupt:
-    raise KeyboardInterrupt(
-      "no image is kept; the same command begins again"
-    ) from None
+  images, *shown = _generate(pipe, labels, seed, settings)
   seconds = time.perf_counter() - start
   with _kept(paths.pop("images"), overwrite, images=images, labels=labels):
     report = {
@@ -173,23 +168,28 @@ def evaluate(
 
 
 @contextlib.contextmanager
+def _interrupted(sentence: str) -> Iterator[None]:
+  """Has Ctrl-C say what is kept."""
+  try:
+    yield
+  except KeyboardInterrupt:
+    raise KeyboardInterrupt(sentence) from None
+
+
+@contextlib.contextmanager
 def _kept(path: AnyPath, overwrite: bool, **arrays) -> Iterator[None]:
   """Has the arrays in a file while the context is open, or if it fails."""
   content = io.BytesIO()
   np.savez(content, **arrays)
   outputs.write(path, content.getvalue(), overwrite)
+  where = f"the images were generated, and are in {path}"
   try:
-    yield
-  except KeyboardInterrupt:
-    raise KeyboardInterrupt(
-      f"the images were generated, and are in {path}; evaluate again with"
-      " --overwrite"
-    ) from None
+    with _interrupted(f"{where}; evaluate again with --overwrite"):
+      yield
   except Exception as error:
     raise ValueError(
-      f"the images were generated, and are in {path}, but scoring or drawing"
-      f" them failed ({outputs.reason(error)}); mend that and evaluate again,"
-      " with --overwrite."
+      f"{where}, but scoring or drawing them failed ({outputs.reason(error)});"
+      " mend that and evaluate again, with --overwrite."
     ) from error
   path.unlink()
 
@@ -347,11 +347,12 @@ def _generate(
   codec, steps = pipe.card.codec, pipe.settings(settings).num_ar_steps
   frame = codec.image_size**2 * codec.channels
   shown = len(np.unique(labels)) // 3
-  if 4 * frame * steps * len(labels) <= FRAMES_LIMIT:
-    whole = pipe.reveal(labels, seed, settings, progress=True)
-    return whole.images, whole, shown
-  images = pipe.generate(labels, seed, settings, progress=True)
-  return images, pipe.reveal(labels[[shown]], seed, settings), 0
+  with _interrupted("no image is kept; the same command begins again"):
+    if 4 * frame * steps * len(labels) <= FRAMES_LIMIT:
+      whole = pipe.reveal(labels, seed, settings, progress=True)
+      return whole.images, whole, shown
+    images = pipe.generate(labels, seed, settings, progress=True)
+    return images, pipe.reveal(labels[[shown]], seed, settings), 0
 
 
 def _reveal(trajectory: Trajectory, image: int) -> np.ndarray:

@@ -303,17 +303,18 @@ def test_a_failing_step_does_not_lose_the_images(
 @pytest.mark.parametrize(
   ("step", "words", "files"),
   [
-    ("_generate", "no image is kept", []),
+    ("reveal", "no image is kept", []),
     ("score", r"are in .*images\.npz; .*--overwrite", ["images.npz"]),
   ],
 )
 def test_an_interrupt_says_what_is_kept(
   workdir, tmp_path, recaller, monkeypatch, step, words, files
 ):
-  def stop(*args):
+  def stop(*args, **kwargs):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(run, step, stop)
+  owner = type(recaller) if step == "reveal" else run
+  monkeypatch.setattr(owner, step, stop)
   with pytest.raises(KeyboardInterrupt, match=words):
     run.evaluate(workdir, tmp_path / "out", num_images=100)
   assert [path.name for path in (tmp_path / "out").glob("*")] == files
