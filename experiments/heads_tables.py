@@ -17,7 +17,7 @@ SCORES = {
 def grouped(table: Sequence[rows.Row]) -> list[list[rows.Row]]:
   """Rows of one head and one number of evaluations together."""
   groups: dict[tuple, list[rows.Row]] = {}
-  for row in table:
+  for row in rows.newest(table, "head", "settings", "seed"):
     key = (row["head"], -row["settings"]["num_diffusion_steps"])
     groups.setdefault(key, []).append(row)
   return [groups[key] for key in sorted(groups)]

@@ -179,7 +179,7 @@ def program(main: Callable[..., int | None]) -> Callable[..., int]:
       return interrupts.answer("what is done is kept")
     except (ValueError, OSError) as error:
       text = str(error)
-    except ModuleNotFoundError as error:
+    except Exception as error:
       from marjax.cli.main import sentence  # imports all that verbs need
 
       text = sentence(error)

@@ -12,7 +12,7 @@ import fcntl
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -92,10 +92,22 @@ def append(path: Path, row: Row) -> None:
   with locked(path) as file:
     file.seek(0)
     content = file.read()
-    # Appending goes to the end whatever the position; truncating makes the
-    # end the last whole line.
-    file.truncate(content.rfind(b"\n") + 1)
+    last = content.rfind(b"\n") + 1
+    # Appending goes to the end whatever the position.
+    if _is_whole(content[last:]):
+      file.write(b"\n")
+    else:
+      file.truncate(last)
     file.write(json.dumps(row).encode() + b"\n")
+
+
+def _is_whole(line: bytes) -> bool:
+  """Whether a line lacks its end only, as an editor may leave it."""
+  try:
+    json.loads(line)
+  except ValueError:
+    return False
+  return True
 
 
 def find(rows: list[Row], **wanted: Any) -> Row | None:
@@ -104,6 +116,11 @@ def find(rows: list[Row], **wanted: Any) -> Row | None:
     if all(row.get(key) == value for key, value in wanted.items()):
       return row
   return None
+
+
+def newest(table: Iterable[Row], *keys: str) -> list[Row]:
+  """The last row of each value of those keys: what was trained again counts."""
+  return [*{repr([row[key] for key in keys]): row for row in table}.values()]
 
 
 def digest(of: Any) -> str:
@@ -118,6 +135,7 @@ def measured(
   row = find(read(path), **asked)
   if row is not None:
     return row, False
+  make(path)
   row = asked | measure()
   row["device"] = environment.device()
   row["versions"] = environment.versions("scikit-learn")

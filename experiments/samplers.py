@@ -24,6 +24,7 @@ import numpy as np
 
 from experiments import programs, rows
 from marjax.evaluate import run
+from marjax.evaluate.scores import pixels
 from marjax.generate.settings import Settings
 from marjax.head.reverse import ReverseSettings
 from marjax.pipeline import Pipeline, load
@@ -92,6 +93,16 @@ def measure(
     "seconds": seconds,
     "images_per_second": num_images / seconds,
   }
+
+
+def check_count(num_images: int, num_classes: int) -> None:
+  """Refuses, before a training, what `measure` would after it.
+
+  Raises:
+    ValueError: so many images cannot be scored.
+  """
+  run.balanced_labels(num_images, num_classes)
+  pixels.check_count(num_images, "num_images")
 
 
 def fingerprint(params: Any) -> int:

@@ -345,6 +345,14 @@ def main(argv: Sequence[str] | None) -> None:
   )
   masked = experiment_of(MASKED, asked).data
   run.balanced_labels(args.num_images, masked.num_classes)
+  modes = [
+    mode for mode in ("tables", "time", "dry_run") if getattr(args, mode)
+  ]
+  check(
+    len(modes) < 2,
+    f"--{' and --'.join(modes)} are given; expected one of them: leave out the"
+    " others.",
+  )
   if args.tables:
     show(names, asked)
     return
@@ -357,10 +365,6 @@ def main(argv: Sequence[str] | None) -> None:
     photographs = sets.identity(sets.open_set(masked))
     asked = asked._replace(photographs=photographs)
     judging.real_images(masked, args.num_images)
-  check(
-    not (args.time and args.dry_run),
-    "--time and --dry_run are given; expected one of them: leave out one.",
-  )
   check(
     bool(asked.photographs) or (args.dry_run and not args.weights),
     "--data_dir is missing; expected a folder of photographs, or --laptop.",

@@ -258,4 +258,8 @@ def plan(left: Sequence[tuple], asked: Asked) -> str:
     lines.append(f"{cell.name}{words}: {len(own)} rows, {minutes:.0f} minutes")
   if not asked.is_laptop:
     lines.append(f"{total:.0f} minutes of one H200, an estimate")
+  if lines and not asked.photographs:
+    lines.append(
+      "models that are trained are not looked for without --data_dir"
+    )
   return "\n".join(lines or ["nothing is missing"])

@@ -54,6 +54,7 @@ def of_cells() -> str:
     own = [row for row in final if row["cell"] == name]
     # With other runs another guidance may have been chosen since.
     own = [row for row in own if row["settings"] == own[-1]["settings"]]
+    own = rows.newest(own, "run", "seed")
     lines += [line(name, own)] if own else []
   return markdown.of_text(lines)
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import programs, rows
+from experiments import markdown, programs, rows
 from marjax.head.diffusion import DiffusionHeadConfig
 from marjax.head.flow import FlowHeadConfig, FlowSettings
 from marjax.head.reverse import ReverseSettings
@@ -149,25 +149,28 @@ def main(argv: Sequence[str] | None) -> None:
     case["steps"] = chosen.num_steps
     how = functools.partial(measure, kind, dim, width, chosen.num_steps)
     rows.measured(chosen.out, case, how)
-  print(markdown(rows.read(chosen.out)))
+  print(of_heads(rows.read(chosen.out), chosen.num_steps))
 
 
-def markdown(table: Sequence[rows.Row]) -> str:
-  """The table of docs/head_library.md."""
-  lines = [
-    "| numbers D | width | flow: divergence per number | flow: distance"
-    " | diffusion: distance |",
-    "|---|---|---|---|---|",
-  ]
-  for flow in (row for row in table if row["head"] == "flow"):
-    shape = {key: flow[key] for key in ("token_dim", "width", "steps")}
-    other = rows.find(list(table), head="diffusion", **shape)
-    lines.append(
-      f"| {flow['token_dim']} | {flow['width']} | {flow['divergence']:.3f} ±"
-      f" {flow['divergence_error']:.3f} | {flow['distance']:.2f} |"
-      f" {other['distance'] if other else float('nan'):.2f} |"
-    )
-  return "\n".join(lines)
+def of_heads(table: list[rows.Row], num_steps: int = NUM_STEPS) -> str:
+  """The table of docs/head_library.md, of heads trained for so many steps."""
+  own = [row for row in table if row["steps"] == num_steps]
+
+  def other(flow: rows.Row) -> str:
+    shape = {key: flow[key] for key in ("token_dim", "width")}
+    found = rows.find(own, head="diffusion", **shape)
+    return f"{found['distance']:.2f}" if found else ""
+
+  columns: markdown.Columns = {
+    "numbers D": lambda row: str(row["token_dim"]),
+    "width": lambda row: str(row["width"]),
+    "flow: divergence per number": lambda row: (
+      f"{row['divergence']:.3f} ± {row['divergence_error']:.3f}"
+    ),
+    "flow: distance": lambda row: f"{row['distance']:.2f}",
+    "diffusion: distance": other,
+  }
+  return markdown.table(columns, (row for row in own if row["head"] == "flow"))
 
 
 if __name__ == "__main__":

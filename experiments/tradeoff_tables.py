@@ -92,7 +92,9 @@ def newest_times(table: Iterable[rows.Row]) -> dict[tuple, rows.Row]:
 def groups(scored: Iterable[rows.Row]) -> list[Group]:
   """Rows of one setting together, baselines first, then by cost."""
   by_name: dict[str, list[rows.Row]] = {}
-  for row in sorted(scored, key=lambda row: row["seed"]):
+  for row in sorted(
+    rows.newest(scored, "name", "seed"), key=lambda row: row["seed"]
+  ):
     by_name.setdefault(row["name"], []).append(row)
   found = [
     Group(

@@ -90,7 +90,8 @@ def run(args: argparse.Namespace) -> None:
   if args.scores is not None:
     return _scored(args, changes)
   extra = [*ASKED, *OPTIONS, *PEERS, "batch_size", "dtype"]
-  extra = [name for name in extra if getattr(args, name)]
+  passed = _present(args, extra).items()
+  extra = [name for name, value in passed if value is not False]
   extra += [name for name in changes[0] if changes != [{}]]
   check(
     not extra,

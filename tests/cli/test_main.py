@@ -220,6 +220,13 @@ def test_an_interrupt_is_quiet(monkeypatch, capsys):
   assert capsys.readouterr().err == "marjax: interrupted.\n"
 
 
+def test_a_flag_of_scores_alone_is_refused(fails):
+  for flag in ("--seed", "--num_draws"):  # 0 is a value too
+    flags = ("--checkpoint", "a", "--out", "b", flag, "0")
+    assert f"{flag} goes with --scores" in fails("evaluate", *flags)
+  assert "with --scores" not in fails("evaluate", *flags[:4])
+
+
 def test_a_missing_extra_is_named(fails, monkeypatch):
   # What `import sklearn.svm` raises, wherever sklearn was imported before.
   error = ModuleNotFoundError("No module named 'sklearn'", name="sklearn")

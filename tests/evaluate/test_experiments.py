@@ -11,6 +11,7 @@ import pytest
 from benchmarks import sizes
 from experiments import (
   emoji,
+  finetune,
   heads,
   heads_tables,
   markdown,
@@ -52,6 +53,9 @@ def test_rows_survive_a_kill_in_the_middle_of_a_line(tmp_path):
   rows.append(path, {"a": 3})
   assert rows.read(path) == [{"a": 1}, {"a": 3}]
   assert path.read_text() == '{"a": 1}\n{"a": 3}\n'
+  path.write_text('{"a": 1}\n{"a": 3}')  # as an editor leaves it
+  rows.append(path, {"a": 4})
+  assert [row["a"] for row in rows.read(path)] == [1, 3, 4]
 
 
 def test_a_row_waits_for_who_has_the_file(tmp_path):
@@ -169,6 +173,11 @@ def test_every_head_has_rows_once(tmp_path, monkeypatch, pipe):
   lines = markdown.table(heads_tables.columns(), table).splitlines()
   assert len(lines) == 2 + 5
   assert lines[-1].startswith("| regression | 1 | 0.976 ± 0.000 |")
+  # Who trains one again has the new one's scores in place of the old ones.
+  again = rows.read(tmp_path / "heads.jsonl")
+  again = [row | {"label_accuracy": 0.5, "parameters": 0} for row in again]
+  both = [*rows.read(tmp_path / "heads.jsonl"), *again]
+  assert heads_tables.grouped(both) == heads_tables.grouped(again)
 
 
 def row_of(**more):
@@ -282,6 +291,37 @@ def test_a_command_that_is_interrupted_says_so(monkeypatch, capsys):
   assert listening
   error = capsys.readouterr().err
   assert error == "marjax: interrupted: what is done is kept.\n"
+
+
+def test_a_training_that_diverges_is_one_sentence(monkeypatch, capsys):
+  def main(argv):
+    raise FloatingPointError("the loss is nan")
+
+  monkeypatch.setitem(main.__globals__, "__name__", "marjax.train.loop")
+  spec = types.SimpleNamespace(name="experiments.some")
+  monkeypatch.setitem(main.__globals__, "__spec__", spec)
+  assert programs.program(main)([]) == 2
+  assert capsys.readouterr().err == "experiments.some: the loss is nan\n"
+
+
+def test_what_cannot_be_is_refused_before_a_training(
+  tmp_path, capsys, monkeypatch
+):
+  monkeypatch.setattr(programs, "train", None)
+  monkeypatch.setattr(finetune, "write_halves", None)
+  (tmp_path / "file").write_text("")
+  for module in (table1, heads, finetune):
+    flags = [f"--runs={tmp_path}", f"--out={tmp_path / 'rows.jsonl'}"]
+    assert module.main([*flags, "--num_images=27"]) == 2
+    assert "num_images is 27; expected a mult" in capsys.readouterr().err
+    assert module.main([*flags, f"--out={tmp_path / 'file' / 'rows'}"]) == 2
+    assert "is a file; expected a folder: choose" in capsys.readouterr().err
+
+
+def test_a_row_that_cannot_be_kept_is_not_measured(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(NotADirectoryError, match="choose another --out"):
+    rows.measured(tmp_path / "file" / "rows.jsonl", {"a": 1}, None)
 
 
 @pytest.mark.parametrize("flag", ["--num_runs", "--num_images"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from evaluate.networks import Projection
 
-from experiments import judging, rows, scoreboard
+from experiments import judging, programs, rows, scoreboard
 from experiments import scoreboard_pictures as drawn
 from marjax.cli import configs
 from marjax.data.batches import load_all
@@ -366,3 +366,13 @@ def test_real_images_are_looked_at_once(board, tmp_path, monkeypatch):
     change()
     assert scoreboard.main(board) == 0
     assert titles[:2] == ["train", "test"]
+
+
+def test_which_network_is_named_first_does_not_matter(board):
+  """Rows do not say, and one judges by more scores than the others."""
+  (named,) = [flag for flag in board if flag.startswith("--weights")]
+  files = programs.weights(named.removeprefix("--weights="))
+  files["pixels"] = ""
+  for given in (files, dict(reversed(files.items()))):
+    found = judging.eyes(given, 120, allow_few=True)
+    assert [*found] == ["label", "pixels", "projection"]

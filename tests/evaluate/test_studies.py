@@ -412,6 +412,7 @@ def test_late_begins_nothing(board, tmp_path, capsys):
     (["orders", "--tables", "--out=none"], "has no row of orders"),
     (["orders", "--laptop", "--time", "--out=none"], "has no trained model of"),
     (["orders", "--laptop", "--time", "--dry_run"], "expected one of them"),
+    (["orders", "--tables", "--dry_run"], "--tables and --dry_run are given"),
     (["orders", "--laptop", "--data_dir=docs"], "made-up images or"),
     (
       ["orders", "--laptop", "--seeds=4294967296"],

@@ -40,6 +40,6 @@ def test_a_shift_is_a_distance():
 
 
 def test_the_page_has_the_rows():
-  table = token_dim.markdown(rows.read(token_dim.RESULTS))
+  table = token_dim.of_heads(rows.read(token_dim.RESULTS))
   assert len(table.splitlines()) == 2 + len(token_dim.CASES) // 2
   assert table in PAGE.read_text()
