@@ -23,7 +23,9 @@ class _Parser(argparse.ArgumentParser):
 def parser(spec, doc: str) -> argparse.ArgumentParser:
   """One for flags; arguments are the module's own `__spec__` and `__doc__`."""
   return _Parser(
-    prog=f"python -m {spec.name}", description=doc.partition("\n")[0]
+    prog=f"python -m {spec.name}",
+    description=doc,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
 
 

@@ -299,16 +299,22 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
     return ",".join(f"{value:g}" for value in values)
 
   add = parser.add_argument
-  add("--checkpoints", required=True, help="A,B: swept")
-  add("--controls", default="", help="C,D: at their own settings only")
+  own = "folders of models A,B"
+  add("--checkpoints", required=True, help=f"{own}, drawn at all settings")
+  add("--controls", default="", help=f"{own}, drawn at their own settings only")
   add("--weights", required=True, help="NETWORK=FILE,NETWORK=FILE, or pixels")
   add("--out", type=Path, required=True, help="folder of the results")
   add("--data_dir", default="", help="of real images")
-  add("--num_images", type=programs.count, default=10_000)
+  add(
+    "--num_images",
+    type=programs.count,
+    default=10_000,
+    help="of a row (default: %(default)s)",
+  )
   add("--num_real", type=programs.count, help="training images (default: all)")
-  add("--seeds", default="0,1,2")
+  add("--seeds", default="0,1,2", help="of generation (default: %(default)s)")
   add("--batch_size", type=programs.count, help="images that are drawn at once")
-  add("--guidance", default=several(GUIDANCE))
+  add("--guidance", default=several(GUIDANCE), help="default: %(default)s")
   add(
     "--temperature",
     help=f"default: {several(TEMPERATURE)} where one has an effect",

@@ -316,6 +316,11 @@ def show(names: Sequence[str], asked: Asked) -> None:
   Raises:
     ValueError: nothing is.
   """
+  check(
+    bool(rows.read(asked.rows)),
+    f"{asked.rows} has no rows; expected what was measured: run the same"
+    " command without --tables.",
+  )
   count, seeds = write_tables(names, asked), ",".join(map(str, asked.seeds))
   check(
     count > 0,
@@ -425,7 +430,7 @@ def _flags(argv: Sequence[str] | None) -> argparse.Namespace:
   add("--laptop", action="store_true", help=laptop)
   add("--dry_run", action="store_true", help="print the plan and its cost")
   add("--time", action="store_true", help="only time what is trained in OUT")
-  add("--tables", action="store_true", help="only make those of rows in OUT")
+  add("--tables", action="store_true", help="only of the rows in OUT, anew")
   return parser.parse_args(argv)
 
 

@@ -45,6 +45,9 @@ FOLDERS = re.compile(r"^([a-z_]+\.)+(?=[a-z])")
 LONGEST = 40
 """Letters in a line of what stands beside a picture of curves."""
 
+LEGEND = 70
+"""Letters in one line of a legend."""
+
 WIDEST = 8
 """How often the least distance fits into the greatest without logarithms."""
 
@@ -227,14 +230,27 @@ def chart(study: Any, table: Table, real: Table) -> bytes:
     _mark(ax.axvline if is_named else ax.axhline, real, name)
     if name in study.over:
       _mark(ax.axvline, real, study.over[name])
-    ax.set_title(name.replace("_", " "), fontsize=9)
+    over = f" over {study.over[name]}" if name in study.over else ""
+    ax.set_title(name.replace("_", " ") + over, fontsize=9)
     ax.tick_params(labelsize=7)
-  legend = {"loc": "outside upper center", "ncols": 4, "fontsize": 7}
+  _legend(figure, axes[0], study)
+  return pictures.png_of(figure)
+
+
+def _legend(figure: Any, ax: Any, study: Any) -> None:
+  """Above all pictures, in rows, real images last."""
+  handles, labels = ax.get_legend_handles_labels()
+  entries = [*dict(zip(labels, handles, strict=True)).items()]
+  entries.sort(key=lambda one: one[0] in LINES)
+  is_wide = sum(len(label) for label, _ in entries) > LEGEND
+  across = 3 if is_wide else max(1, len(entries))
+  # matplotlib fills columns.
+  rowwise = [one for start in range(across) for one in entries[start::across]]
+  legend = {"loc": "outside upper center", "ncols": across, "fontsize": 7}
   if study.series != "cell":
     legend |= {"title": study.series.replace("_", " "), "title_fontsize": 7}
-  labels = axes[0].get_legend_handles_labels()
-  figure.legend(*labels, frameon=False, **legend)
-  return pictures.png_of(figure)
+  labels, handles = ([one[part] for one in rowwise] for part in (0, 1))
+  figure.legend(handles, labels, frameon=False, **legend)
 
 
 def _points_of_names(
@@ -263,10 +279,12 @@ def _line(
   if axis != study.axis:
     ends = places
     _, places, widths = _points(table, study.axis, axis)
-    beside = {"xytext": (2, 4), "textcoords": "offset points", "size": 7}
+    beside = {"textcoords": "offset points", "size": 7}
     for end in () if ax.texts else (0, -1):  # lines may lie near each other
-      where = places[end], middles[end]
-      ax.annotate(_text(ends[end]), where, **beside)
+      where, text = (places[end], middles[end]), _text(ends[end])
+      is_last = places[end] == max(places)
+      offset, side = ((-8, -5), "right") if is_last else ((0, -12), "left")
+      ax.annotate(f"{study.axis} {text}", where, offset, ha=side, **beside)
   ax.errorbar(places, middles, errors, widths, fmt="o-", **style)
   ax.set_xlabel(axis.replace("_", " "), fontsize=8)
   if axis == study.axis and max(places) > 20 * min(places):
@@ -319,11 +337,14 @@ def shortened(names: Iterable[str]) -> dict[str, str]:
   }
 
 
-def _colour(label: str, number: int) -> str:
+def _colour(label: str, number: int) -> tuple[float, ...]:
   """That of a cell in every picture, or of a line's place."""
+  from matplotlib import colormaps
+
   cells = (cell.name for study in STUDIES.values() for cell in study.cells)
   known = [*dict.fromkeys(name.rpartition("-")[0] for name in cells)]
-  return f"C{known.index(label) if label in known else number}"
+  number = known.index(label) if label in known else number
+  return colormaps["tab20"](2 * (number % 10) + number // 10 % 2)
 
 
 def images_of(out: Path, row: rows.Row) -> Path:

@@ -117,10 +117,10 @@ def check_count(num_images: int) -> None:
 
 
 def read_labels(text: str, num_images: int | None) -> list[str]:
-  """ "0,otter,none" to its entries, repeated or cut to `num_images` if given.
+  """ "0,otter,none" to its entries, repeated up to `num_images` if given.
 
   Raises:
-    ValueError: an entry is empty, or fewer than one image is asked for.
+    ValueError: an entry is empty, or there are more than images.
   """
   labels = [entry.strip() for entry in text.split(",")]
   if not all(labels):
@@ -131,4 +131,9 @@ def read_labels(text: str, num_images: int | None) -> list[str]:
   if num_images is None:
     return labels
   check_count(num_images)
+  if num_images < len(labels):
+    raise ValueError(
+      f"--num_images is {num_images}, and there are {len(labels)} labels;"
+      f" expected {len(labels)} or more: name fewer labels."
+    )
   return list(itertools.islice(itertools.cycle(labels), num_images))

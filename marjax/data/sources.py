@@ -15,6 +15,7 @@ is for the record of what was read, `contents`. Datasets lie in `data_dir`, else
 in $MARJAX_DATA, else in ~/.cache/marjax/datasets.
 """
 
+import dataclasses
 import hashlib
 import io
 import os
@@ -205,6 +206,29 @@ def open_source(
   raise ValueError(
     f"data.source is {config.source!r}; expected one of digits, tfds, folder,"
     " synthetic."
+  )
+
+
+def moved(config: DataConfig, split: str, data_dir: str) -> DataConfig:
+  """The same images, of another split or in another folder, unless "".
+
+  Raises:
+    FileNotFoundError: there is no such folder, or not of these images. Digits,
+      which are prepared where they are missing, are not prepared there.
+  """
+  if data_dir:
+    root = outputs.path_of(data_dir)
+    place = root / "digits" if config.source == "digits" else root
+    if not place.exists():
+      raise FileNotFoundError(
+        f"data_dir is {data_dir}, and there is no {place}; expected the folder"
+        " of the real images that the model was trained on: leave it out for"
+        " the one that the checkpoint names."
+      )
+  return dataclasses.replace(
+    config,
+    test_split=split or config.test_split,
+    data_dir=data_dir or config.data_dir,
   )
 
 

@@ -183,8 +183,9 @@ def _kept(path: AnyPath, overwrite: bool, **arrays) -> Iterator[None]:
   np.savez(content, **arrays)
   outputs.write(path, content.getvalue(), overwrite)
   where = f"the images were generated, and are in {path}"
+  kept = f"{where}, for marjax score; other results there are of a run before"
   try:
-    with _interrupted(f"{where}; evaluate again with --overwrite"):
+    with _interrupted(f"{kept}, and --overwrite begins again"):
       yield
   except Exception as error:
     raise ValueError(
@@ -203,6 +204,7 @@ def known_data(
     split, data_dir: other than test_split and data_dir, unless "".
 
   Raises:
+    FileNotFoundError: see `sources.moved`.
     ValueError: it is unknown, or there is nothing to score by.
   """
   card = pipe.card
@@ -225,11 +227,7 @@ def known_data(
     " the class that was asked for; expected a model with classes: draw this"
     " model's images with marjax generate and score them with another program.",
   )
-  return dataclasses.replace(
-    card.data,
-    test_split=split or card.data.test_split,
-    data_dir=data_dir or card.data.data_dir,
-  )
+  return sources.moved(card.data, split, data_dir)
 
 
 def _check_names(pipe: Pipeline, data: DataConfig) -> None:

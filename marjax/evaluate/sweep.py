@@ -17,7 +17,6 @@
     OUT/images*        all images, where they are to be saved
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,6 +26,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from marjax import outputs, schema
+from marjax.data import sources
 from marjax.evaluate import environment, reference, report, sets, stream
 from marjax.evaluate.begun import Begun, held
 from marjax.evaluate.networks import kinds as networks
@@ -216,11 +216,7 @@ def _open_real(
     f" {', '.join(names)} are computed with; expected --against a folder of"
     " images, an .npz, or statistics.",
   )
-  data = dataclasses.replace(
-    data,
-    test_split=asked.split or data.test_split,
-    data_dir=asked.data_dir or data.data_dir,
-  )
+  data = sources.moved(data, asked.split, asked.data_dir)
   real = open_real(data, count, shape, eye, taken)
   unseen = sets.open_set(data, split=data.test_split)
   if len(unseen) < count and not kinds.need_unseen(names):

@@ -252,7 +252,7 @@ def loss_curve(
   ):
     steps, values = curve.T
     trends[name] = _trend(values)
-    axes.plot(steps, values, ".", color=colour, alpha=0.18, markersize=3)
+    axes.plot(steps, values, ".", color=colour, alpha=0.4, markersize=3)
     label = _TERMS.get(name, name)
     axes.plot(steps, trends[name], color=colour, lw=1.8, label=label)
   values = np.concatenate(list(trends.values()))
@@ -264,7 +264,7 @@ def loss_curve(
   axes.grid(alpha=0.25, lw=0.6)
   axes.spines[["top", "right"]].set_visible(False)
   axes.legend(frameon=False)
-  axes.set_title("Training loss", loc="left")
+  axes.set_title("Training loss: points, and their moving mean", loc="left")
   outputs.write(out, png_of(figure), overwrite)
 
 

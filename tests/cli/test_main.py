@@ -196,6 +196,8 @@ def test_labels_are_read():
     *("0", "sea lion", "none")
   ]
   assert generate.read_labels("4,5", 3) == ["4", "5", "4"]
+  with pytest.raises(ValueError, match="is 1, and there are 2 labels; expec"):
+    generate.read_labels("4,5", 1)
 
 
 def raising(error):

@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks import sizes
 from marjax.backbone.conditions import ClassesConfig
 from marjax.cli import main
-from marjax.data import batches
+from marjax.data import batches, sources
 from marjax.evaluate import run
 from marjax.evaluate.scores import pixels
 from marjax.experiment import DataConfig
@@ -242,6 +242,19 @@ def test_another_split_and_folder(tmp_path, monkeypatch):
   assert "val" in read
 
 
+def test_another_folder_is_one_that_is_there(tmp_path, data):
+  """Digits are not prepared among other pictures."""
+  pictures = dataclasses.replace(data, source="folder")
+  for config, place in ((pictures, tmp_path / "none"), (data, tmp_path)):
+    with pytest.raises(FileNotFoundError, match=r"there is no .*(none|digits)"):
+      sources.moved(config, "", str(place))
+  assert not [*tmp_path.iterdir()]
+  (tmp_path / "digits").mkdir()
+  moved = sources.moved(data, "val", str(tmp_path))
+  assert (moved.test_split, moved.data_dir) == ("val", str(tmp_path))
+  assert sources.moved(data, "", "") == data
+
+
 def test_what_cannot_be_scored_is_told_before_generating(tmp_path, monkeypatch):
   small_set(tmp_path, "train", cat=25, dog=25)
   small_set(tmp_path, "test", cat=25, dog=25)
@@ -304,7 +317,7 @@ def test_a_failing_step_does_not_lose_the_images(
   ("step", "words", "files"),
   [
     ("reveal", "no image is kept", []),
-    ("score", r"are in .*images\.npz; .*--overwrite", ["images.npz"]),
+    ("score", r"are in .*images\.npz, .*--overwrite", ["images.npz"]),
   ],
 )
 def test_an_interrupt_says_what_is_kept(

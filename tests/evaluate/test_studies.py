@@ -409,7 +409,7 @@ def test_late_begins_nothing(board, tmp_path, capsys):
     (["orders", "--laptop", "--limit_s=-3"], "expected seconds, 0 or more"),
     (["orders", "--laptop", "--weights=label"], "expected one whose features"),
     (["orders", "--dry_run", "--data_dir=none"], "none, and there is nothing"),
-    (["orders", "--tables", "--out=none"], "has no row of orders"),
+    (["orders", "--tables", "--out=none"], "has no rows; expected what was"),
     (["orders", "--laptop", "--time", "--out=none"], "has no trained model of"),
     (["orders", "--laptop", "--time", "--dry_run"], "expected one of them"),
     (["orders", "--tables", "--dry_run"], "--tables and --dry_run are given"),

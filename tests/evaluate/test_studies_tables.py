@@ -213,20 +213,25 @@ def test_a_line_lies_over_numbers_or_another_score(name, tmp_path, monkeypatch):
   figure = tables.chart(study, table, [control])
   figure.draw_without_rendering()
   axes = {ax.get_title(): ax for ax in figure.axes if ax.get_title()}
-  assert {*axes} == {"recall", "precision"}
+  recall = "recall over precision" if study.over else "recall"
+  assert {*axes} == {recall, "precision"}
   axis = study.axis.replace("_", " ")
   assert axes["precision"].get_xlabel() == axis
   if name == "diffusion_steps":
-    assert axes["recall"].get_xlabel() == axis
-    ticks = [label.get_text() for label in axes["recall"].get_xticklabels()]
+    assert axes[recall].get_xlabel() == axis
+    ticks = [label.get_text() for label in axes[recall].get_xticklabels()]
     assert {"10", "100", "1000"} < {*ticks}
     return
-  recall = axes["recall"]
+  recall = axes[recall]
   assert recall.get_xlabel() == "precision"
   across, up = recall.lines[0].get_data()  # of the first guidance
   np.testing.assert_allclose(np.add(across, up).astype(float), 1)
   assert len(across) == len(claims.TEMPERATURES)
-  assert [text.get_text() for text in recall.texts] == ["0.9", "1.05"]
+  ends = [f"temperature {end}" for end in ("0.9", "1.05")]
+  assert [text.get_text() for text in recall.texts] == ends
+  (legend,) = figure.legends
+  shown = [text.get_text() for text in legend.get_texts()]
+  assert shown == ["1", "3", "6", "9", judging.TEST]
   places = [line.get_xdata() for line in recall.lines[-2:]]
   assert [0, 1] in map(list, places)  # real recall, across
   assert [3, 3] in map(list, places)  # real precision, upright
