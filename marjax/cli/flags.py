@@ -12,6 +12,8 @@
 
 import argparse
 import re
+from collections.abc import Callable
+from typing import Any
 
 PEERS = """
 --coordinator_address HOST:PORT
@@ -23,7 +25,21 @@ PEERS = """
 """
 """Of verbs that several processes share."""
 
-_TYPES = {"N": int, "I": int, "X": float}
+
+def _type(kind: type, what: str) -> Callable[[str], Any]:
+  def parse(text: str) -> Any:
+    try:
+      return kind(text)
+    except ValueError:
+      raise argparse.ArgumentTypeError(
+        f"it is {text!r}; expected {what}"
+      ) from None
+
+  return parse
+
+
+_WHOLE = _type(int, "a whole number")
+_TYPES = {"N": _WHOLE, "I": _WHOLE, "X": _type(float, "a number")}
 
 
 def add(parser: argparse._ActionsContainer, text: str) -> None:

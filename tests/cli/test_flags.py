@@ -53,8 +53,11 @@ def test_values_have_their_types(parser):
   ("command", "reason"),
   [
     ("--seed 1", "required: --config"),
-    ("--config a --seed x", "argument --seed: invalid int value"),
-    ("--config a --scale x", "argument --scale: invalid float value"),
+    (
+      "--config a --seed x",
+      "argument --seed: it is 'x'; expected a whole number",
+    ),
+    ("--config a --scale x", "argument --scale: it is 'x'; expected a number"),
     ("--config a --dtype f16", "argument --dtype: invalid choice"),
   ],
 )
