@@ -189,9 +189,9 @@ def main(argv: Sequence[str] | None) -> None:
   parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
   parser.set_defaults(num_images=0)
   args = parser.parse_args(argv)
-  rows.make(args.out)
   if args.num_images:
     samplers.check_count(args.num_images, len(HALVES[SECOND]))
+  rows.make(args.out)
   write_halves(args.runs / "pictures")
   for seed in range(args.num_runs):
     before = train(args.runs, FIRST, "before", seed)

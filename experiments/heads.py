@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None) -> None:
   """Flags → runs → rows; 2 when something about the runs is wrong."""
   parser = programs.scoring_parser(__spec__, __doc__, RESULTS, "runs")
   args = parser.parse_args(argv)
-  rows.make(args.out)
   samplers.check_count(args.num_images, configs.load(CONFIG).data.num_classes)
+  rows.make(args.out)
   for seed in range(args.num_runs):
     for kind in SETTINGS:
       workdir = train(kind, seed, args.runs)

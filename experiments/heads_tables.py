@@ -17,10 +17,10 @@ SCORES = {
 def grouped(table: Sequence[rows.Row]) -> list[list[rows.Row]]:
   """Rows of one head and one number of evaluations together."""
   groups: dict[tuple, list[rows.Row]] = {}
-  for row in rows.newest(table, "head", "settings", "seed"):
+  for row in table:
     key = (row["head"], -row["settings"]["num_diffusion_steps"])
     groups.setdefault(key, []).append(row)
-  return [groups[key] for key in sorted(groups)]
+  return [rows.newest(groups[key], "seed") for key in sorted(groups)]
 
 
 def columns() -> Columns:

@@ -2,9 +2,9 @@
 
 1. Judges are feature networks with the user's weights. All of them see the
    training images, which stand for real ones, and the test images, once. The
-   network `label` says whether an image shows its class; the first of the
-   others gives Fréchet distance, KID, precision, recall and near copies; the
-   rest a Fréchet distance.
+   network `label` says whether an image shows its class. Of the others the one
+   that stands highest in docs/networks.md gives Fréchet distance, KID,
+   precision, recall and near copies, and the rest a Fréchet distance.
 2. Controls are scored as if they were generated: real test images, whose row is
    what can be reached; and training images with noise.
 3. Each checkpoint draws N images for every guidance at its own temperature, and
@@ -15,7 +15,7 @@
 4. TABLE, mean and standard deviation over seeds, is printed, and drawn over
    guidance and temperature. Of each checkpoint's own settings and first seed
    100 samples of a class stand beside the training images that are nearest to
-   them by the first judge's features.
+   them by the features of the same network.
 
     OUT/rows.jsonl  OUT/table.md  OUT/curves.png  OUT/CHECKPOINT_CLASS.png
     OUT/seen-...    what networks saw of real images, so that they look once

@@ -232,6 +232,8 @@ def time_key_of(cell: Cell, settings: Settings, asked: Asked) -> rows.Row:
 
 def plan(left: Sequence[tuple], asked: Asked) -> str:
   """What is missing, a line for each cell, and what it costs on one H200."""
+  if not left:
+    return "nothing is missing"
   lines, total = [], 0.0
   for cell in dict.fromkeys(one[0] for one in left):
     own = [one for one in left if one[0] == cell]
@@ -258,8 +260,8 @@ def plan(left: Sequence[tuple], asked: Asked) -> str:
     lines.append(f"{cell.name}{words}: {len(own)} rows, {minutes:.0f} minutes")
   if not asked.is_laptop:
     lines.append(f"{total:.0f} minutes of one H200, an estimate")
-  if lines and not asked.photographs:
+  if not asked.photographs:
     lines.append(
       "models that are trained are not looked for without --data_dir"
     )
-  return "\n".join(lines or ["nothing is missing"])
+  return "\n".join(lines)

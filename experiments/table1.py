@@ -224,8 +224,8 @@ def main(argv: Sequence[str] | None) -> None:
   if args.dry_run:
     print(plan(asked, *sizes))
     return
-  rows.make(args.out)
   samplers.check_count(args.num_images, configs.load(CONFIG).data.num_classes)
+  rows.make(args.out)
   drawn = [measure(name, *sizes) for name in asked]
   if asked == every:
     digits = np.concatenate(drawn)

@@ -86,7 +86,7 @@ PARTS: Columns = {
 def tables(results: Path, benchmarks: Path) -> str:
   """Every table whose rows are there, with what it shows above it."""
   parts = []
-  table = rows.read(results / "samplers.jsonl")
+  table = rows.newest(rows.read(results / "samplers.jsonl"), "name", "seed")
   if table:
     parts.append(f"{_caption(table)}\n\n{markdown.table(SAMPLERS, table)}")
   edits = rows.read(results / "edits.jsonl")

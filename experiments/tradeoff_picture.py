@@ -66,7 +66,7 @@ def draw(table: Sequence[rows.Row]) -> bytes:
   from matplotlib.figure import Figure
 
   times = tradeoff_tables.newest_times(table)
-  scored = [row for row in table if row["kind"] == "scores"]
+  scored = tradeoff_tables.newest_scores(table)
   if not scored:
     raise ValueError(
       "there are no rows with scores; expected those that experiments.tradeoff"

@@ -40,7 +40,7 @@ class Group(NamedTuple):
 
 def tables(table: Sequence[rows.Row]) -> list[Table]:
   """The tables whose rows are there."""
-  scored = [row for row in table if row["kind"] == "scores"]
+  scored = newest_scores(table)
   if not scored:
     return []
   times = newest_times(table)
@@ -80,6 +80,12 @@ def tables(table: Sequence[rows.Row]) -> list[Table]:
   return found
 
 
+def newest_scores(table: Iterable[rows.Row]) -> list[rows.Row]:
+  """The last scores of each setting and seed."""
+  scored = (row for row in table if row["kind"] == "scores")
+  return rows.newest(scored, "name", "seed")
+
+
 def newest_times(table: Iterable[rows.Row]) -> dict[tuple, rows.Row]:
   """The last timing of each pace."""
   return {
@@ -92,9 +98,7 @@ def newest_times(table: Iterable[rows.Row]) -> dict[tuple, rows.Row]:
 def groups(scored: Iterable[rows.Row]) -> list[Group]:
   """Rows of one setting together, baselines first, then by cost."""
   by_name: dict[str, list[rows.Row]] = {}
-  for row in sorted(
-    rows.newest(scored, "name", "seed"), key=lambda row: row["seed"]
-  ):
+  for row in sorted(scored, key=lambda row: row["seed"]):
     by_name.setdefault(row["name"], []).append(row)
   found = [
     Group(

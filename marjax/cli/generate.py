@@ -21,8 +21,8 @@ FLAGS = """
   one class per image, in turn: numbers or names; `none` for no class, which is
   meant where a model has no classes
 --num_images N
-  images to generate, going through the labels again and again (default: one
-  per label)
+  images to generate, not fewer than labels, which are gone through again and
+  again (default: one per label)
 """
 
 

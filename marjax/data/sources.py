@@ -213,17 +213,20 @@ def moved(config: DataConfig, split: str, data_dir: str) -> DataConfig:
   """The same images, of another split or in another folder, unless "".
 
   Raises:
-    FileNotFoundError: there is no such folder, or not of these images. Digits,
-      which are prepared where they are missing, are not prepared there.
+    FileNotFoundError: there is no such folder, or no digits there, which are
+      not prepared in it.
   """
   if data_dir:
     root = outputs.path_of(data_dir)
-    place = root / "digits" if config.source == "digits" else root
-    if not place.exists():
+    place, there = root, root.exists()
+    if config.source == "digits":
+      place = root / "digits"
+      there = place.exists() and any(place.glob("*/dataset_info.json"))
+    if not there:
       raise FileNotFoundError(
-        f"data_dir is {data_dir}, and there is no {place}; expected the folder"
-        " of the real images that the model was trained on: leave it out for"
-        " the one that the checkpoint names."
+        f"data_dir is {data_dir}, and there is nothing in {place}; expected the"
+        " folder of the real images that the model was trained on: leave it out"
+        " for the one that the checkpoint names."
       )
   return dataclasses.replace(
     config,

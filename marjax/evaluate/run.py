@@ -131,7 +131,7 @@ def evaluate(
     FileExistsError: a file exists and `overwrite` is false.
     FileNotFoundError, ValueError: see `marjax.load`; a bad num_images; or a
       model or real images that cannot be scored.
-    KeyboardInterrupt: Ctrl-C, with a sentence on what is kept.
+    KeyboardInterrupt: Ctrl-C, from drawing on with what is kept.
   """
   checkpoint, out = outputs.path_of(checkpoint), outputs.path_of(out)
   paths = _free_paths(checkpoint, out, overwrite)
@@ -183,7 +183,7 @@ def _kept(path: AnyPath, overwrite: bool, **arrays) -> Iterator[None]:
   np.savez(content, **arrays)
   outputs.write(path, content.getvalue(), overwrite)
   where = f"the images were generated, and are in {path}"
-  kept = f"{where}, for marjax score; other results there are of a run before"
+  kept = f"{where}, for marjax score; other files there may be of another run"
   try:
     with _interrupted(f"{kept}, and --overwrite begins again"):
       yield

@@ -176,6 +176,8 @@ def test_every_head_has_rows_once(tmp_path, monkeypatch, pipe):
   # Who trains one again has the new one's scores in place of the old ones.
   again = rows.read(tmp_path / "heads.jsonl")
   again = [row | {"label_accuracy": 0.5, "parameters": 0} for row in again]
+  for row in again:
+    row["settings"] = row["settings"] | {"guidance_scale": 7.0}
   both = [*rows.read(tmp_path / "heads.jsonl"), *again]
   assert heads_tables.grouped(both) == heads_tables.grouped(again)
 

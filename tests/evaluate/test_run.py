@@ -242,16 +242,19 @@ def test_another_split_and_folder(tmp_path, monkeypatch):
   assert "val" in read
 
 
-def test_another_folder_is_one_that_is_there(tmp_path, data):
+def test_another_folder_is_one_that_is_there(tmp_path, workdir, recaller, data):
   """Digits are not prepared among other pictures."""
   pictures = dataclasses.replace(data, source="folder")
-  for config, place in ((pictures, tmp_path / "none"), (data, tmp_path)):
-    with pytest.raises(FileNotFoundError, match=r"there is no .*(none|digits)"):
-      sources.moved(config, "", str(place))
-  assert not [*tmp_path.iterdir()]
-  (tmp_path / "digits").mkdir()
-  moved = sources.moved(data, "val", str(tmp_path))
-  assert (moved.test_split, moved.data_dir) == ("val", str(tmp_path))
+  with pytest.raises(FileNotFoundError, match=r"there is nothing in .*none; "):
+    sources.moved(pictures, "", str(tmp_path / "none"))
+  own = tmp_path / "own" / "digits"
+  own.mkdir(parents=True)
+  with pytest.raises(FileNotFoundError, match=r"there is nothing in .*digits;"):
+    run.evaluate(workdir, tmp_path / "out", data_dir=str(own.parent))
+  assert not [*own.iterdir()]
+  sources.open_source(data, "test")  # prepares them
+  moved = sources.moved(data, "val", data.data_dir)
+  assert (moved.test_split, moved.data_dir) == ("val", data.data_dir)
   assert sources.moved(data, "", "") == data
 
 

@@ -217,7 +217,12 @@ def test_a_line_lies_over_numbers_or_another_score(name, tmp_path, monkeypatch):
   assert {*axes} == {recall, "precision"}
   axis = study.axis.replace("_", " ")
   assert axes["precision"].get_xlabel() == axis
+  (legend,) = figure.legends
+  entries = [text.get_text() for text in legend.get_texts()]
   if name == "diffusion_steps":
+    # Column by column, so that rows are in order.
+    kinds = [entry.rpartition(", ")[2] for entry in entries]
+    assert kinds == ["999", "980", "950", judging.TEST, "950"]
     assert axes[recall].get_xlabel() == axis
     ticks = [label.get_text() for label in axes[recall].get_xticklabels()]
     assert {"10", "100", "1000"} < {*ticks}
@@ -229,9 +234,16 @@ def test_a_line_lies_over_numbers_or_another_score(name, tmp_path, monkeypatch):
   assert len(across) == len(claims.TEMPERATURES)
   ends = [f"temperature {end}" for end in ("0.9", "1.05")]
   assert [text.get_text() for text in recall.texts] == ends
-  (legend,) = figure.legends
-  shown = [text.get_text() for text in legend.get_texts()]
-  assert shown == ["1", "3", "6", "9", judging.TEST]
+  assert entries == ["1", "3", "6", "9", judging.TEST]
   places = [line.get_xdata() for line in recall.lines[-2:]]
   assert [0, 1] in map(list, places)  # real recall, across
   assert [3, 3] in map(list, places)  # real precision, upright
+
+
+def test_cells_have_colours_of_their_own():
+  cells = (
+    cell.name for study in claims.STUDIES.values() for cell in study.cells
+  )
+  names = [*dict.fromkeys(name.rpartition("-")[0] for name in cells)]
+  colours = {tables._colour(name, 0) for name in names[:20]}
+  assert len(colours) == min(len(names), 20) > 10

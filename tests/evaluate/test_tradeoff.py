@@ -225,9 +225,10 @@ def test_tables_show_the_front_the_means_and_the_pairs(tmp_path):
   (pair,) = pairs.lines
   assert (pair["name"], pair["against"], pair["seeds"]) == (FAST, SLOW, 2)
   assert pair["frechet_ratio"].mean == pytest.approx(3.65 - 9.5)
-  again = [scored(FAST, seed, 9.0, 0.5) for seed in range(3)]
-  _, fresh, (pair, *_) = tradeoff_tables.tables([*again, *TABLE])
-  assert fresh.lines[1].frechet_ratio == [3.1, 4.2]  # of the newest
+  before = [scored(FAST, seed, 1.0, 0.5) for seed in range(3)]
+  chosen, fresh, *_ = tradeoff_tables.tables([*before, *TABLE])
+  assert [row["frechet_ratio"] for row in chosen.lines] == [2.0, 8.0]
+  assert fresh.lines[1].frechet_ratio == [3.1, 4.2]
   for row in TABLE:
     rows.append(tmp_path / "tradeoff.jsonl", row)
   text = tables.tables(tmp_path, tmp_path / "none")
