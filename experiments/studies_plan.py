@@ -258,10 +258,8 @@ def plan(left: Sequence[tuple], asked: Asked) -> str:
     total += minutes
     words = ", trained or begun" if is_begun else ""
     lines.append(f"{cell.name}{words}: {len(own)} rows, {minutes:.0f} minutes")
+  if not asked.photographs:
+    lines.append("without --data_dir no trained models are looked for")
   if not asked.is_laptop:
     lines.append(f"{total:.0f} minutes of one H200, an estimate")
-  if not asked.photographs:
-    lines.append(
-      "models that are trained are not looked for without --data_dir"
-    )
   return "\n".join(lines)

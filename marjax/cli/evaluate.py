@@ -79,8 +79,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   flags.add(scored, flags.PEERS)
   group = parser.add_argument_group(
     "settings, with --scores",
-    "Several values with commas between them are a sweep; by default one, that"
-    " of the checkpoint.",
+    "Several values with commas between them are a sweep. What is left out is\n"
+    "as the checkpoint says.",
   )
   settings.add_flags(group, Settings)
 
