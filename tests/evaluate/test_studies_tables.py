@@ -241,9 +241,10 @@ def test_a_line_lies_over_numbers_or_another_score(name, tmp_path, monkeypatch):
 
 
 def test_cells_have_colours_of_their_own():
+  colors = pytest.importorskip("matplotlib.colors")
   cells = (
     cell.name for study in claims.STUDIES.values() for cell in study.cells
   )
   names = [*dict.fromkeys(name.rpartition("-")[0] for name in cells)]
-  colours = {tables._colour(name, 0) for name in names[:20]}
+  colours = {colors.to_hex(tables._colour(name, 0)) for name in names[:20]}
   assert len(colours) == min(len(names), 20) > 10
