@@ -182,22 +182,16 @@ def plan(
 ) -> str:
   """What is not there yet, in words, a line for each cell and one for all."""
   lines, minutes, planned = [], 0.0, set()
-  every = (f"{trained_as(name)}_{n}" for name in asked for n in range(num_runs))
-  untrained = {path for path in every if not (folder / path).exists()}
   done = [row for row in rows.read(out) if row["num_images"] == number]
   for name in asked:
-    runs = {f"{trained_as(name)}_{seed}" for seed in range(num_runs)}
-    missing = (runs & untrained) - planned
-    planned |= runs
+    runs = [f"{trained_as(name)}_{seed}" for seed in range(num_runs)]
+    there = {n for n, path in enumerate(runs) if (folder / path).exists()}
+    missing = {runs[n] for n in range(num_runs) if n not in there} - planned
+    planned.update(runs)
     experiment = experiment_of(name, folder)
     training = experiment.training
     flops = training_flops(experiment.model) * training.batch_size
-    own = sum(
-      row["cell"] == name
-      and row["run"] < num_runs
-      and f"{trained_as(name)}_{row['run']}" not in untrained
-      for row in done
-    )
+    own = sum(row["cell"] == name and row["run"] in there for row in done)
     images = number * max(0, num_runs * (len(SWEEP) + len(SEEDS)) - own)
     minutes += len(missing) * TRAINING_MINUTES
     minutes += images / 1000 * DRAWING_MINUTES

@@ -147,6 +147,15 @@ def test_rows_of_another_training_are_told(tmp_path, capsys):
   assert told not in capsys.readouterr().out
 
 
+def test_rows_of_other_flags_are_no_rows_of_these(tmp_path):
+  asked = asked_of(tmp_path, seeds=(0,))
+  rows.append(asked.rows, {"cell": "mar-0", "scores": {}})
+  with pytest.raises(
+    ValueError, match=r"has no row of orders with .* seeds 0;"
+  ):
+    studies.show(["orders"], asked)
+
+
 def test_points_lie_over_the_time_of_an_image(tmp_path, monkeypatch, capsys):
   """Of cells that are trained, each setting once for all seeds."""
   asked = asked_of(tmp_path)
